@@ -1,0 +1,1 @@
+//! One module a subject; the agent's `probes` has the same names.

@@ -1,0 +1,44 @@
+//! The one clock of everything that is joined: `CLOCK_BOOTTIME`, which goes on through suspend
+//! and is what `bpf_ktime_get_boot_ns` reads in the kernel.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Nanoseconds of `CLOCK_BOOTTIME`.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The present moment.
+    pub fn now() -> Self {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is a valid timespec for the call to write; CLOCK_BOOTTIME exists on
+        // every kernel this agent supports, so the call cannot fail.
+        unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+        Self(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+
+    /// Nanoseconds since `earlier`; 0 if `earlier` is later.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Seconds since `earlier`; 0 if `earlier` is later.
+    pub const fn seconds_since(self, earlier: Self) -> f64 {
+        self.since(earlier) as f64 * 1e-9
+    }
+
+    /// This moment and `duration` on.
+    pub const fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration.as_nanos() as u64))
+    }
+
+    /// This moment less `duration`.
+    pub const fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration.as_nanos() as u64))
+    }
+}

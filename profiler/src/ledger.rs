@@ -1,0 +1,8 @@
+//! The ledger: every interval of every meter, booked once, to the microjoule.
+//!
+//! Pure: no I/O, no clock, no async. In: [`Event`]s from any source, live or replayed.
+//! Out: [`Booked`] values. Method and its sources: `docs/principles.md`.
+
+mod values;
+
+pub use values::*;

@@ -1,0 +1,355 @@
+//! The plain values the ledger takes from its sources and gives to its sinks.
+//!
+//! Sources (`probes`, `meters`, `services`) speak [`Event`]; sinks (`export`, `report`) speak
+//! [`Booked`]. Nothing here does I/O or reads a clock.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::units::{Microjoules, Watts};
+
+/// A meter's place in the ledger, given by [`super::Ledger::add_meter`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MeterId(pub u32);
+
+/// A service's place in the ledger, given by `services`; stable for the life of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(pub u32);
+
+/// One request; unique for the life of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// The part of the machine a meter measures. Summing over components is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Component {
+    /// One GPU board.
+    Gpu,
+    /// One CPU package.
+    Cpu,
+    /// Memory of one CPU package.
+    Dram,
+}
+
+/// How a meter's energy came to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The device's own energy counter.
+    Counter,
+    /// Power readings, integrated over time.
+    Integrated,
+    /// A labelled estimate; class C.
+    Model,
+}
+
+/// What the ledger must know of a meter.
+#[derive(Debug, Clone)]
+pub struct Meter {
+    /// The part of the machine it measures.
+    pub component: Component,
+    /// Its stable name: a GPU's UUID, `package-0`, `dram-0`.
+    pub device: String,
+    /// How its energy is known.
+    pub source: Source,
+    /// The most the device can draw: a delta above 1.2 × this × (time + one tick) is refused.
+    pub limit: Option<Watts>,
+    /// Nominal time between two changes of the counter, nanoseconds.
+    pub tick: u64,
+    /// An interval longer than this had nobody looking: its energy is `gap`, nanoseconds.
+    pub stale_after: u64,
+    /// Systematic gain error of the sensor (0.05 = 5 %), stated beside the figures.
+    pub gain_error_ratio: f64,
+    /// The idle floor, if the user or a model fixes it; else it is learned when quiet.
+    pub idle: Option<Watts>,
+}
+
+/// A counter was seen to change: it showed its old value at `after` and `energy` at `until`,
+/// so that the change lies in (after, until].
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// Which meter.
+    pub meter: MeterId,
+    /// The last moment at which the old value was still shown.
+    pub after: Timestamp,
+    /// The first moment at which the new value was shown.
+    pub until: Timestamp,
+    /// The counter's new value, cumulative since an arbitrary start.
+    pub energy: Microjoules,
+}
+
+/// A power reading: places energy inside a tick and widens the bound; it is never booked.
+#[derive(Debug, Clone, Copy)]
+pub struct PowerSample {
+    /// Which meter.
+    pub meter: MeterId,
+    /// When it was read.
+    pub at: Timestamp,
+    /// What it showed.
+    pub power: Watts,
+}
+
+/// How big a request's prompt is, as far as it is known: a weight, never a published count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Tokens, truly known (from the engine, or a replayed log).
+    Tokens(u64),
+    /// Bytes of the request's body and head.
+    Bytes(u64),
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The whole response went out.
+    Done,
+    /// The client left before the end; its energy still counts.
+    Aborted,
+    /// The end was not seen (idle time-out, records lost, agent stopped): ends at the last data.
+    Incomplete,
+}
+
+/// One request as it stands at some moment. The same value serves while the request is in
+/// flight and when it has ended; a later one replaces an earlier one.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// Its identity.
+    pub id: RequestId,
+    /// Who serves it.
+    pub service: ServiceId,
+    /// Which of the known routes; index into `services::ROUTES`.
+    pub route: Route,
+    /// When the server read its first byte.
+    pub start: Timestamp,
+    /// When the first byte of the response's *body* went out, if it has.
+    pub first_data: Option<Timestamp>,
+    /// When the latest byte of the response's body went out, if any has.
+    pub last_data: Option<Timestamp>,
+    /// Its prompt's size.
+    pub input: Input,
+    /// SSE events or NDJSON lines so far, without `[DONE]`; 0 where nothing streams.
+    pub chunks: u64,
+    /// True once the response is known to stream (SSE, NDJSON).
+    pub streamed: bool,
+    /// HTTP status, 0 until it is known.
+    pub status: u16,
+    /// Set when it has ended.
+    pub end: Option<End>,
+}
+
+/// The end of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    /// When.
+    pub at: Timestamp,
+    /// How.
+    pub outcome: Outcome,
+}
+
+/// The fixed list of inference routes; everything else is [`Route::Other`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the variants are the routes' own names")]
+pub enum Route {
+    ChatCompletions,
+    Completions,
+    Responses,
+    Embeddings,
+    Rerank,
+    Messages,
+    Generate,
+    GenerateStream,
+    Completion,
+    ApiGenerate,
+    ApiChat,
+    ApiEmbed,
+    ModelInfer,
+    /// Health and metrics paths: counted, but they cost nobody energy.
+    Health,
+    Other,
+}
+
+/// To whom on-CPU time belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Owner {
+    /// A service.
+    Service(ServiceId),
+    /// Processes of no service.
+    Other,
+    /// perjoule itself.
+    Agent,
+}
+
+/// On-CPU time of one owner in a window.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuTime {
+    /// Whose.
+    pub owner: Owner,
+    /// Start of the window, the end of the previous one.
+    pub from: Timestamp,
+    /// End of the window.
+    pub to: Timestamp,
+    /// Nanoseconds on CPU, summed over CPUs.
+    pub on_cpu: u64,
+}
+
+/// Who holds a context on a GPU.
+#[derive(Debug, Clone)]
+pub struct Holders {
+    /// The GPU's meter.
+    pub meter: MeterId,
+    /// When it was looked up; holds until the next one.
+    pub at: Timestamp,
+    /// Services with a process on it.
+    pub services: Vec<ServiceId>,
+    /// Processes on it that belong to no service.
+    pub others: u32,
+}
+
+/// What sources tell the ledger.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A counter changed.
+    Reading(Reading),
+    /// A power reading.
+    Power(PowerSample),
+    /// A request as it stood at `at`.
+    Request {
+        /// When the request was looked at; `chunks` counts what had gone out by then.
+        at: Timestamp,
+        /// The request.
+        request: Request,
+    },
+    /// Every request event up to this moment has been told.
+    RequestsUntil(Timestamp),
+    /// Request records were lost before `at`: energy above the floor without a known user may
+    /// have had one.
+    RequestsLost {
+        /// When the loss was noticed.
+        at: Timestamp,
+        /// How many.
+        count: u64,
+    },
+    /// On-CPU time.
+    Cpu(CpuTime),
+    /// Every owner's on-CPU time up to this moment has been told.
+    CpuUntil(Timestamp),
+    /// Who holds a GPU.
+    Holders(Holders),
+}
+
+/// Where one interval's energy went. The sum is the interval's energy, exactly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accounts {
+    /// min(ΔE, floor × Δt), also under load.
+    pub idle: Microjoules,
+    /// What a parked GPU context adds.
+    pub context: Microjoules,
+    /// Given to requests.
+    pub requests: Microjoules,
+    /// A service's energy with nothing in flight.
+    pub overhead: Microjoules,
+    /// Processes that belong to no service.
+    pub other: Microjoules,
+    /// perjoule's own CPU.
+    pub agent: Microjoules,
+    /// Above the floor with no known user.
+    pub unattributed: Microjoules,
+    /// The counter ran while nobody looked.
+    pub gap: Microjoules,
+}
+
+impl Accounts {
+    /// The accounts' names, in the order of [`Self::values`].
+    pub const NAMES: [&'static str; 8] =
+        ["idle", "context", "requests", "overhead", "other", "agent", "unattributed", "gap"];
+
+    /// Each account's energy, in the order of [`Self::NAMES`].
+    pub const fn values(&self) -> [Microjoules; 8] {
+        let Self { idle, context, requests, overhead, other, agent, unattributed, gap } = *self;
+        [idle, context, requests, overhead, other, agent, unattributed, gap]
+    }
+
+    /// Sum over all accounts.
+    pub fn total(&self) -> Microjoules {
+        self.values().into_iter().sum()
+    }
+}
+
+/// A service's part of one interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceShare {
+    /// Whose.
+    pub service: ServiceId,
+    /// Given to its requests.
+    pub requests: Microjoules,
+    /// With nothing of its in flight.
+    pub overhead: Microjoules,
+}
+
+/// One closed interval of one meter.
+#[derive(Debug, Clone)]
+pub struct BookedInterval {
+    /// Which meter.
+    pub meter: MeterId,
+    /// Its start: the end of the one before, or the first reading of an epoch.
+    pub from: Timestamp,
+    /// Its end.
+    pub to: Timestamp,
+    /// The counter's delta.
+    pub energy: Microjoules,
+    /// Where it went; sums to `energy`.
+    pub accounts: Accounts,
+    /// The services' parts of `requests` and `overhead`; sum to those accounts.
+    pub services: Vec<ServiceShare>,
+}
+
+/// How a figure was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Class {
+    /// Measured with a full timeline.
+    A,
+    /// Measured with a coarser share.
+    B,
+    /// Estimated.
+    C,
+}
+
+/// One request, wholly booked: every interval it overlaps on every meter is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct BookedRequest {
+    /// The request as it ended.
+    pub request: Request,
+    /// Energy from GPUs; `None` if no GPU meter exists.
+    pub gpu: Option<Microjoules>,
+    /// Energy from CPU packages; `None` if no CPU meter exists.
+    pub cpu: Option<Microjoules>,
+    /// Energy from memory; `None` if no such meter exists.
+    pub dram: Option<Microjoules>,
+    /// How the figure was made.
+    pub class: Class,
+    /// Half-width of a 95 % interval ÷ value; `None` above 1 or unknown.
+    pub error_ratio: Option<f64>,
+}
+
+/// What the ledger gives out, in the order it was booked.
+#[derive(Debug, Clone)]
+pub enum Booked {
+    /// A closed interval.
+    Interval(BookedInterval),
+    /// A request, wholly booked.
+    Request(BookedRequest),
+    /// A hole in a meter's time whose energy nobody knows (reset, refused delta).
+    Hole {
+        /// Which meter.
+        meter: MeterId,
+        /// Its start.
+        from: Timestamp,
+        /// Its end.
+        to: Timestamp,
+        /// Why: `reset` or `refused`.
+        reason: &'static str,
+    },
+}

@@ -1,0 +1,3 @@
+//! The `perjoule` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Root tests on the real kernel with real servers.

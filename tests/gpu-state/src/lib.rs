@@ -1,0 +1,1 @@
+//! Shared memory between inference-sim's engine and nvml-sim: what the simulated GPU does.

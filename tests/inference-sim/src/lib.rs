@@ -1,0 +1,1 @@
+//! A serving stack with known true joules per request; tests only.

@@ -1,0 +1,3 @@
+//! The project's own tasks; `cargo xtask` alone lists them.
+
+fn main() {}
