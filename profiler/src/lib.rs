@@ -6,4 +6,5 @@
 pub mod clock;
 pub mod ledger;
 pub mod probes;
+pub mod recording;
 pub mod units;

@@ -1,3 +1,39 @@
 //! The project's own tasks; `cargo xtask` alone lists them.
 
-fn main() {}
+mod bench;
+mod demo;
+mod project;
+mod setup;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's own tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Make the BPF toolchain; does nothing when it is there
+    Setup(setup::Options),
+    /// Watch the measured joules of each request of a serving stack (root)
+    Demo(demo::Options),
+    /// Run everything: formatting, lints, host tests, root tests (root)
+    Test,
+    /// Measure what the agent itself costs (root)
+    Bench(bench::Options),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Setup(options) => setup::run(&options),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test => test::run(),
+        Task::Bench(options) => bench::run(&options),
+    }
+}

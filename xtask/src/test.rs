@@ -1,0 +1,80 @@
+//! Everything that must hold, on a machine with no GPU: formatting, lints, host tests, root
+//! tests on the running kernel, and the demo's bars. What is skipped is named.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::project::{cargo, is_root, run as run_command, target};
+use crate::{demo, setup};
+
+/// Debian packages that give the real servers and tools the root tests use.
+const PACKAGES: &[(&str, &str)] = &[
+    ("promtool", "prometheus"),
+    ("nginx", "nginx-light"),
+    ("python3", "python3"),
+    ("wrk", "wrk"),
+];
+
+/// Mean batches of about 3, 8 and 22, and what the errors of the energy per request may be.
+const DEMO_BARS: &[demo::Bars] = &[
+    demo::Bars { rate: 1.0, median: 0.03, p95: 0.12 },
+    demo::Bars { rate: 2.5, median: 0.03, p95: 0.12 },
+    demo::Bars { rate: 5.0, median: 0.05, p95: 0.20 },
+];
+
+/// `cargo xtask test`.
+pub(crate) fn run() -> Result<()> {
+    let start = Instant::now();
+    let mut skipped = Vec::new();
+    setup::ensure()?;
+
+    step("format", || run_command(cargo().args(["fmt", "--all", "--check"])))?;
+    step("lints", || {
+        run_command(
+            cargo()
+                .args(["clippy", "--workspace", "--all-targets", "--quiet"])
+                .args(["--", "--deny", "warnings"]),
+        )
+    })?;
+    step("host tests", || {
+        run_command(
+            cargo().args(["test", "--workspace", "--exclude", "end-to-end", "--no-fail-fast"]),
+        )
+    })?;
+    step("build what users run", demo::build)?;
+
+    if is_root() {
+        let missing = setup::ensure_packages(PACKAGES);
+        if !missing.is_empty() {
+            skipped.push(format!("root tests that need {}", missing.join(", ")));
+        }
+        step("root tests", || {
+            run_command(
+                cargo()
+                    .args(["test", "--package", "end-to-end", "--no-fail-fast"])
+                    .args(["--", "--test-threads=1"])
+                    .env("PERJOULE_TEST_BINARIES", target("release")),
+            )
+        })?;
+        for bars in DEMO_BARS {
+            step(&format!("demo at {} requests/s", bars.rate), || demo::check(bars))?;
+        }
+    } else {
+        skipped.push("root tests and the demo: not root".to_owned());
+    }
+
+    println!("\nall steps passed in {:.0} min", start.elapsed().as_secs_f64() / 60.0);
+    for what in skipped {
+        println!("skipped: {what}");
+    }
+    Ok(())
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("\n== {name}");
+    let start = Instant::now();
+    work().with_context(|| format!("step `{name}`"))?;
+    println!("== {name}: ok, {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
