@@ -1,3 +1,7 @@
-//! The `perjoule` binary.
+//! The `perjoule` binary: reads the command line and runs one verb.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    profiler::cli::main()
+}
