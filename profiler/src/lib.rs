@@ -3,6 +3,9 @@
 //! Floors, and nobody reaches up: `units`, `clock` < `ledger` < `probes`, `meters`, `services`
 //! (sources) and `export` (a sink) < `agent`, `report` < `cli`. See `docs/architecture.md`.
 
+pub mod agent;
 pub mod clock;
+pub mod export;
 pub mod ledger;
+pub mod report;
 pub mod units;
