@@ -1,10 +1,17 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
 //! Floors, and nobody reaches up: `units`, `clock` < `ledger` < `probes`, `meters`, `services`
-//! (sources) and `export` (a sink) < `agent`, `report` < `cli`. See `docs/architecture.md`.
+//! (sources) and `export`, `recording` (sinks) < `agent`, `report` < `cli`. See
+//! `docs/architecture.md`.
 
+pub mod agent;
+pub mod cli;
 pub mod clock;
+pub mod export;
 pub mod ledger;
+pub mod meters;
 pub mod probes;
 pub mod recording;
+pub mod report;
+pub mod services;
 pub mod units;

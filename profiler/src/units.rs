@@ -40,9 +40,9 @@ impl Microjoules {
         }
     }
 
-    /// For display and for ratios; exact up to 2⁵³ µJ (9 GJ).
+    /// For display and for ratios; the nearest f64, so that 300,000 µJ prints as 0.3.
     pub const fn joules(self) -> Joules {
-        Joules(self.0 as f64 * 1e-6)
+        Joules(self.0 as f64 / 1e6)
     }
 }
 

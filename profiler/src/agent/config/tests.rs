@@ -1,0 +1,200 @@
+//! Precedence, and one clear message for each mistake.
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use super::*;
+use crate::units::Watts;
+
+fn load(file: &str, env: &[(&str, &str)], flags: PartialConfig) -> Result<Config, String> {
+    let mut on_disk = tempfile::Builder::new()
+        .prefix("perjoule")
+        .suffix(".toml")
+        .tempfile()
+        .unwrap();
+    on_disk.write_all(file.as_bytes()).unwrap();
+    let env: HashMap<String, String> = env
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let path = on_disk.path().to_owned();
+    Config::load(Some(&path), |name| env.get(name).cloned(), flags).map_err(|error| {
+        error
+            .to_string()
+            .replace(&path.display().to_string(), "FILE")
+    })
+}
+
+fn from_file(file: &str) -> Result<Config, String> {
+    load(file, &[], PartialConfig::default())
+}
+
+fn from_env(env: &[(&str, &str)]) -> Result<Config, String> {
+    load("", env, PartialConfig::default())
+}
+
+#[test]
+fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
+    let file = "model = \"file\"\nsyscalls = true\nlog_level = \"debug\"\n";
+    let env = [("PERJOULE_MODEL", "env"), ("PERJOULE_SYSCALLS", "off")];
+    let flags = PartialConfig {
+        model: Some("flag".to_owned()),
+        ..PartialConfig::default()
+    };
+    let config = load(file, &env, flags).unwrap();
+    assert_eq!(config.model.as_deref(), Some("flag"));
+    assert!(!config.syscalls);
+    assert_eq!(config.log_level, LevelFilter::Debug);
+    assert_eq!(config.intervals, Config::default().intervals);
+    assert_eq!(
+        Config::load(None, |_| None, PartialConfig::default()).unwrap(),
+        Config::default()
+    );
+}
+
+#[test]
+fn every_setting_can_stand_in_the_file() {
+    let config = from_file(
+        r#"
+        listen = "127.0.0.1:9000"
+        nvml_library = "/opt/libnvidia-ml.so.1"
+        model = "llama"
+        syscalls = true
+        log_level = "warn"
+        idle_watts = { "GPU-1" = 83, "GPU-2" = 66.5 }
+        [services]
+        pids = [12]
+        ports = [8000, 8001]
+        names = ["vllm"]
+        [intervals]
+        drain_ms = 20
+        discover_ms = 2000
+        publish_ms = 500
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.listen, Some("127.0.0.1:9000".parse().unwrap()));
+    assert_eq!(config.nvml_library, Some("/opt/libnvidia-ml.so.1".into()));
+    assert_eq!(config.services.pids, [12]);
+    assert_eq!(config.services.ports, [8000, 8001]);
+    assert_eq!(config.services.names, ["vllm"]);
+    assert_eq!(config.idle_watts.of("GPU-1"), Some(Watts(83.0)));
+    assert_eq!(config.idle_watts.of("GPU-3"), None);
+    assert_eq!(config.intervals.drain, Duration::from_millis(20));
+    assert_eq!(config.intervals.publish, Duration::from_millis(500));
+}
+
+#[test]
+fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
+    let config = from_env(&[
+        ("PERJOULE_LISTEN", "[::]:9000"),
+        ("PERJOULE_NVML_LIBRARY", "/opt/nvml.so"),
+        ("PERJOULE_MODEL", ""),
+        ("PERJOULE_PIDS", "1, 2"),
+        ("PERJOULE_PORTS", "8000"),
+        ("PERJOULE_NAMES", "vllm,tgi"),
+        ("PERJOULE_SYSCALLS", "on"),
+        ("PERJOULE_IDLE_WATTS", "83,GPU-2=66"),
+        ("PERJOULE_LOG_LEVEL", "trace"),
+        ("PERJOULE_DRAIN_MS", "100"),
+        ("PERJOULE_DISCOVER_MS", "100"),
+        ("PERJOULE_PUBLISH_MS", "60000"),
+    ])
+    .unwrap();
+    assert_eq!(config.listen, Some("[::]:9000".parse().unwrap()));
+    assert_eq!(config.nvml_library, Some("/opt/nvml.so".into()));
+    assert_eq!(config.model, None);
+    assert_eq!(config.services.pids, [1, 2]);
+    assert_eq!(config.services.ports, [8000]);
+    assert_eq!(config.services.names, ["vllm", "tgi"]);
+    assert!(config.syscalls);
+    assert_eq!(config.idle_watts.of("GPU-1"), Some(Watts(83.0)));
+    assert_eq!(config.idle_watts.of("GPU-2"), Some(Watts(66.0)));
+    assert_eq!(config.log_level, LevelFilter::Trace);
+    assert_eq!(config.intervals.drain, Duration::from_millis(100));
+    assert_eq!(config.intervals.discover, Duration::from_millis(100));
+    assert_eq!(config.intervals.publish, Duration::from_secs(60));
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_keys_there_are() {
+    let said = from_file("model = \"x\"\n\nlisen = \"1.2.3.4:5\"\n").unwrap_err();
+    assert!(said.starts_with("FILE, line 3: unknown key `lisen`, expected one of `listen`, "));
+    assert!(
+        said.ends_with("; correct the line or take it out"),
+        "{said}"
+    );
+    let said = from_file("[services]\nport = [1]\n").unwrap_err();
+    assert!(
+        said.starts_with("FILE, line 2: unknown key `port`"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1);
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_line() {
+    for (file, line, reason) in [
+        ("listen = \"here\"", 1, "socket address"),
+        ("\nsyscalls = \"maybe\"", 2, "expected a boolean"),
+        ("log_level = \"loud\"", 1, "one of off, error"),
+        ("idle_watts = -5", 1, "neither watts nor DEVICE=watts"),
+        ("idle_watts = [5]", 1, "a number of watts, or a table"),
+        (
+            "[intervals]\ndrain_ms = 5",
+            2,
+            "5 ms is not between 20 and 100 ms",
+        ),
+        ("[services]\nports = [70000]", 2, "70000"),
+        ("[services]\nports = [0]", 2, "nonzero"),
+        ("a = = b", 1, ""),
+    ] {
+        let said = from_file(file).unwrap_err();
+        assert!(said.starts_with(&format!("FILE, line {line}: ")), "{said}");
+        assert!(said.contains(reason), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    for (variable, value, reason) in [
+        ("PERJOULE_LISTEN", "27182", "socket address"),
+        ("PERJOULE_PORTS", "80,x", "invalid digit"),
+        ("PERJOULE_SYSCALLS", "maybe", "neither on nor off"),
+        ("PERJOULE_IDLE_WATTS", "NaN", "`NaN` is neither watts"),
+        ("PERJOULE_IDLE_WATTS", "=5", "`=5` is neither watts"),
+        ("PERJOULE_PUBLISH_MS", "1", "not between"),
+        ("PERJOULE_DRAIN_MS", "1.5", "whole number"),
+    ] {
+        let said = from_env(&[(variable, value)]).unwrap_err();
+        assert!(said.starts_with(&format!("{variable}={value}: ")), "{said}");
+        assert!(said.contains(reason), "{said}");
+        assert!(
+            said.ends_with("; correct the variable or unset it"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_was_named_must_exist() {
+    let missing = Path::new("/nonexistent/perjoule.toml");
+    let error = Config::load(Some(missing), |_| None, PartialConfig::default()).unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.starts_with("cannot read /nonexistent/perjoule.toml: No such file"),
+        "{said}"
+    );
+    assert!(said.contains("; correct the path"), "{said}");
+}
+
+#[test]
+fn repeated_idle_floors_add_up_and_the_later_wins() {
+    let floors: IdleWatts = "83".parse().unwrap();
+    let floors = floors
+        .and("GPU-1=60".parse().unwrap())
+        .and("GPU-1=61".parse().unwrap());
+    assert_eq!(floors.of("GPU-1"), Some(Watts(61.0)));
+    assert_eq!(floors.of("GPU-2"), Some(Watts(83.0)));
+}

@@ -1,0 +1,149 @@
+//! Every metric the agent can show: name, kind, labels and help, in one table.
+//!
+//! The exposition, the tests of the dashboards and the metrics' documentation all read it; a
+//! name that is not here does not exist.
+
+/// What kind of series a family holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Never falls while the agent lives.
+    Counter,
+    /// Goes up and down, or holds a constant 1.
+    Gauge,
+    /// Cumulative buckets, sum and count.
+    Histogram,
+}
+
+/// One metric family.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    /// Full name, with unit and, for a counter, `_total`.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: Kind,
+    /// Label names, in the order in which values are given.
+    pub labels: &'static [&'static str],
+    /// One sentence for `# HELP`.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($id:ident $kind:ident $name:literal [$($label:literal),*] $help:literal)*) => {
+        $(
+            #[doc = concat!("`", $name, "`")]
+            pub(super) const $id: Family = Family {
+                name: $name,
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+                help: $help,
+            };
+        )*
+        /// Every family there is.
+        pub const FAMILIES: &[Family] = &[$($id),*];
+    };
+}
+
+families! {
+    METER_ENERGY Counter "perjoule_meter_energy_joules_total" ["component", "device", "source"]
+        "Energy of one meter since the agent's first reading; summing over components is right."
+    ENERGY_ACCOUNT Counter "perjoule_energy_account_joules_total"
+        ["component", "device", "account"]
+        "Where a meter's energy went; the sum over account is the meter's energy."
+    LEDGER_RESIDUAL Gauge "perjoule_ledger_residual_joules" []
+        "Meters' energy less the sum of their accounts, from the integers: 0."
+    SERVICE_ENERGY Counter "perjoule_service_energy_joules_total"
+        ["service", "component", "part"]
+        "A service's energy: given to its requests, or overhead with nothing in flight."
+    REQUEST_ENERGY Histogram "perjoule_request_energy_joules" ["service", "route", "class"]
+        "Active energy of one request over all components; class says how it was made."
+    REQUESTS Counter "perjoule_requests_total" ["service", "route", "code", "outcome"]
+        "Requests that ended; code is none where no status line was seen."
+    REQUEST_DURATION Histogram "perjoule_request_duration_seconds" ["service", "route"]
+        "First byte read to last byte written; incomplete requests are left out."
+    TIME_TO_FIRST_TOKEN Histogram "perjoule_time_to_first_token_seconds" ["service", "route"]
+        "First byte read to first byte of the body, streamed responses only."
+    TOKENS Counter "perjoule_tokens_total" ["service", "kind", "source"]
+        "Tokens; source chunks counts streamed events, which are at most the tokens."
+    TOKEN_ENERGY Counter "perjoule_token_energy_joules_total" ["service", "source"]
+        "Active energy of the requests whose output tokens are counted."
+    CPU_SECONDS Counter "perjoule_cpu_seconds_total" ["service"]
+        "Time on CPU, summed over CPUs."
+    SYSCALLS Counter "perjoule_syscalls_total" ["service", "class"]
+        "System calls by class, of services that are profiled for them."
+    GPU_INFO Gauge "perjoule_gpu_info" ["device", "name", "driver"]
+        "Constant 1: a GPU's name and driver."
+    GPU_POWER Gauge "perjoule_gpu_power_watts" ["device"]
+        "The GPU's own latest power reading; energy is the meter's counter, not this."
+    GPU_POWER_LIMIT Gauge "perjoule_gpu_power_limit_watts" ["device"]
+        "The power limit that is enforced."
+    SERVICE_INFO Gauge "perjoule_service_info" ["service", "model"]
+        "Constant 1: what a service serves."
+    ATTRIBUTION_ERROR Gauge "perjoule_attribution_error_ratio" ["service"]
+        "Half-width of a 95 % interval over the energy of all requests so far, without gain."
+    METER_GAIN_ERROR Gauge "perjoule_meter_gain_error_ratio" ["component", "device"]
+        "Systematic gain error of the sensor."
+    GAP_SECONDS Counter "perjoule_gap_seconds_total" ["component", "device"]
+        "Time of a meter whose energy nobody knows."
+    SOURCE_UP Gauge "perjoule_source_up" ["source"]
+        "1 if a source of readings works, 0 if it is stale or broken."
+    SOURCE_AGE Gauge "perjoule_source_age_seconds" ["source"]
+        "Time since a source's latest reading."
+    PROBE_UP Gauge "perjoule_probe_up" ["program", "tier"]
+        "1 if a kernel program runs; tier is the kind of hook it runs on."
+    PROBE_RUN_SECONDS Counter "perjoule_probe_run_seconds_total" ["program"]
+        "Time spent in a kernel program."
+    PROBE_RUNS Counter "perjoule_probe_runs_total" ["program"]
+        "Runs of a kernel program."
+    EVENTS_DROPPED Counter "perjoule_events_dropped_total" ["reason"]
+        "Events that were lost on their way to the ledger."
+    SERIES_DROPPED Counter "perjoule_series_dropped_total" ["reason"]
+        "Label values that were folded into `other` or cut."
+    AGENT_ENERGY Counter "perjoule_agent_energy_joules_total" []
+        "Energy of the agent's own CPU time."
+    BUILD_INFO Gauge "perjoule_build_info" ["version"]
+        "Constant 1: the agent's version."
+    PROCESS_CPU Counter "process_cpu_seconds_total" []
+        "Total user and system CPU time spent in seconds."
+    PROCESS_RESIDENT Gauge "process_resident_memory_bytes" []
+        "Resident memory size in bytes."
+    PROCESS_VIRTUAL Gauge "process_virtual_memory_bytes" []
+        "Virtual memory size in bytes."
+    PROCESS_OPEN_FDS Gauge "process_open_fds" []
+        "Number of open file descriptors."
+    PROCESS_MAX_FDS Gauge "process_max_fds" []
+        "Maximum number of open file descriptors."
+    PROCESS_START Gauge "process_start_time_seconds" []
+        "Start time of the process since unix epoch in seconds."
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_follow_the_conventions() {
+        let mut seen = HashSet::new();
+        for family in FAMILIES {
+            assert!(seen.insert(family.name), "{} twice", family.name);
+            assert_eq!(
+                family.kind == Kind::Counter,
+                family.name.ends_with("_total"),
+                "{}",
+                family.name
+            );
+            assert!(
+                family.name.starts_with("perjoule_") || family.name.starts_with("process_"),
+                "{}",
+                family.name
+            );
+            assert!(family.help.ends_with('.'), "{}", family.name);
+            assert!(
+                !family.labels.contains(&"pid") && !family.labels.contains(&"le"),
+                "{}",
+                family.name
+            );
+        }
+    }
+}

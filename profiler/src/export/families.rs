@@ -1,0 +1,242 @@
+//! Totals to the `prometheus` crate's metric families: the one place where integers become
+//! floating point. What is unknown has no series.
+
+use std::collections::BTreeMap;
+
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram as ProtoHistogram, LabelPair, Metric, MetricFamily,
+    MetricType,
+};
+
+use super::catalog::*;
+use super::histogram::{DURATION, ENERGY, Histogram};
+use super::process::ProcessUse;
+use super::totals::{ServiceTotals, Totals};
+use crate::clock::Timestamp;
+use crate::ledger::{Accounts, Component};
+use crate::units::Microjoules;
+
+const MICROS: f64 = 1e6;
+const NANOS: f64 = 1e9;
+
+/// All families that have a series, sorted by name.
+pub(super) fn families(totals: &Totals, process: &ProcessUse, now: Timestamp) -> Vec<MetricFamily> {
+    let mut out = Families::default();
+    meters(&mut out, totals);
+    for (number, service) in totals.services.iter().enumerate() {
+        service_families(&mut out, totals.service_names.name(number), service);
+    }
+    gpus(&mut out, totals);
+    trust(&mut out, totals, now);
+    process_families(&mut out, process);
+    out.0.into_values().collect()
+}
+
+fn meters(out: &mut Families, totals: &Totals) {
+    let mut residual = None;
+    let mut agent: Option<Microjoules> = None;
+    for ((component, device), meter) in &totals.meters {
+        let component_name = component.name();
+        for (source, energy) in &meter.energy {
+            let labels = [component_name, device, source.name()];
+            out.number(&METER_ENERGY, &labels, energy.joules().0);
+        }
+        if !meter.energy.is_empty() {
+            for (account, energy) in Accounts::NAMES.iter().zip(meter.accounts) {
+                let labels = [component_name, device, account];
+                out.number(&ENERGY_ACCOUNT, &labels, energy.joules().0);
+            }
+            // Sizes, so that two meters' errors cannot hide each other.
+            residual = Some(residual.unwrap_or(0) + meter.residual().unsigned_abs());
+            if *component != Component::Gpu {
+                agent = Some(agent.unwrap_or_default() + meter.agent());
+            }
+        }
+        let labels = [component_name, device.as_str()];
+        out.number(&METER_GAIN_ERROR, &labels, meter.gain_error_ratio);
+        out.number(&GAP_SECONDS, &labels, meter.gap_nanos as f64 / NANOS);
+    }
+    out.known(
+        &LEDGER_RESIDUAL,
+        &[],
+        residual.map(|micros| micros as f64 / MICROS),
+    );
+    out.known(&AGENT_ENERGY, &[], agent.map(|energy| energy.joules().0));
+}
+
+fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
+    let model = service.model.as_deref().unwrap_or_default();
+    out.number(&SERVICE_INFO, &[name, model], 1.0);
+    for (component, parts) in &service.energy {
+        let component = component.name();
+        out.number(
+            &SERVICE_ENERGY,
+            &[name, component, "requests"],
+            parts.requests.joules().0,
+        );
+        out.number(
+            &SERVICE_ENERGY,
+            &[name, component, "overhead"],
+            parts.overhead.joules().0,
+        );
+    }
+    for ((route, code, outcome), count) in &service.requests {
+        out.number(
+            &REQUESTS,
+            &[name, route.name(), code, outcome],
+            *count as f64,
+        );
+    }
+    for ((route, class), histogram) in &service.request_energy {
+        let labels = [name, route.name(), class.name()];
+        out.histogram(&REQUEST_ENERGY, &labels, &ENERGY, histogram, MICROS);
+    }
+    for (route, histogram) in &service.duration {
+        let labels = [name, route.name()];
+        out.histogram(&REQUEST_DURATION, &labels, &DURATION, histogram, NANOS);
+    }
+    for (route, histogram) in &service.first_token {
+        let labels = [name, route.name()];
+        out.histogram(&TIME_TO_FIRST_TOKEN, &labels, &DURATION, histogram, NANOS);
+    }
+    let chunks = service.output_chunks.map(|chunks| chunks as f64);
+    out.known(&TOKENS, &[name, "output", "chunks"], chunks);
+    let token_energy = service.token_energy.map(|energy| energy.joules().0);
+    out.known(&TOKEN_ENERGY, &[name, "chunks"], token_energy);
+    out.known(&ATTRIBUTION_ERROR, &[name], service.active.error_ratio());
+    let cpu = service.cpu_nanos.map(|nanos| nanos as f64 / NANOS);
+    out.known(&CPU_SECONDS, &[name], cpu);
+    for (class, count) in &service.syscalls {
+        out.number(&SYSCALLS, &[name, class], *count as f64);
+    }
+}
+
+fn gpus(out: &mut Families, totals: &Totals) {
+    for (device, gpu) in &totals.gpus {
+        if !gpu.name.is_empty() {
+            out.number(&GPU_INFO, &[device, &gpu.name, &gpu.driver], 1.0);
+        }
+        out.known(&GPU_POWER, &[device], gpu.power.map(|power| power.0));
+        out.known(&GPU_POWER_LIMIT, &[device], gpu.limit.map(|limit| limit.0));
+    }
+}
+
+fn trust(out: &mut Families, totals: &Totals, now: Timestamp) {
+    out.number(&BUILD_INFO, &[&totals.version], 1.0);
+    for (source, state) in &totals.sources {
+        out.number(&SOURCE_UP, &[source], f64::from(u8::from(state.up)));
+        let age = state.latest.map(|latest| now.seconds_since(latest));
+        out.known(&SOURCE_AGE, &[source], age);
+    }
+    for ((program, tier), up) in &totals.probes {
+        out.number(&PROBE_UP, &[program, tier], f64::from(u8::from(*up)));
+    }
+    for (program, cost) in &totals.probe_costs {
+        let seconds = cost.run_nanos as f64 / NANOS;
+        out.number(&PROBE_RUN_SECONDS, &[program], seconds);
+        out.number(&PROBE_RUNS, &[program], cost.runs as f64);
+    }
+    for (reason, count) in &totals.dropped {
+        out.number(&EVENTS_DROPPED, &[reason], *count as f64);
+    }
+    let folded = totals.service_names.folded() as f64;
+    out.number(&SERIES_DROPPED, &["services"], folded);
+}
+
+fn process_families(out: &mut Families, process: &ProcessUse) {
+    out.number(&PROCESS_CPU, &[], process.cpu_seconds);
+    let bytes = |bytes: u64| bytes as f64;
+    out.known(&PROCESS_RESIDENT, &[], process.resident_bytes.map(bytes));
+    out.known(&PROCESS_VIRTUAL, &[], process.virtual_bytes.map(bytes));
+    let open = process.open_fds.map(|open| open as f64);
+    out.known(&PROCESS_OPEN_FDS, &[], open);
+    out.known(&PROCESS_MAX_FDS, &[], process.max_fds.map(bytes));
+    out.known(&PROCESS_START, &[], process.start_seconds);
+}
+
+/// Families under construction, sorted by name.
+#[derive(Default)]
+struct Families(BTreeMap<&'static str, MetricFamily>);
+
+impl Families {
+    fn known(&mut self, family: &Family, labels: &[&str], value: Option<f64>) {
+        if let Some(value) = value {
+            self.number(family, labels, value);
+        }
+    }
+
+    fn number(&mut self, family: &Family, labels: &[&str], value: f64) {
+        let mut metric = Metric::from_label(pairs(family, labels));
+        if family.kind == Kind::Counter {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        self.push(family, metric);
+    }
+
+    /// `unit`: how many of the bounds' unit make one of the family's.
+    fn histogram<const N: usize>(
+        &mut self,
+        family: &Family,
+        labels: &[&str],
+        bounds: &[u64; N],
+        histogram: &Histogram<N>,
+        unit: f64,
+    ) {
+        let buckets = bounds
+            .iter()
+            .zip(histogram.cumulative())
+            .map(|(&bound, count)| {
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(bound as f64 / unit);
+                bucket.set_cumulative_count(count);
+                bucket
+            })
+            .collect();
+        let mut value = ProtoHistogram::default();
+        value.set_bucket(buckets);
+        value.set_sample_count(histogram.count);
+        value.set_sample_sum(histogram.sum as f64 / unit);
+        let mut metric = Metric::from_label(pairs(family, labels));
+        metric.set_histogram(value);
+        self.push(family, metric);
+    }
+
+    fn push(&mut self, family: &Family, metric: Metric) {
+        self.0
+            .entry(family.name)
+            .or_insert_with(|| {
+                let mut empty = MetricFamily::default();
+                empty.set_name(family.name.to_owned());
+                empty.set_help(family.help.to_owned());
+                empty.set_field_type(match family.kind {
+                    Kind::Counter => MetricType::COUNTER,
+                    Kind::Gauge => MetricType::GAUGE,
+                    Kind::Histogram => MetricType::HISTOGRAM,
+                });
+                empty
+            })
+            .mut_metric()
+            .push(metric);
+    }
+}
+
+fn pairs(family: &Family, values: &[&str]) -> Vec<LabelPair> {
+    debug_assert_eq!(family.labels.len(), values.len(), "{}", family.name);
+    family
+        .labels
+        .iter()
+        .zip(values)
+        .map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        })
+        .collect()
+}

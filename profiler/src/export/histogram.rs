@@ -1,0 +1,98 @@
+//! Cumulative histograms over integers: neither counts nor sums drift, and neither ever falls.
+
+/// Upper bounds of energy buckets: 0.1 J to 100 kJ in steps of 1, 2.5, 5, in microjoules.
+pub(super) const ENERGY: [u64; 19] = [
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+    25_000_000_000,
+    50_000_000_000,
+    100_000_000_000,
+];
+
+/// Upper bounds of time buckets: 10 ms, doubling to 163.84 s, in nanoseconds.
+pub(super) const DURATION: [u64; 15] = {
+    let mut bounds = [10_000_000; 15];
+    let mut i = 1;
+    while i < bounds.len() {
+        bounds[i] = bounds[i - 1] * 2;
+        i += 1;
+    }
+    bounds
+};
+
+/// Counts between `N` upper bounds; what lies above the last is only in `count`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Histogram<const N: usize> {
+    counts: [u64; N],
+    /// Sum of all values, in the bounds' unit.
+    pub(super) sum: u64,
+    /// How many values.
+    pub(super) count: u64,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Self {
+            counts: [0; N],
+            sum: 0,
+            count: 0,
+        }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    pub(super) fn observe(&mut self, bounds: &[u64; N], value: u64) {
+        let bucket = bounds.partition_point(|&bound| bound < value);
+        if let Some(count) = self.counts.get_mut(bucket) {
+            *count += 1;
+        }
+        self.sum = self.sum.saturating_add(value);
+        self.count += 1;
+    }
+
+    /// How many values were at most each bound.
+    pub(super) fn cumulative(&self) -> impl Iterator<Item = u64> {
+        self.counts.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_on_a_bound_is_within_it_and_one_above_all_is_only_counted() {
+        let mut histogram = Histogram::default();
+        for value in [100_000, 100_001, 100_000_000_001] {
+            histogram.observe(&ENERGY, value);
+        }
+        let cumulative: Vec<u64> = histogram.cumulative().collect();
+        assert_eq!(cumulative[..2], [1, 2]);
+        assert_eq!(cumulative[18], 2);
+        assert_eq!(histogram.count, 3);
+        assert_eq!(histogram.sum, 100_000_200_002);
+    }
+
+    #[test]
+    fn durations_double_from_10_ms_to_163_84_s() {
+        assert_eq!(DURATION[0], 10_000_000);
+        assert_eq!(DURATION[14], 163_840_000_000);
+    }
+}

@@ -1,0 +1,186 @@
+//! The exporter's HTTP side: `/metrics`, `/`, `/-/healthy` and `/-/ready`.
+//!
+//! It reads snapshots and nothing else. Connections are bounded in number and in time, so that
+//! no client can make the agent large or keep others out.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use log::{debug, warn};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::snapshot::{self, Exposition};
+
+/// Connections at one time; the next ones wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 64;
+/// A client must send a whole request head within this time, also on a connection kept alive.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection is closed after this time, also when its client does not read.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(120);
+/// What a response under way gets when the agent stops or the lifetime is over.
+const GRACE: Duration = Duration::from_millis(250);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const LANDING: &str = include_str!("http/landing.html");
+
+/// Serves until `shutdown` resolves, then ends within half a second. `listener` says where;
+/// failing to accept is logged and retried, so this returns only at shutdown.
+pub async fn serve(
+    listener: TcpListener,
+    exposition: Arc<Exposition>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (stop, stopped) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                let exposition = Arc::clone(&exposition);
+                let stopped = stopped.clone();
+                connections.spawn(async move {
+                    connection(stream, exposition, stopped).await;
+                    drop(permit);
+                });
+            }
+            // Out of descriptors, mostly: those in use come back.
+            Err(error) => {
+                warn!("cannot accept a connection on the metrics port: {error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    // Only fails if no connection is left to hear it.
+    let _ = stop.send(true);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(GRACE * 3 / 2, drained).await.is_err() {
+        debug!("connections to the metrics port were cut at shutdown");
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+async fn connection(
+    stream: TcpStream,
+    exposition: Arc<Exposition>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |request| {
+        let exposition = Arc::clone(&exposition);
+        async move { Ok::<_, Infallible>(respond(&request, exposition).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(16 * 1024)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        _ = stopped.wait_for(|stopped| *stopped) => None,
+        () = sleep(CONNECTION_LIFETIME) => None,
+    };
+    let ended = match ended {
+        Some(ended) => Ok(ended),
+        None => {
+            connection.as_mut().graceful_shutdown();
+            timeout(GRACE, connection).await
+        }
+    };
+    if let Ok(Err(error)) = ended {
+        debug!("connection to the metrics port: {error}");
+    }
+}
+
+async fn respond(
+    request: &Request<Incoming>,
+    exposition: Arc<Exposition>,
+) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refused = plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD are served\n",
+        );
+        let headers = refused.headers_mut();
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    // A HEAD response is made as for GET; hyper sends its length and not its body.
+    match request.uri().path() {
+        "/metrics" => metrics(exposition).await,
+        "/" => response(StatusCode::OK, "text/html; charset=utf-8", LANDING.into()),
+        "/-/healthy" => plain(StatusCode::OK, "healthy\n"),
+        "/-/ready" if exposition.ready() => plain(StatusCode::OK, "ready\n"),
+        "/-/ready" => wait("no interval has been booked yet\n"),
+        _ => plain(StatusCode::NOT_FOUND, "not found; see /\n"),
+    }
+}
+
+async fn metrics(exposition: Arc<Exposition>) -> Response<Full<Bytes>> {
+    let Some(snapshot) = exposition.latest() else {
+        return wait("no snapshot has been published yet\n");
+    };
+    // Thousands of series take milliseconds to encode: not on a thread that waits for others.
+    match tokio::task::spawn_blocking(move || snapshot.text()).await {
+        Ok(text) => response(StatusCode::OK, snapshot::CONTENT_TYPE, text),
+        Err(error) => {
+            warn!("cannot encode the metrics: {error}");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n")
+        }
+    }
+}
+
+fn wait(text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    response(status, TEXT, text.into())
+}
+
+fn response(status: StatusCode, content: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! The writer's side: takes what was booked and what the sources say, and publishes snapshots.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::labels::{Names, clean};
+use super::process;
+use super::snapshot::{Exposition, Snapshot};
+use super::totals::{ProbeCost, ServiceTotals, SourceState, Totals};
+use crate::clock::Timestamp;
+use crate::ledger::{
+    Booked, BookedInterval, Component, CpuTime, Meter, MeterId, Owner, ServiceId, Source,
+};
+use crate::units::Watts;
+
+/// The most service names that get series of their own; the rest share `other`.
+pub const MAX_SERVICES: usize = 200;
+
+/// All metrics of one agent. One thread writes, [`Self::publish`] makes what scrapes read.
+#[derive(Debug)]
+pub struct Metrics {
+    totals: Totals,
+    meters: HashMap<MeterId, MeterKey>,
+    services: HashMap<ServiceId, ServiceKey>,
+    process_start: Option<f64>,
+    /// True once an interval has been booked.
+    ready: bool,
+    exposition: Arc<Exposition>,
+}
+
+#[derive(Debug)]
+struct ServiceKey {
+    /// As it was told, so that telling it again does not count as one more folded name.
+    name: String,
+    number: usize,
+}
+
+#[derive(Debug, Clone)]
+struct MeterKey {
+    component: Component,
+    device: String,
+    source: Source,
+}
+
+impl Metrics {
+    /// No series but the agent's own; `version` is the build's.
+    pub fn new(version: &str) -> Self {
+        Self {
+            totals: Totals {
+                version: version.to_owned(),
+                meters: BTreeMap::new(),
+                service_names: Names::new(MAX_SERVICES),
+                services: Vec::new(),
+                gpus: BTreeMap::new(),
+                sources: BTreeMap::new(),
+                probes: BTreeMap::new(),
+                probe_costs: BTreeMap::new(),
+                dropped: BTreeMap::new(),
+            },
+            meters: HashMap::new(),
+            services: HashMap::new(),
+            process_start: process::start_seconds(),
+            ready: false,
+            exposition: Arc::new(Exposition::default()),
+        }
+    }
+
+    /// What [`super::http::serve`] serves.
+    pub fn exposition(&self) -> Arc<Exposition> {
+        Arc::clone(&self.exposition)
+    }
+
+    /// Tells what a meter is; what is booked on a meter nobody described is not shown.
+    pub fn describe_meter(&mut self, id: MeterId, meter: &Meter) {
+        let key = MeterKey {
+            component: meter.component,
+            device: clean(&meter.device),
+            source: meter.source,
+        };
+        self.totals
+            .meters
+            .entry((key.component, key.device.clone()))
+            .or_default()
+            .gain_error_ratio = meter.gain_error_ratio;
+        self.meters.insert(id, key);
+    }
+
+    /// Tells a service's name and model, again when they change. Services of one name share
+    /// their series; a name that comes above [`MAX_SERVICES`] shares those of `other`.
+    pub fn describe_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
+        let number = match self.services.get(&id) {
+            Some(known) if known.name == name => known.number,
+            _ => {
+                let number = self.totals.service_names.number(name);
+                let name = name.to_owned();
+                self.services.insert(id, ServiceKey { name, number });
+                number
+            }
+        };
+        if let (Some(model), Some(service)) = (model, self.totals.service(number)) {
+            service.model = Some(clean(model));
+        }
+    }
+
+    /// A service will be heard of no more: its sums stay, its id is forgotten.
+    pub fn forget_service(&mut self, id: ServiceId) {
+        self.services.remove(&id);
+    }
+
+    /// Takes what the ledger booked.
+    pub fn book(&mut self, booked: &Booked) {
+        match booked {
+            Booked::Interval(interval) => self.book_interval(interval),
+            Booked::Request(request) => {
+                if let Some(service) = self.service(request.request.service) {
+                    service.book(request);
+                }
+            }
+            Booked::Hole {
+                meter, from, to, ..
+            } => {
+                if let Some(key) = self.meters.get(meter)
+                    && let Some(totals) = self
+                        .totals
+                        .meters
+                        .get_mut(&(key.component, key.device.clone()))
+                {
+                    totals.gap_nanos += to.since(*from);
+                }
+            }
+        }
+    }
+
+    fn book_interval(&mut self, interval: &BookedInterval) {
+        let Some(key) = self.meters.get(&interval.meter).cloned() else {
+            return;
+        };
+        self.totals
+            .meters
+            .entry((key.component, key.device))
+            .or_default()
+            .book(key.source, interval);
+        self.ready = true;
+        for share in &interval.services {
+            if let Some(service) = self.service(share.service) {
+                let parts = service.energy.entry(key.component).or_default();
+                parts.requests += share.requests;
+                parts.overhead += share.overhead;
+            }
+        }
+    }
+
+    /// A service nobody described is `unknown`: its joules are kept.
+    fn service(&mut self, id: ServiceId) -> Option<&mut ServiceTotals> {
+        if !self.services.contains_key(&id) {
+            self.describe_service(id, "", None);
+        }
+        let number = self.services.get(&id)?.number;
+        self.totals.service(number)
+    }
+
+    /// On-CPU time of a service; other owners have no series.
+    pub fn record_cpu(&mut self, cpu: &CpuTime) {
+        if let Owner::Service(id) = cpu.owner
+            && let Some(service) = self.service(id)
+        {
+            *service.cpu_nanos.get_or_insert_default() += cpu.on_cpu;
+        }
+    }
+
+    /// `count` more system calls of a class.
+    pub fn record_syscalls(&mut self, id: ServiceId, class: &'static str, count: u64) {
+        if let Some(service) = self.service(id) {
+            *service.syscalls.entry(class).or_default() += count;
+        }
+    }
+
+    /// A GPU's name and driver; `device` is its meter's.
+    pub fn record_gpu(&mut self, device: &str, name: &str, driver: &str) {
+        let gpu = self.totals.gpus.entry(clean(device)).or_default();
+        gpu.name = clean(name);
+        gpu.driver = clean(driver);
+    }
+
+    /// A GPU's latest power reading; `None` once it is stale.
+    pub fn record_gpu_power(&mut self, device: &str, power: Option<Watts>) {
+        self.totals.gpus.entry(clean(device)).or_default().power = power;
+    }
+
+    /// The power limit that is enforced; `None` if it is not known.
+    pub fn record_gpu_power_limit(&mut self, device: &str, limit: Option<Watts>) {
+        self.totals.gpus.entry(clean(device)).or_default().limit = limit;
+    }
+
+    /// Whether a source of readings works, and when it last gave one.
+    pub fn record_source(&mut self, source: &'static str, up: bool, latest: Option<Timestamp>) {
+        self.totals
+            .sources
+            .insert(source, SourceState { up, latest });
+    }
+
+    /// Whether a kernel program runs, and on which kind of hook.
+    pub fn record_probe(&mut self, program: &'static str, tier: &'static str, up: bool) {
+        self.totals.probes.insert((program, tier), up);
+    }
+
+    /// A kernel program's runs and run time since it was loaded.
+    pub fn record_probe_cost(&mut self, program: &'static str, runs: u64, run_nanos: u64) {
+        let cost = self.totals.probe_costs.entry(program).or_default();
+        *cost = ProbeCost {
+            runs: cost.runs.max(runs),
+            run_nanos: cost.run_nanos.max(run_nanos),
+        };
+    }
+
+    /// All events lost for a reason so far; tell 0 for each reason at start, so that the first
+    /// loss is seen as an increase.
+    pub fn record_dropped(&mut self, reason: &'static str, total: u64) {
+        let dropped = self.totals.dropped.entry(reason).or_default();
+        *dropped = total.max(*dropped);
+    }
+
+    /// Makes everything told so far visible to scrapes.
+    pub fn publish(&mut self, now: Timestamp) {
+        self.exposition.set(Snapshot::new(
+            self.totals.clone(),
+            process::read(self.process_start),
+            now,
+            self.ready,
+        ));
+    }
+}

@@ -1,0 +1,378 @@
+//! What a scrape shows of hand-made booked values.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::ledger::*;
+use crate::units::{Microjoules, Watts};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn meter(component: Component, device: &str) -> Meter {
+    Meter {
+        component,
+        device: device.to_owned(),
+        source: Source::Counter,
+        limit: Some(Watts(400.0)),
+        tick: SECOND / 10,
+        stale_after: SECOND,
+        gain_error_ratio: 0.05,
+        idle: None,
+    }
+}
+
+fn metrics() -> Metrics {
+    let mut metrics = Metrics::new("0.1.0");
+    metrics.describe_meter(MeterId(0), &meter(Component::Gpu, "GPU-1"));
+    metrics.describe_meter(MeterId(1), &meter(Component::Cpu, "package-0"));
+    metrics.describe_service(ServiceId(0), "vllm", Some("llama"));
+    metrics
+}
+
+fn interval(meter: u32, requests: u64, overhead: u64) -> Booked {
+    let accounts = Accounts {
+        idle: Microjoules(83_000_000),
+        context: Microjoules(100_001),
+        requests: Microjoules(requests),
+        overhead: Microjoules(overhead),
+        other: Microjoules(7),
+        agent: Microjoules(300_000),
+        unattributed: Microjoules(11),
+        gap: Microjoules(0),
+    };
+    Booked::Interval(BookedInterval {
+        meter: MeterId(meter),
+        from: Timestamp(0),
+        to: Timestamp(SECOND),
+        energy: accounts.total(),
+        accounts,
+        services: vec![ServiceShare {
+            service: ServiceId(0),
+            requests: Microjoules(requests),
+            overhead: Microjoules(overhead),
+        }],
+    })
+}
+
+fn request(outcome: Outcome) -> BookedRequest {
+    BookedRequest {
+        request: Request {
+            id: RequestId(1),
+            service: ServiceId(0),
+            route: Route::ChatCompletions,
+            start: Timestamp(SECOND),
+            first_data: Some(Timestamp(SECOND + SECOND / 4)),
+            last_data: Some(Timestamp(3 * SECOND)),
+            input: Input::Bytes(900),
+            chunks: 140,
+            streamed: true,
+            status: 200,
+            end: Some(End {
+                at: Timestamp(3 * SECOND),
+                outcome,
+            }),
+        },
+        gpu: Some(Microjoules(41_300_000)),
+        cpu: Some(Microjoules(700_000)),
+        dram: None,
+        class: Class::A,
+        error_ratio: Some(0.04),
+    }
+}
+
+/// The samples of a published snapshot, by full series name.
+fn scrape(metrics: &mut Metrics) -> HashMap<String, f64> {
+    let text = text(metrics);
+    let samples: Vec<(String, f64)> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            (series.to_owned(), value.parse().unwrap())
+        })
+        .collect();
+    let count = samples.len();
+    let samples: HashMap<String, f64> = samples.into_iter().collect();
+    assert_eq!(samples.len(), count, "a series is shown twice:\n{text}");
+    samples
+}
+
+fn text(metrics: &mut Metrics) -> String {
+    metrics.publish(Timestamp(10 * SECOND));
+    let snapshot = metrics.exposition().latest().unwrap();
+    String::from_utf8(snapshot.text().to_vec()).unwrap()
+}
+
+fn everything() -> Metrics {
+    let mut metrics = metrics();
+    metrics.book(&interval(0, 50_000_000, 3));
+    metrics.book(&interval(1, 2_000_000, 5));
+    for outcome in [Outcome::Done, Outcome::Aborted, Outcome::Incomplete] {
+        metrics.book(&Booked::Request(request(outcome)));
+    }
+    metrics.book(&Booked::Hole {
+        meter: MeterId(0),
+        from: Timestamp(SECOND),
+        to: Timestamp(3 * SECOND),
+        reason: "reset",
+    });
+    metrics.record_cpu(&CpuTime {
+        owner: Owner::Service(ServiceId(0)),
+        from: Timestamp(0),
+        to: Timestamp(SECOND),
+        on_cpu: 1_500_000_000,
+    });
+    metrics.record_syscalls(ServiceId(0), "read", 12);
+    metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");
+    metrics.record_gpu_power("GPU-1", Some(Watts(285.5)));
+    metrics.record_gpu_power_limit("GPU-1", Some(Watts(400.0)));
+    metrics.record_source("nvml", true, Some(Timestamp(9 * SECOND)));
+    metrics.record_probe("sched_switch", "tp_btf", true);
+    metrics.record_probe_cost("sched_switch", 1000, 100_000);
+    metrics.record_dropped("ring_full", 3);
+    metrics
+}
+
+#[test]
+fn accounts_add_up_to_the_meter_and_the_residual_is_zero() {
+    let mut metrics = metrics();
+    for joules in 0..1_000 {
+        metrics.book(&interval(0, joules * 333_333, joules));
+    }
+    let seen = scrape(&mut metrics);
+    let meter = seen[r#"perjoule_meter_energy_joules_total{component="gpu",device="GPU-1",source="counter"}"#];
+    let accounts: f64 = Accounts::NAMES
+        .iter()
+        .map(|account| {
+            seen[&format!(
+                r#"perjoule_energy_account_joules_total{{component="gpu",device="GPU-1",account="{account}"}}"#
+            )]
+        })
+        .sum();
+    assert!(
+        (meter - accounts).abs() < meter * 1e-14,
+        "{meter} {accounts}"
+    );
+    assert_eq!(seen["perjoule_ledger_residual_joules"], 0.0);
+}
+
+#[test]
+fn a_broken_ledger_shows_in_the_residual_even_if_two_meters_errors_cancel() {
+    let mut metrics = metrics();
+    for (meter, energy) in [(0, 4_000_000), (1, 6_000_000)] {
+        metrics.book(&Booked::Interval(BookedInterval {
+            meter: MeterId(meter),
+            from: Timestamp(0),
+            to: Timestamp(SECOND),
+            energy: Microjoules(energy),
+            accounts: Accounts {
+                idle: Microjoules(5_000_000),
+                ..Accounts::default()
+            },
+            services: vec![],
+        }));
+    }
+    assert_eq!(scrape(&mut metrics)["perjoule_ledger_residual_joules"], 2.0);
+}
+
+#[test]
+fn a_request_is_counted_and_its_energy_and_times_are_placed_in_buckets() {
+    let seen = scrape(&mut everything());
+    let counted = |outcome: &str| {
+        seen[&format!(
+            r#"perjoule_requests_total{{service="vllm",route="chat_completions",code="2xx",outcome="{outcome}"}}"#
+        )]
+    };
+    assert_eq!(
+        [counted("done"), counted("aborted"), counted("incomplete")],
+        [1.0; 3]
+    );
+    let energy = |suffix: &str, le: &str| {
+        seen[&format!(
+            r#"perjoule_request_energy_joules{suffix}{{service="vllm",route="chat_completions",class="A"{le}}}"#
+        )]
+    };
+    assert_eq!(energy("_bucket", r#",le="25""#), 0.0);
+    assert_eq!(energy("_bucket", r#",le="50""#), 3.0);
+    assert_eq!(energy("_bucket", r#",le="+Inf""#), 3.0);
+    assert_eq!(energy("_sum", ""), 126.0);
+    let time = |name: &str| {
+        seen[&format!(r#"perjoule_{name}{{service="vllm",route="chat_completions"}}"#)]
+    };
+    // The end of an incomplete request is not known, so neither is its duration.
+    assert_eq!(time("request_duration_seconds_count"), 2.0);
+    assert_eq!(time("request_duration_seconds_sum"), 4.0);
+    assert_eq!(time("time_to_first_token_seconds_sum"), 0.75);
+    assert_eq!(
+        seen[r#"perjoule_tokens_total{service="vllm",kind="output",source="chunks"}"#],
+        420.0
+    );
+    assert_eq!(
+        seen[r#"perjoule_token_energy_joules_total{service="vllm",source="chunks"}"#],
+        126.0
+    );
+    let error = seen[r#"perjoule_attribution_error_ratio{service="vllm"}"#];
+    assert!((error - 0.04).abs() < 1e-9);
+}
+
+#[test]
+fn health_paths_are_counted_and_cost_nobody_energy() {
+    let mut metrics = metrics();
+    let mut health = request(Outcome::Done);
+    health.request.route = Route::Health;
+    health.request.streamed = false;
+    metrics.book(&Booked::Request(health));
+    let seen = scrape(&mut metrics);
+    assert_eq!(
+        seen[r#"perjoule_requests_total{service="vllm",route="health",code="2xx",outcome="done"}"#],
+        1.0
+    );
+    assert!(
+        !seen
+            .keys()
+            .any(|series| series.contains("request_energy") || series.contains("token"))
+    );
+}
+
+#[test]
+fn what_is_unknown_has_no_series() {
+    let mut metrics = Metrics::new("0.1.0");
+    metrics.describe_service(ServiceId(0), "nginx", None);
+    let mut plain = request(Outcome::Done);
+    plain.gpu = None;
+    plain.cpu = None;
+    plain.error_ratio = None;
+    plain.request.streamed = false;
+    plain.request.chunks = 0;
+    metrics.book(&Booked::Request(plain));
+    let seen = scrape(&mut metrics);
+    for name in [
+        "joules",
+        "tokens",
+        "error_ratio",
+        "watts",
+        "time_to_first_token",
+        "perjoule_cpu_seconds",
+    ] {
+        let shown: Vec<&String> = seen.keys().filter(|series| series.contains(name)).collect();
+        assert!(shown.is_empty(), "{shown:?}");
+    }
+}
+
+#[test]
+fn a_service_that_comes_back_goes_on_with_its_sums() {
+    let mut metrics = metrics();
+    metrics.book(&interval(0, 50_000_000, 0));
+    metrics.describe_service(ServiceId(7), "vllm", None);
+    let mut later = interval(0, 25_000_000, 0);
+    if let Booked::Interval(interval) = &mut later {
+        interval.services[0].service = ServiceId(7);
+    }
+    metrics.book(&later);
+    assert_eq!(
+        scrape(&mut metrics)[r#"perjoule_service_energy_joules_total{service="vllm",component="gpu",part="requests"}"#],
+        75.0
+    );
+}
+
+#[test]
+fn a_hundred_thousand_service_names_leave_a_bounded_number_of_series_and_no_joule_lost() {
+    let mut metrics = metrics();
+    for number in 0..100_000 {
+        let id = ServiceId(number);
+        metrics.describe_service(id, &format!("job-{number}"), None);
+        let mut one = interval(0, 1_000_000, 0);
+        if let Booked::Interval(interval) = &mut one {
+            interval.services[0].service = id;
+        }
+        metrics.book(&one);
+    }
+    let seen = scrape(&mut metrics);
+    assert!(seen.len() < 2_000, "{} series", seen.len());
+    let sum: f64 = seen
+        .iter()
+        .filter(|(series, _)| {
+            series.starts_with("perjoule_service_energy") && series.contains("requests")
+        })
+        .map(|(_, joules)| joules)
+        .sum();
+    assert_eq!(sum, 100_000.0);
+    let folded = seen[r#"perjoule_series_dropped_total{reason="services"}"#];
+    assert_eq!(folded as usize, 100_000 - (MAX_SERVICES - 1));
+}
+
+#[test]
+fn a_stale_power_reading_disappears_and_the_source_ages() {
+    let mut metrics = everything();
+    assert_eq!(
+        scrape(&mut metrics)[r#"perjoule_gpu_power_watts{device="GPU-1"}"#],
+        285.5
+    );
+    metrics.record_gpu_power("GPU-1", None);
+    let seen = scrape(&mut metrics);
+    assert!(!seen.contains_key(r#"perjoule_gpu_power_watts{device="GPU-1"}"#));
+    assert_eq!(seen[r#"perjoule_source_age_seconds{source="nvml"}"#], 1.0);
+}
+
+#[test]
+fn a_snapshot_does_not_change_while_the_agent_goes_on() {
+    let mut metrics = everything();
+    metrics.publish(Timestamp(SECOND));
+    let snapshot = metrics.exposition().latest().unwrap();
+    metrics.book(&interval(0, 1_000_000, 0));
+    let first = snapshot.text();
+    assert_eq!(first, snapshot.text());
+    assert_eq!(first, metrics.exposition().latest().unwrap().text());
+    metrics.publish(Timestamp(2 * SECOND));
+    assert_ne!(first, metrics.exposition().latest().unwrap().text());
+}
+
+#[test]
+fn every_family_of_the_catalog_is_shown_with_its_labels() {
+    let text = text(&mut everything());
+    for family in FAMILIES {
+        let kind = format!("{:?}", family.kind).to_lowercase();
+        assert!(
+            text.contains(&format!("# TYPE {} {kind}\n", family.name)),
+            "{}",
+            family.name
+        );
+        let labels = |line: &&str| {
+            family
+                .labels
+                .iter()
+                .all(|label| line.contains(&format!("{label}=\"")))
+        };
+        assert!(
+            text.lines()
+                .filter(|line| line.starts_with(family.name))
+                .any(|line| labels(&line)),
+            "{}",
+            family.name
+        );
+    }
+}
+
+#[test]
+fn promtool_finds_nothing_to_say() {
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut promtool = match promtool {
+        Ok(promtool) => promtool,
+        Err(error) => panic!("promtool: {error}; it is in Debian's package `prometheus`"),
+    };
+    let mut input = promtool.stdin.take().unwrap();
+    input.write_all(text(&mut everything()).as_bytes()).unwrap();
+    drop(input);
+    let said = promtool.wait_with_output().unwrap();
+    let words = [said.stdout, said.stderr].concat();
+    assert_eq!(String::from_utf8_lossy(&words), "");
+    assert!(said.status.success());
+}

@@ -1,0 +1,21 @@
+//! What was measured, summed up: one typed model behind every form that is shown.
+//!
+//! In: the same [`Booked`](crate::ledger::Booked) values that the exporter gets ([`Summary`]).
+//! Out: a [`Report`], and from it JSON (schema 1), a table for people, and Markdown. No form
+//! computes a figure of its own, so they cannot disagree.
+
+mod figures;
+mod markdown;
+mod model;
+mod quantiles;
+mod summary;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use model::{
+    AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
+    RequestCounts, Seconds, ServiceReport, Tokens,
+};
+pub use quantiles::Quantiles;
+pub use summary::Summary;

@@ -1,0 +1,174 @@
+//! The typed report: the keys of JSON schema 1. Keys may be added, never renamed; an unknown
+//! value is `None` (null), never 0.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::{Class, Component, Source};
+
+/// What one run of the ledger shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this schema: 1.
+    pub schema: u32,
+    /// True if a simulated GPU was read.
+    pub simulated: bool,
+    /// Length of the window that was measured.
+    pub duration_s: Option<f64>,
+    /// Services by name.
+    pub services: Vec<ServiceReport>,
+    /// Meters by component and device.
+    pub meters: Vec<MeterReport>,
+    /// Whether the ledger adds up.
+    pub ledger: LedgerCheck,
+    /// What was lost on the way.
+    pub losses: Losses,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct ServiceReport {
+    pub service: String,
+    pub model: Option<String>,
+    pub requests: RequestCounts,
+    /// SSE events or NDJSON lines, without `[DONE]`; 0 where nothing streamed.
+    pub chunks: u64,
+    pub tokens: Tokens,
+    /// Time to first token, streamed responses only.
+    pub ttft_s: Seconds,
+    /// Of requests whose end was seen; health paths are left out.
+    pub duration_s: Seconds,
+    /// Active energy.
+    pub energy_j: EnergyJoules,
+    /// Active energy, overhead and context; idle is nobody's.
+    pub energy_full_j: Option<f64>,
+    pub j_per_request: JoulesPerRequest,
+    /// Over the requests whose output tokens are counted.
+    pub j_per_output_token: Option<f64>,
+    /// Over input and output; null while input is unknown.
+    pub j_per_token: Option<f64>,
+    pub class: Option<Class>,
+    /// Half-width of a 95 % interval ÷ value of `energy_j`.
+    pub error_ratio: Option<f64>,
+    pub cpu_s: Option<f64>,
+    pub run_queue_s: Option<f64>,
+}
+
+/// Requests that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct RequestCounts {
+    pub total: u64,
+    pub aborted: u64,
+    pub incomplete: u64,
+    /// Health and metrics paths: in `total`, and without energy.
+    pub health: u64,
+    /// By the status code's class, for requests with a status line.
+    pub by_code: BTreeMap<String, u64>,
+}
+
+/// Tokens and how they were counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct Tokens {
+    pub input: Option<u64>,
+    pub output: Option<u64>,
+    /// `chunks`: at most the tokens.
+    pub source: Option<String>,
+}
+
+/// Quantiles of a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct Seconds {
+    pub p50: Option<f64>,
+    pub p99: Option<f64>,
+}
+
+/// Energy by component.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct EnergyJoules {
+    pub gpu: Option<f64>,
+    pub cpu: Option<f64>,
+    pub dram: Option<f64>,
+    /// Sum of the known components; null only when none is known.
+    pub total: Option<f64>,
+}
+
+/// Active energy of one request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct JoulesPerRequest {
+    pub mean: Option<f64>,
+    pub p50: Option<f64>,
+    pub p95: Option<f64>,
+}
+
+/// One meter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct MeterReport {
+    pub component: Component,
+    pub device: String,
+    pub source: Source,
+    pub energy_j: Option<f64>,
+    pub accounts_j: AccountJoules,
+}
+
+/// Where a meter's energy went; null before the first interval.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the accounts' names")]
+pub struct AccountJoules {
+    pub idle: Option<f64>,
+    pub context: Option<f64>,
+    pub requests: Option<f64>,
+    pub overhead: Option<f64>,
+    pub other: Option<f64>,
+    pub agent: Option<f64>,
+    pub unattributed: Option<f64>,
+    pub gap: Option<f64>,
+}
+
+impl AccountJoules {
+    /// Names and values, in the ledger's order.
+    pub fn rows(&self) -> [(&'static str, Option<f64>); 8] {
+        [
+            ("idle", self.idle),
+            ("context", self.context),
+            ("requests", self.requests),
+            ("overhead", self.overhead),
+            ("other", self.other),
+            ("agent", self.agent),
+            ("unattributed", self.unattributed),
+            ("gap", self.gap),
+        ]
+    }
+}
+
+/// Whether the ledger adds up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LedgerCheck {
+    /// Σ over meters of |energy − Σ accounts|: 0.
+    pub residual_microjoules: u64,
+}
+
+/// What was lost on the way; null where nobody counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct Losses {
+    pub events: Option<u64>,
+    pub requests: Option<u64>,
+}
+
+impl Report {
+    /// One compact line.
+    ///
+    /// # Errors
+    /// None in practice: every key is a string and every figure finite.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+}

@@ -1,0 +1,175 @@
+//! The table of `perjoule stat`: a value, its unit, what it is, and a remark, as `perf stat` has it.
+
+use std::fmt::{self, Write};
+
+use super::figures::{UNKNOWN, count, figure, known, percent, with_unit};
+use super::model::{MeterReport, Report, ServiceReport};
+
+impl Report {
+    /// The table for people, ending with a line feed. Plain text, at most 80 columns where names
+    /// are not longer.
+    pub fn to_table(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write_table(&mut out);
+        out
+    }
+
+    fn write_table(&self, out: &mut String) -> fmt::Result {
+        let simulated = if self.simulated {
+            "   SIMULATED GPU"
+        } else {
+            ""
+        };
+        let window = with_unit(self.duration_s, "s");
+        writeln!(out, "\n Energy over {window}{simulated}")?;
+        for service in &self.services {
+            write_service(out, service, self.duration_s)?;
+        }
+        for meter in &self.meters {
+            write_meter(out, meter, self.duration_s)?;
+        }
+        if self.meters.is_empty() {
+            writeln!(out, "\n no meter: joules are {UNKNOWN} on this machine")?;
+        }
+        writeln!(out)?;
+        let residual = count(self.ledger.residual_microjoules);
+        row(out, &residual, "µJ", "ledger residual", "")?;
+        let lost = |lost: Option<u64>| lost.map_or_else(|| UNKNOWN.to_owned(), count);
+        row(out, &lost(self.losses.requests), "", "requests lost", "")?;
+        row(out, &lost(self.losses.events), "", "events lost", "")?;
+        writeln!(out)
+    }
+}
+
+fn write_service(out: &mut String, service: &ServiceReport, duration: Option<f64>) -> fmt::Result {
+    write!(out, "\n service {}", service.service)?;
+    if let Some(model) = &service.model {
+        write!(out, ", model {model}")?;
+    }
+    writeln!(out, "\n")?;
+
+    let requests = &service.requests;
+    let mut remark = rate(requests.total as f64, duration);
+    for (number, what) in [
+        (requests.aborted, "aborted"),
+        (requests.incomplete, "incomplete"),
+        (requests.health, "health"),
+    ] {
+        if number > 0 {
+            push(&mut remark, &format!("{} {what}", count(number)));
+        }
+    }
+    row(out, &count(requests.total), "", "requests", &remark)?;
+    if !requests.by_code.is_empty() {
+        let codes: Vec<String> = requests
+            .by_code
+            .iter()
+            .map(|(code, number)| format!("{} {code}", count(*number)))
+            .collect();
+        row(out, "", "", "", &codes.join(", "))?;
+    }
+
+    let tokens = &service.tokens;
+    let output = tokens.output.map_or_else(|| UNKNOWN.to_owned(), count);
+    let mut remark = tokens
+        .output
+        .map_or_else(String::new, |output| rate(output as f64, duration));
+    if let Some(source) = &tokens.source {
+        push(&mut remark, &format!("from {source}"));
+    }
+    row(out, &output, "", "output tokens", &remark)?;
+
+    let energy = &service.energy_j;
+    let bound = match (service.error_ratio, service.class) {
+        (Some(error), Some(class)) => format!("± {}, class {}", percent(error), class.name()),
+        (None, Some(class)) => format!("bound unknown, class {}", class.name()),
+        _ => String::new(),
+    };
+    row(out, &known(energy.total), "J", "energy, active", &bound)?;
+    for (component, part) in [
+        ("gpu", energy.gpu),
+        ("cpu", energy.cpu),
+        ("dram", energy.dram),
+    ] {
+        row(out, &known(part), "J", &format!("  {component}"), "")?;
+    }
+    let full = known(service.energy_full_j);
+    row(out, &full, "J", "with overhead, context", "")?;
+
+    let each = &service.j_per_request;
+    let remark = match (each.p50, each.p95) {
+        (Some(p50), Some(p95)) => format!("p50 {}, p95 {}", figure(p50), figure(p95)),
+        _ => String::new(),
+    };
+    row(out, &known(each.mean), "J", "per request", &remark)?;
+    let per_token = known(service.j_per_output_token);
+    row(out, &per_token, "J", "per output token", "")?;
+
+    for (what, times) in [
+        ("to first token, p50", &service.ttft_s),
+        ("request duration, p50", &service.duration_s),
+    ] {
+        let remark = times
+            .p99
+            .map_or_else(String::new, |p99| format!("p99 {}", figure(p99)));
+        row(out, &known(times.p50), "s", what, &remark)?;
+    }
+    let cpus = match (service.cpu_s, duration) {
+        (Some(cpu), Some(duration)) if duration > 0.0 => {
+            format!("{} CPUs used", figure(cpu / duration))
+        }
+        _ => String::new(),
+    };
+    row(out, &known(service.cpu_s), "s", "on CPU", &cpus)?;
+    row(out, &known(service.run_queue_s), "s", "in run queue", "")
+}
+
+fn write_meter(out: &mut String, meter: &MeterReport, duration: Option<f64>) -> fmt::Result {
+    writeln!(
+        out,
+        "\n meter {} {} ({})\n",
+        meter.component.name(),
+        meter.device,
+        meter.source.name()
+    )?;
+    let watts = match (meter.energy_j, duration) {
+        (Some(energy), Some(duration)) if duration > 0.0 => {
+            format!("{} W", figure(energy / duration))
+        }
+        _ => String::new(),
+    };
+    row(out, &known(meter.energy_j), "J", "energy", &watts)?;
+    for (name, energy) in meter.accounts_j.rows() {
+        let share = match (energy, meter.energy_j) {
+            (Some(energy), Some(total)) if total > 0.0 => percent(energy / total),
+            _ => String::new(),
+        };
+        // An account without energy says nothing; that it is 0 follows from the others.
+        if energy != Some(0.0) && energy.is_some() {
+            row(out, &known(energy), "J", &format!("  {name}"), &share)?;
+        }
+    }
+    Ok(())
+}
+
+fn row(out: &mut String, value: &str, unit: &str, what: &str, remark: &str) -> fmt::Result {
+    let unit = if value == UNKNOWN { "" } else { unit };
+    let line = format!("{value:>18} {unit:<3}{what:<24}");
+    let gap = if remark.is_empty() { "" } else { "# " };
+    writeln!(out, "{}", format!("{line}{gap}{remark}").trim_end())
+}
+
+fn rate(number: f64, duration: Option<f64>) -> String {
+    match duration {
+        Some(duration) if duration > 0.0 => format!("{} /s", figure(number / duration)),
+        _ => String::new(),
+    }
+}
+
+fn push(remark: &mut String, more: &str) {
+    if !remark.is_empty() {
+        remark.push_str(", ");
+    }
+    remark.push_str(more);
+}
