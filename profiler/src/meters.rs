@@ -1,0 +1,2 @@
+//! What measures energy.
+pub mod follow;
