@@ -156,12 +156,6 @@ impl Follower {
         self.strain = strain;
     }
 
-    /// The device did not answer: try again at `retry`. What was shown before still counts, so
-    /// that the energy in between ends up in one change.
-    pub fn postpone(&mut self, retry: Timestamp) {
-        self.next = retry;
-    }
-
     /// Takes what a read between `start` and `end` showed. Returns the change, if it shows one.
     pub fn observe(
         &mut self,
