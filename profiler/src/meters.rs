@@ -1,0 +1,308 @@
+//! What measures energy: GPU boards through NVML, CPU packages and memory through RAPL, and a
+//! labelled estimate where a machine has no CPU meter.
+//!
+//! In: devices. Out: [`News`], plain values, from one OS thread a source. A device that hangs
+//! holds up its own thread and nothing else: its news simply stop.
+//!
+//! [`discover`] looks once at what exists and says what does not and why; [`Discovery::start`]
+//! starts the threads.
+
+pub mod follow;
+pub mod integrate;
+pub mod model;
+pub mod nvml;
+pub mod rapl;
+mod source;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+
+use serde::{Deserialize, Serialize};
+
+pub use source::{Running, SourceState};
+
+use crate::clock::Timestamp;
+use crate::ledger::{Event, Meter, MeterId, PowerSample};
+use source::Feed;
+
+/// Where to look for meters.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// NVML: a path, or a name that the loader knows. `None` switches it off.
+    pub nvml_library: Option<OsString>,
+    /// The powercap class in sysfs.
+    pub powercap: PathBuf,
+    /// The proc file system.
+    pub proc: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            nvml_library: Some("libnvidia-ml.so.1".into()),
+            powercap: "/sys/class/powercap".into(),
+            proc: "/proc".into(),
+        }
+    }
+}
+
+/// What a source has to tell.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// For the ledger.
+    Event(Event),
+    /// A GPU's power, about once per change of its counter.
+    Power {
+        /// The reading.
+        sample: PowerSample,
+        /// Whether it is the present power; else it is an average over the last second and must
+        /// not be given to the ledger.
+        instant: bool,
+    },
+    /// Who holds a context on a GPU; at most once a second.
+    Processes(GpuProcesses),
+    /// How the source is; once a second, and at once when that turns.
+    State(SourceState),
+}
+
+/// The processes with a compute context on one GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuProcesses {
+    /// The GPU's meter.
+    pub meter: MeterId,
+    /// Process ids as the driver knows them: of the host.
+    pub pids: Vec<u32>,
+    /// When it was asked.
+    pub at: Timestamp,
+}
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It works, or the machine does not have it.
+    Pass,
+    /// It could work better.
+    Warn,
+    /// It should work and does not.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// A stable name: `nvml`, `nvml.<uuid>`, `rapl`, `cpu-model`.
+    pub id: String,
+    /// How much it matters.
+    pub status: Status,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub fix: Option<String>,
+}
+
+/// What this machine can measure.
+#[derive(Debug)]
+pub struct Discovery {
+    /// NVIDIA GPUs.
+    pub nvml: Option<nvml::Node>,
+    /// CPU packages and memory.
+    pub rapl: Option<rapl::Zones>,
+    /// The estimate, where no CPU meter exists.
+    pub model: Option<model::Estimate>,
+    /// What was looked at, in the order above.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks at what exists. Takes as long as the GPU driver needs to start, 20 s at the very most.
+pub fn discover(config: &Config) -> Discovery {
+    let mut findings = Vec::new();
+    let nvml = match config.nvml_library.as_deref().map(nvml::Node::open) {
+        None => None,
+        Some(Ok(node)) => {
+            findings.extend(gpu_findings(&node));
+            Some(node)
+        }
+        Some(Err(error)) => {
+            let status = if error.is_absent() {
+                Status::Pass
+            } else {
+                Status::Fail
+            };
+            findings.push(finding("nvml", status, error.to_string(), error.fix()));
+            None
+        }
+    };
+    let rapl = match rapl::Zones::open(&config.powercap) {
+        Ok(zones) => {
+            let devices: Vec<_> = zones
+                .meters()
+                .into_iter()
+                .map(|meter| meter.device)
+                .collect();
+            findings.push(finding("rapl", Status::Pass, devices.join(", "), None));
+            Some(zones)
+        }
+        Err(error) => {
+            let fix = error.fix();
+            let status = if fix.is_none() {
+                Status::Pass
+            } else {
+                Status::Warn
+            };
+            findings.push(finding("rapl", status, error.to_string(), fix));
+            None
+        }
+    };
+    let model = if rapl.is_some() {
+        None
+    } else {
+        match model::Estimate::open(&config.proc) {
+            Ok(estimate) => {
+                findings.push(finding(
+                    "cpu-model",
+                    Status::Pass,
+                    describe(&estimate),
+                    None,
+                ));
+                Some(estimate)
+            }
+            Err(error) => {
+                let fix = Some("mount the proc file system".to_owned());
+                findings.push(finding("cpu-model", Status::Warn, error.to_string(), fix));
+                None
+            }
+        }
+    };
+    Discovery {
+        nvml,
+        rapl,
+        model,
+        findings,
+    }
+}
+
+fn finding(id: impl Into<String>, status: Status, found: String, fix: Option<String>) -> Finding {
+    Finding {
+        id: id.into(),
+        status,
+        found,
+        fix,
+    }
+}
+
+fn gpu_findings(node: &nvml::Node) -> Vec<Finding> {
+    let boards = node.boards();
+    let driver = boards
+        .iter()
+        .find_map(|board| board.driver.as_deref())
+        .unwrap_or("unknown");
+    let found = format!("driver {driver}, {} GPU", boards.len());
+    let mut findings = vec![finding("nvml", Status::Pass, found, None)];
+    findings.extend(node.unreadable().iter().map(|board| {
+        let fix = Some("see dmesg for NVRM messages; the GPU may need a reset".to_owned());
+        finding("nvml", Status::Fail, board.clone(), fix)
+    }));
+    findings.extend(boards.iter().map(|board| {
+        let name = board.name.as_deref().unwrap_or("GPU");
+        let (status, how) = match (board.has_counter(), board.has_power()) {
+            (true, _) => (Status::Pass, "energy counter"),
+            (false, true) => (
+                Status::Warn,
+                "no energy counter: power readings are integrated",
+            ),
+            (false, false) => (Status::Warn, "shows neither energy nor power"),
+        };
+        finding(
+            format!("nvml.{}", board.uuid),
+            status,
+            format!("{name}: {how}"),
+            None,
+        )
+    }));
+    findings
+}
+
+fn describe(estimate: &model::Estimate) -> String {
+    let model::Coefficients { family, idle, full } = estimate.coefficients();
+    format!(
+        "no CPU meter: energy is estimated from utilisation ({family}, {idle} to {full} W a \
+         hardware thread) and labelled as a model"
+    )
+}
+
+impl Discovery {
+    /// Starts every source. `add` enters a meter into the ledger and returns its id; `news` is
+    /// where the threads send what they see, and they end when nobody receives it.
+    ///
+    /// # Errors
+    /// When a thread cannot be started; those already started are stopped.
+    pub fn start(
+        self,
+        mut add: impl FnMut(Meter) -> MeterId,
+        news: Sender<News>,
+    ) -> io::Result<Running> {
+        let mut running = Running::default();
+        let feed = Feed(news);
+        if let Some(node) = self.nvml {
+            let meters: Vec<MeterId> = node.meters().into_iter().map(&mut add).collect();
+            node.start(&meters, &mut running, feed.clone())?;
+        }
+        if let Some(zones) = self.rapl {
+            let meters: Vec<MeterId> = zones.meters().into_iter().map(&mut add).collect();
+            zones.start(&meters, &mut running, feed.clone())?;
+        }
+        if let Some(estimate) = self.model {
+            let meter = add(estimate.meter());
+            estimate.start(meter, &mut running, feed)?;
+        }
+        Ok(running)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_machine_gets_an_estimate_and_is_told_what_is_absent_without_a_complaint() {
+        let config = Config {
+            nvml_library: Some("libnvidia-ml-of-no-machine.so.1".into()),
+            powercap: "/nonexistent/powercap".into(),
+            ..Config::default()
+        };
+        let found = discover(&config);
+        assert!(found.nvml.is_none() && found.rapl.is_none());
+        let ids: Vec<&str> = found
+            .findings
+            .iter()
+            .map(|finding| finding.id.as_str())
+            .collect();
+        assert_eq!(ids, ["nvml", "rapl", "cpu-model"]);
+        assert!(
+            found
+                .findings
+                .iter()
+                .all(|finding| finding.status == Status::Pass)
+        );
+        let model = found.model.expect("no CPU meter exists");
+        assert_eq!(model.meter().device, "model-0");
+    }
+
+    #[test]
+    fn a_library_that_cannot_work_is_a_failure_with_a_fix() {
+        let config = Config {
+            nvml_library: Some("libc.so.6".into()),
+            ..Config::default()
+        };
+        let found = discover(&config);
+        let finding = &found.findings[0];
+        assert_eq!(
+            (finding.id.as_str(), finding.status),
+            ("nvml", Status::Fail)
+        );
+        assert!(finding.fix.is_some());
+    }
+}

@@ -1,0 +1,406 @@
+//! Follows an energy counter that changes in steps: learns the period and phase of its changes,
+//! and asks to be read just before and just after the next one.
+//!
+//! In: what each read showed, between which two moments. Out: when to read next, and an [`Edge`]
+//! for every change seen. Pure: no clock, no device.
+//!
+//! NVIDIA's counter changes about every 100 ms on data-centre boards; the change's moment must be
+//! known far better than that, because every interval of the ledger ends at one. Polling at
+//! 20 ms learns the period, then about three reads a period keep the bracket at a few
+//! milliseconds.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::units::Microjoules;
+
+const MILLISECOND: u64 = 1_000_000;
+/// Between two reads while nothing is known yet.
+const LEARNING_POLL: u64 = 20 * MILLISECOND;
+/// Between two reads once a counter has stood still for [`PATIENCE`].
+const STANDING_POLL: u64 = 100 * MILLISECOND;
+/// The shortest time spent learning.
+const LEARNING_TIME: u64 = 2_000 * MILLISECOND;
+/// A counter that did not change for so long is polled slowly until it does.
+const PATIENCE: u64 = 10_000 * MILLISECOND;
+/// Fewer changes than this say nothing about a period.
+const ENOUGH_EDGES: usize = 5;
+/// Between two reads of a counter that changes faster than it is worth following.
+const FAST_POLL: u64 = 100 * MILLISECOND;
+/// What is assumed of a counter until its period is learned.
+const NOMINAL_PERIOD: u64 = 100 * MILLISECOND;
+/// The finest distance of two reads around an expected change.
+const FINEST_STEP: u64 = 2_500_000;
+
+/// A change of the counter: the old value was still shown at `after`, the new one at `until`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edge {
+    /// The last moment at which the old value was certainly still shown.
+    pub after: Timestamp,
+    /// The first moment at which the new value was certainly shown.
+    pub until: Timestamp,
+    /// The new value.
+    pub energy: Microjoules,
+}
+
+impl Edge {
+    fn width(&self) -> u64 {
+        self.until.since(self.after)
+    }
+
+    fn middle(&self) -> u64 {
+        self.after.0 + self.width() / 2
+    }
+}
+
+/// How well the counter's changes are known at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// Nothing known yet: polling.
+    Learning,
+    /// The period is known, the phase is not: polling finely for one change.
+    Searching,
+    /// Period and phase are known.
+    Locked,
+    /// The counter changes too fast to be followed; each read is a change.
+    Fast,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Learning {
+        since: Timestamp,
+        edges: Vec<Edge>,
+    },
+    Searching {
+        since: Timestamp,
+    },
+    Locked {
+        expected: u64,
+    },
+    /// Changes at least every `within` nanoseconds.
+    Fast {
+        within: u64,
+    },
+}
+
+/// What the latest read showed.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    value: Microjoules,
+    /// A moment at which it was certainly shown: the start of the latest call that returned it.
+    at: Timestamp,
+}
+
+/// The state of following one counter.
+#[derive(Debug)]
+pub struct Follower {
+    phase: Phase,
+    shown: Option<Shown>,
+    next: Timestamp,
+    /// Nanoseconds between changes, as far as it is known.
+    period: f64,
+    /// How long before an expected change the reads begin.
+    lead: u64,
+    /// Factor on every distance between reads; above 1 when the device is slow to answer.
+    strain: u64,
+}
+
+impl Follower {
+    /// A follower that wants its first read at `now`.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            phase: Phase::Learning {
+                since: now,
+                edges: Vec::new(),
+            },
+            shown: None,
+            next: now,
+            period: NOMINAL_PERIOD as f64,
+            lead: 2 * FINEST_STEP,
+            strain: 1,
+        }
+    }
+
+    /// When the counter should be read next.
+    pub fn next_read(&self) -> Timestamp {
+        self.next
+    }
+
+    /// Time between two changes: learned, or 100 ms until it is.
+    pub fn period(&self) -> Duration {
+        Duration::from_nanos(self.period as u64)
+    }
+
+    /// How well the changes are known.
+    pub fn lock(&self) -> Lock {
+        match self.phase {
+            Phase::Learning { .. } => Lock::Learning,
+            Phase::Searching { .. } => Lock::Searching,
+            Phase::Locked { .. } => Lock::Locked,
+            Phase::Fast { .. } => Lock::Fast,
+        }
+    }
+
+    /// Puts `factor` (1 to 16) times the usual distance between reads, for a device that answers
+    /// slowly.
+    pub fn set_strain(&mut self, factor: u32) {
+        let strain = u64::from(factor.clamp(1, 16));
+        if strain != self.strain && matches!(self.phase, Phase::Fast { .. }) {
+            // What looked fast at one rate of polling may not at another.
+            self.phase = Phase::Learning {
+                since: self.next,
+                edges: Vec::new(),
+            };
+        }
+        self.strain = strain;
+    }
+
+    /// Takes what a read between `start` and `end` showed. Returns the change, if it shows one.
+    pub fn observe(
+        &mut self,
+        start: Timestamp,
+        end: Timestamp,
+        value: Microjoules,
+    ) -> Option<Edge> {
+        let previous = self.shown.replace(Shown { value, at: start });
+        let Some(previous) = previous else {
+            self.phase = Phase::Learning {
+                since: start,
+                edges: Vec::new(),
+            };
+            self.next = end.plus(self.poll());
+            return None;
+        };
+        if value == previous.value {
+            self.unchanged(end);
+            return None;
+        }
+        let edge = Edge {
+            after: self.certain_after(previous.at, start),
+            until: end,
+            energy: value,
+        };
+        if value < previous.value {
+            // A reset of the driver or the board: whatever was known of the phase is gone.
+            self.phase = Phase::Learning {
+                since: end,
+                edges: Vec::new(),
+            };
+            self.next = end.plus(self.poll());
+        } else {
+            self.changed(edge, start);
+        }
+        Some(edge)
+    }
+
+    /// A counter that changes at least every `period` showed its old value no longer ago than
+    /// that, even if the latest read was earlier.
+    fn certain_after(&self, previous: Timestamp, start: Timestamp) -> Timestamp {
+        match self.phase {
+            Phase::Fast { within } => previous.max(start.minus(Duration::from_nanos(within))),
+            _ => previous,
+        }
+    }
+
+    fn unchanged(&mut self, end: Timestamp) {
+        let step = self.step();
+        match &mut self.phase {
+            Phase::Learning { since, edges } => {
+                let standing = end.since(*since) > PATIENCE && edges.is_empty();
+                let poll = if standing {
+                    STANDING_POLL
+                } else {
+                    LEARNING_POLL
+                };
+                self.next = end.plus(Duration::from_nanos(poll * self.strain));
+            }
+            Phase::Searching { since } => {
+                if end.since(*since) as f64 > 3.0 * self.period {
+                    self.phase = Phase::Learning {
+                        since: end,
+                        edges: Vec::new(),
+                    };
+                    self.next = end.plus(self.poll());
+                } else {
+                    self.next = end.plus(self.search_poll());
+                }
+            }
+            Phase::Locked { expected } => {
+                if end.0 as f64 > *expected as f64 + self.period / 4.0 {
+                    self.phase = Phase::Searching { since: end };
+                    self.next = end.plus(self.search_poll());
+                } else {
+                    // Late, or this was the read before the change.
+                    self.next = end.plus(Duration::from_nanos(step));
+                }
+            }
+            Phase::Fast { .. } => {
+                // A counter that stands still at this distance is not a fast one.
+                self.phase = Phase::Learning {
+                    since: end,
+                    edges: Vec::new(),
+                };
+                self.next = end.plus(self.poll());
+            }
+        }
+    }
+
+    fn changed(&mut self, edge: Edge, start: Timestamp) {
+        match &mut self.phase {
+            Phase::Learning { since, edges } => {
+                edges.push(edge);
+                let learned = if edge.until.since(*since) >= LEARNING_TIME {
+                    fit_period(edges)
+                } else {
+                    None
+                };
+                match learned {
+                    None => {
+                        // Old edges would make the fit slow to notice a new period.
+                        if edges.len() > 64 {
+                            edges.remove(0);
+                        }
+                        self.next = edge.until.plus(self.poll());
+                    }
+                    Some(period) if period < self.fastest() => {
+                        self.period = period;
+                        self.phase = Phase::Fast {
+                            within: self.fastest() as u64,
+                        };
+                        self.next = edge.until.plus(self.fast_poll());
+                    }
+                    Some(period) => {
+                        self.period = period;
+                        self.lead = 2 * FINEST_STEP;
+                        self.search_from(edge.until);
+                    }
+                }
+            }
+            Phase::Searching { .. } => {
+                let narrow = (self.period / 8.0).max(1.5 * self.search_poll().as_nanos() as f64);
+                if edge.width() as f64 <= narrow.min(self.period / 2.0) {
+                    self.lead = self.lead.max(edge.width());
+                    self.expect(edge.middle());
+                } else {
+                    self.search_from(edge.until);
+                }
+            }
+            Phase::Locked { expected } => {
+                let expected = *expected;
+                if edge.width() as f64 <= self.period / 4.0 {
+                    self.refine(edge, expected);
+                } else {
+                    // The change came before the reads began, or the thread was woken too late
+                    // to see it come.
+                    self.grow_lead();
+                    if start.0 > expected {
+                        let passed = ((start.0 - expected) as f64 / self.period).floor();
+                        self.expect(expected + (passed * self.period) as u64);
+                    } else {
+                        self.search_from(edge.until);
+                    }
+                }
+            }
+            Phase::Fast { .. } => self.next = edge.until.plus(self.fast_poll()),
+        }
+    }
+
+    /// A change seen within a narrow bracket moves the expected phase and period towards it.
+    fn refine(&mut self, edge: Edge, expected: u64) {
+        let error = edge.middle() as f64 - expected as f64;
+        self.period = (self.period + 0.02 * error).max(self.fastest());
+        let corrected = expected as f64 + 0.3 * error;
+        // The bracket is certain; the expectation is not.
+        let phase = (corrected as u64).clamp(edge.after.0, edge.until.0);
+        // One miss in about thirty changes keeps the balance of growing and shrinking.
+        self.lead = (self.lead * 985 / 1_000).max(FINEST_STEP * self.strain);
+        self.expect(phase);
+    }
+
+    fn grow_lead(&mut self) {
+        self.lead = (self.lead * 8 / 5).min((self.period / 4.0) as u64);
+    }
+
+    /// Plans the reads around the change that follows the one at `latest`.
+    fn expect(&mut self, latest: u64) {
+        let expected = latest + self.period as u64;
+        self.phase = Phase::Locked { expected };
+        self.next = Timestamp(expected.saturating_sub(self.lead));
+    }
+
+    fn search_from(&mut self, now: Timestamp) {
+        self.phase = Phase::Searching { since: now };
+        self.next = now.plus(self.search_poll());
+    }
+
+    /// Distance of two reads around an expected change.
+    fn step(&self) -> u64 {
+        (self.lead / 3).max(FINEST_STEP * self.strain)
+    }
+
+    fn poll(&self) -> Duration {
+        Duration::from_nanos(LEARNING_POLL * self.strain)
+    }
+
+    /// Changes closer together than this cannot be told from a continuous counter by polling.
+    fn fastest(&self) -> f64 {
+        1.5 * self.poll().as_nanos() as f64
+    }
+
+    fn fast_poll(&self) -> Duration {
+        Duration::from_nanos(FAST_POLL).max(self.poll())
+    }
+
+    fn search_poll(&self) -> Duration {
+        let finest = (self.period as u64 / 20).min(LEARNING_POLL);
+        Duration::from_nanos(finest.max(FINEST_STEP) * self.strain)
+    }
+}
+
+/// Least-squares period of changes seen in wide brackets; `None` with too few of them.
+fn fit_period(edges: &[Edge]) -> Option<f64> {
+    let first = edges.first()?.middle();
+    if edges.len() < ENOUGH_EDGES {
+        return None;
+    }
+    let times: Vec<f64> = edges
+        .iter()
+        .map(|edge| (edge.middle() - first) as f64)
+        .collect();
+    let mut distances: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    distances.sort_by(f64::total_cmp);
+    // Polling rounds every distance to a multiple of its own; the mean of those that are one
+    // period long is closer to it than the median. A change that was missed makes a longer one.
+    let median = *distances.get(distances.len() / 2)?;
+    let (sum, count) = distances
+        .iter()
+        .filter(|distance| **distance <= 1.6 * median)
+        .fold((0.0, 0.0), |(sum, count), distance| {
+            (sum + distance, count + 1.0)
+        });
+    let typical: f64 = sum / count;
+    if typical.is_nan() || typical <= 0.0 {
+        return None;
+    }
+    // Counting periods from one change to the next keeps an error of `typical` from adding up.
+    let mut count = 0.0;
+    let mut counts = vec![0.0];
+    for pair in times.windows(2) {
+        count += ((pair[1] - pair[0]) / typical).round().max(1.0);
+        counts.push(count);
+    }
+    let n = times.len() as f64;
+    let mean_count = counts.iter().sum::<f64>() / n;
+    let mean_time = times.iter().sum::<f64>() / n;
+    let spread: f64 = counts.iter().map(|c| (c - mean_count).powi(2)).sum();
+    let together: f64 = counts
+        .iter()
+        .zip(&times)
+        .map(|(c, t)| (c - mean_count) * (t - mean_time))
+        .sum();
+    (spread > 0.0).then(|| together / spread)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! The follower against simulated counters in virtual time.
+
+use super::*;
+
+/// A counter that changes every `period` from `phase` on, read by a thread that is woken late.
+struct Simulation {
+    period: u64,
+    phase: u64,
+    /// Largest random shift of a change, nanoseconds.
+    jitter: u64,
+    /// Time a call takes.
+    call: u64,
+    /// Largest random delay of a wake-up.
+    delay: u64,
+    seed: u64,
+}
+
+struct Run {
+    edges: Vec<Edge>,
+    reads: u64,
+    lock: Lock,
+    period: Duration,
+}
+
+impl Run {
+    fn median_width(&self, from: Timestamp) -> u64 {
+        let mut widths: Vec<u64> = self
+            .edges
+            .iter()
+            .filter(|e| e.until > from)
+            .map(Edge::width)
+            .collect();
+        widths.sort_unstable();
+        widths[widths.len() / 2]
+    }
+}
+
+const START: u64 = 1_000_000_000_000;
+const SECOND: u64 = 1_000_000_000;
+
+impl Simulation {
+    fn steady() -> Self {
+        Self {
+            period: 100 * MILLISECOND,
+            phase: 37 * MILLISECOND,
+            jitter: 0,
+            call: 50_000,
+            delay: 100_000,
+            seed: 7,
+        }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.seed = self
+            .seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        if below == 0 {
+            0
+        } else {
+            (self.seed >> 33) % below
+        }
+    }
+
+    /// When change number `k` happens: jitter is a fixed function of `k`.
+    fn change_at(&self, k: u64) -> u64 {
+        let noise = k.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+        START
+            + self.phase
+            + k * self.period
+            + if self.jitter == 0 {
+                0
+            } else {
+                noise % self.jitter
+            }
+    }
+
+    fn value(&self, time: u64) -> Microjoules {
+        let mut k = time.saturating_sub(START + self.phase) / self.period;
+        while k > 0 && self.change_at(k) > time {
+            k -= 1;
+        }
+        Microjoules((k + 1) * 30_000_000)
+    }
+
+    fn run(&mut self, seconds: u64) -> Run {
+        let mut follower = Follower::new(Timestamp(START));
+        let mut now = START;
+        let mut edges = Vec::new();
+        let mut reads = 0;
+        while now < START + seconds * SECOND {
+            let delay = self.delay;
+            now = follower.next_read().0.max(now) + self.random(delay);
+            let (start, sampled, end) = (now, now + self.call / 2, now + self.call);
+            let seen = follower.observe(Timestamp(start), Timestamp(end), self.value(sampled));
+            edges.extend(seen);
+            reads += 1;
+            now = end;
+        }
+        Run {
+            edges,
+            reads,
+            lock: follower.lock(),
+            period: follower.period(),
+        }
+    }
+
+    /// Whether some change truly lies in the bracket.
+    fn holds_a_change(&self, edge: &Edge) -> bool {
+        let k = edge.energy.0 / 30_000_000 - 1;
+        let change = self.change_at(k);
+        edge.after.0 < change && change <= edge.until.0
+    }
+}
+
+#[test]
+fn a_steady_counter_is_locked_and_every_change_is_seen_within_a_few_milliseconds() {
+    let mut simulation = Simulation::steady();
+    let run = simulation.run(60);
+    assert_eq!(run.lock, Lock::Locked);
+    assert!(run.median_width(Timestamp(START + 3 * SECOND)) <= 3 * MILLISECOND);
+    assert!(
+        (run.period.as_secs_f64() - 0.1).abs() < 0.000_3,
+        "{:?}",
+        run.period
+    );
+    assert!(run.edges.len() >= 597, "{}", run.edges.len());
+    // Two seconds of learning at 50 reads a second, then about three reads a change.
+    assert!(run.reads < 100 + 600 * 4, "{}", run.reads);
+}
+
+#[test]
+fn every_bracket_holds_the_change_it_reports() {
+    for (jitter, delay) in [(0, 100_000), (4_000_000, 3_000_000), (0, 30_000_000)] {
+        let mut simulation = Simulation {
+            jitter,
+            delay,
+            period: 104_300_000,
+            ..Simulation::steady()
+        };
+        let run = simulation.run(60);
+        assert!(run.edges.len() > 300);
+        assert!(run.edges.iter().all(|edge| simulation.holds_a_change(edge)));
+    }
+}
+
+#[test]
+fn a_period_other_than_the_nominal_one_is_learned() {
+    for milliseconds in [50, 97, 104, 250, 500] {
+        let mut simulation = Simulation {
+            period: milliseconds * MILLISECOND,
+            ..Simulation::steady()
+        };
+        let run = simulation.run(60);
+        assert_eq!(run.lock, Lock::Locked, "{milliseconds} ms");
+        let learned = run.period.as_secs_f64() * 1e3;
+        assert!(
+            (learned - milliseconds as f64).abs() < 1.0,
+            "{milliseconds} ms: {learned}"
+        );
+        assert!(run.median_width(Timestamp(START + 15 * SECOND)) <= 5 * MILLISECOND);
+    }
+}
+
+#[test]
+fn jitter_and_late_wake_ups_widen_the_margins_instead_of_losing_the_lock() {
+    let mut simulation = Simulation {
+        jitter: 5 * MILLISECOND,
+        delay: 3 * MILLISECOND,
+        ..Simulation::steady()
+    };
+    let run = simulation.run(120);
+    let late: Vec<_> = run
+        .edges
+        .iter()
+        .filter(|e| e.until.0 > START + 5 * SECOND)
+        .map(Edge::width)
+        .collect();
+    let wide = late
+        .iter()
+        .filter(|width| **width > 20 * MILLISECOND)
+        .count();
+    assert!(
+        wide * 20 < late.len(),
+        "{wide} of {} brackets above 20 ms",
+        late.len()
+    );
+    assert!(run.median_width(Timestamp(START + 5 * SECOND)) <= 7 * MILLISECOND);
+}
+
+#[test]
+fn a_sudden_shift_of_the_phase_is_found_again_within_two_periods() {
+    let mut simulation = Simulation::steady();
+    let mut follower = Follower::new(Timestamp(START));
+    let mut now = START;
+    let mut widths_after = Vec::new();
+    while now < START + 20 * SECOND {
+        now = follower.next_read().0.max(now);
+        if now > START + 10 * SECOND {
+            simulation.phase = 80 * MILLISECOND;
+        }
+        let value = simulation.value(now);
+        if let Some(edge) = follower.observe(Timestamp(now), Timestamp(now + 50_000), value)
+            && now > START + 10 * SECOND
+        {
+            widths_after.push(edge.width());
+        }
+        now += 50_000;
+    }
+    assert_eq!(follower.lock(), Lock::Locked);
+    assert!(
+        widths_after[3..].iter().all(|w| *w <= 6 * MILLISECOND),
+        "{widths_after:?}"
+    );
+}
+
+#[test]
+fn a_counter_that_changes_at_every_read_is_taken_as_it_comes() {
+    let mut follower = Follower::new(Timestamp(START));
+    let mut now = START;
+    let mut edges = Vec::new();
+    while now < START + 10 * SECOND {
+        now = follower.next_read().0.max(now);
+        edges.extend(follower.observe(Timestamp(now), Timestamp(now + 50_000), Microjoules(now)));
+        now += 50_000;
+    }
+    assert_eq!(follower.lock(), Lock::Fast);
+    let last = edges
+        .last()
+        .copied()
+        .expect("a fast counter gives a change at each read");
+    assert!(last.width() <= 31 * MILLISECOND);
+    assert!(edges.len() < 200, "{}", edges.len());
+}
+
+#[test]
+fn a_fallen_value_is_reported_and_the_phase_is_learned_anew() {
+    let mut follower = Follower::new(Timestamp(START));
+    let mut simulation = Simulation::steady();
+    simulation.delay = 0;
+    let mut now = START;
+    while now < START + 5 * SECOND {
+        now = follower.next_read().0;
+        follower.observe(Timestamp(now), Timestamp(now), simulation.value(now));
+    }
+    assert_eq!(follower.lock(), Lock::Locked);
+    let later = Timestamp(now + 2 * MILLISECOND);
+    let edge = follower.observe(later, later, Microjoules(1_000));
+    assert_eq!(edge.map(|e| e.energy), Some(Microjoules(1_000)));
+    assert_eq!(follower.lock(), Lock::Learning);
+}
+
+#[test]
+fn a_counter_that_stands_still_is_polled_ever_more_rarely_and_reports_nothing() {
+    let mut follower = Follower::new(Timestamp(START));
+    let mut now = START;
+    let mut reads = 0;
+    while now < START + 60 * SECOND {
+        now = follower.next_read().0;
+        assert_eq!(
+            follower.observe(Timestamp(now), Timestamp(now), Microjoules(5)),
+            None
+        );
+        reads += 1;
+    }
+    assert!(reads < 500 + 600, "{reads}");
+}
+
+#[test]
+fn a_slow_device_is_read_less_often() {
+    let reads_with = |strain| {
+        let simulation = Simulation::steady();
+        let mut follower = Follower::new(Timestamp(START));
+        follower.set_strain(strain);
+        let (mut now, mut reads) = (START, 0);
+        while now < START + 30 * SECOND {
+            now = follower.next_read().0.max(now);
+            follower.observe(Timestamp(now), Timestamp(now), simulation.value(now));
+            reads += 1;
+            now += 1;
+        }
+        reads
+    };
+    let reads: Vec<u64> = [1, 2, 4, 16].map(reads_with).to_vec();
+    assert!(reads.is_sorted_by(|a, b| a > b), "{reads:?}");
+}
