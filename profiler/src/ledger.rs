@@ -2,10 +2,281 @@
 //!
 //! Pure: no I/O, no clock, no async. In: [`Event`]s from any source, live or replayed.
 //! Out: [`Booked`] values. Method and its sources: `docs/principles.md`.
+//!
+//! A request's way through it: [`Ledger::apply`] turns what is told of it into edges of work
+//! (`flights`, `prefill`) on one timeline (`work`). A meter's readings become intervals (`meter`).
+//! [`Ledger::advance`] closes an interval once every fact about it has been told (`close`):
+//! divides its energy by the rule of its component (`gpu`, `cpu`, `floor`, `phases`, `split`) and
+//! puts it on the work. A request whose time every meter has passed is booked with its sum
+//! (`bound`).
 
 mod aggregate;
+mod bound;
+mod close;
+mod cpu;
+mod flights;
+mod floor;
+mod gpu;
+mod meter;
 mod names;
+mod phases;
+mod prefill;
+mod split;
 mod values;
+mod work;
+
+use std::collections::VecDeque;
+use std::time::Duration;
 
 pub use aggregate::Aggregate;
+pub use floor::{Floor, FloorSource};
 pub use values::*;
+
+use cpu::CpuTimes;
+use flights::Flights;
+use meter::{Held, MeterState};
+use work::{Edge, Stretch, Timeline, Walk};
+
+use crate::clock::Timestamp;
+
+/// What the ledger must know beside its meters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Ratio of prefill to decode power above idle before it is learned, 1–5.
+    pub kappa: f64,
+    /// How long an interval waits for the first data of a request in it.
+    pub first_data_horizon: Duration,
+    /// How long an interval waits for a source that has gone silent.
+    pub source_patience: Duration,
+    /// True if requests are told, with [`Event::RequestsUntil`].
+    pub requests: bool,
+    /// True if on-CPU time is told, with [`Event::CpuUntil`].
+    pub cpu: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            kappa: 1.9,
+            first_data_horizon: Duration::from_secs(2),
+            source_patience: Duration::from_secs(5),
+            requests: true,
+            cpu: true,
+        }
+    }
+}
+
+/// All intervals with their accounts, and all requests that are not booked yet.
+#[derive(Debug)]
+pub struct Ledger {
+    config: Config,
+    meters: Vec<MeterState>,
+    /// Walks while there is no meter, so that one that is added later finds its place.
+    before_meters: Walk,
+    timeline: Timeline,
+    flights: Flights,
+    cpu_times: CpuTimes,
+    requests_until: Timestamp,
+    cpu_until: Timestamp,
+    /// How far the furthest meter has walked.
+    furthest: Timestamp,
+    losses: VecDeque<Timestamp>,
+    lost: u64,
+    booked: Vec<Booked>,
+    edges: Vec<Edge>,
+    stretch: Stretch,
+}
+
+impl Ledger {
+    /// An empty ledger.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            meters: Vec::new(),
+            before_meters: Walk::default(),
+            timeline: Timeline::default(),
+            flights: Flights::default(),
+            cpu_times: CpuTimes::default(),
+            requests_until: Timestamp(0),
+            cpu_until: Timestamp(0),
+            furthest: Timestamp(0),
+            losses: VecDeque::new(),
+            lost: 0,
+            booked: Vec::new(),
+            edges: Vec::new(),
+            stretch: Stretch::default(),
+        }
+    }
+
+    /// Adds a meter; its intervals begin with its first reading.
+    pub fn add_meter(&mut self, meter: Meter) -> MeterId {
+        let id = MeterId(self.meters.len() as u32);
+        let mut state = MeterState::new(meter, self.config.kappa);
+        let slowest = self
+            .meters
+            .iter()
+            .map(|meter| &meter.walk)
+            .min_by_key(|walk| walk.until());
+        state.walk = slowest.unwrap_or(&self.before_meters).companion();
+        self.meters.push(state);
+        id
+    }
+
+    /// Takes a fact. Facts of different sources may come in any order; what names a meter that
+    /// does not exist is ignored.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Reading(reading) => {
+                if let Some(meter) = self.meters.get_mut(reading.meter.0 as usize) {
+                    self.booked.extend(meter.read(reading.meter, reading));
+                }
+            }
+            // Intervals of the counter are shared by the timeline alone: on data-centre GPUs an
+            // instant reading shows a quarter of the time.
+            Event::Power(_) => {}
+            Event::Request { at, request } => {
+                self.flights
+                    .observe(at, request, self.requests_until, &mut self.edges);
+                self.place_edges();
+            }
+            Event::RequestsUntil(until) => {
+                self.requests_until = self.requests_until.max(until);
+                self.flights.resolve(self.requests_until, &mut self.edges);
+                self.place_edges();
+            }
+            Event::RequestsLost { at, count } => {
+                self.lost = self.lost.saturating_add(count);
+                self.losses.push_back(at);
+            }
+            Event::Cpu(time) => {
+                let flights = &mut self.flights;
+                if self
+                    .meters
+                    .iter()
+                    .any(|meter| meter.meter.component != Component::Gpu)
+                {
+                    self.cpu_times.add(time, |id| flights.service(id));
+                }
+            }
+            Event::CpuUntil(until) => self.cpu_until = self.cpu_until.max(until),
+            Event::Holders(holders) => {
+                let Holders {
+                    meter,
+                    at,
+                    services,
+                    others,
+                } = holders;
+                let services = services
+                    .into_iter()
+                    .map(|id| self.flights.service(id))
+                    .collect();
+                if let Some(meter) = self.meters.get_mut(meter.0 as usize) {
+                    meter.hold(Held {
+                        at,
+                        services,
+                        others,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Closes every interval whose facts have all been told, or that has waited long enough at
+    /// `now`, and books the requests that this completes.
+    pub fn advance(&mut self, now: Timestamp) -> Vec<Booked> {
+        self.close_ready(now);
+        self.walk_the_silent(now);
+        self.forget();
+        self.book_requests(self.told(now));
+        std::mem::take(&mut self.booked)
+    }
+
+    /// Closes everything: requests in flight become incomplete and are booked with what they
+    /// have; readings that come later find nothing in flight.
+    pub fn finish(&mut self, now: Timestamp) -> Vec<Booked> {
+        self.flights.end_all(now, &mut self.edges);
+        self.place_edges();
+        self.flights.resolve(Timestamp(u64::MAX), &mut self.edges);
+        self.place_edges();
+        self.close_all();
+        self.forget();
+        self.book_requests(Timestamp(u64::MAX));
+        std::mem::take(&mut self.booked)
+    }
+
+    /// The meter's idle floor, if it is known.
+    pub fn floor(&self, meter: MeterId) -> Option<Floor> {
+        self.meters.get(meter.0 as usize)?.levels.floor()
+    }
+
+    /// Ratio of prefill to decode power above idle that the meter has learned.
+    pub fn kappa(&self, meter: MeterId) -> Option<f64> {
+        Some(self.meters.get(meter.0 as usize)?.phases.ratio())
+    }
+
+    /// Σ counter deltas − Σ accounts of the meter, from the integers: 0.
+    pub fn residual_microjoules(&self, meter: MeterId) -> i128 {
+        self.meters
+            .get(meter.0 as usize)
+            .map_or(0, MeterState::residual)
+    }
+
+    /// The same over all meters, of absolute values.
+    pub fn total_residual_microjoules(&self) -> i128 {
+        self.meters.iter().map(|meter| meter.residual().abs()).sum()
+    }
+
+    /// Counter deltas that were beyond what the device can draw.
+    pub fn refused(&self) -> u64 {
+        self.meters.iter().map(|meter| meter.refused).sum()
+    }
+
+    /// Facts about requests that came after they were booked, twice, or too late, and were
+    /// ignored.
+    pub fn ignored(&self) -> u64 {
+        self.flights.ignored()
+    }
+
+    /// Requests whose records were lost.
+    pub fn requests_lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// The moment up to which everything about requests has been told.
+    fn told(&self, now: Timestamp) -> Timestamp {
+        if self.config.requests {
+            self.requests_until
+        } else {
+            now
+        }
+    }
+
+    /// Puts new edges on the timeline; meters that have passed them take them at once.
+    fn place_edges(&mut self) {
+        for edge in self.edges.drain(..) {
+            if edge.at > self.furthest {
+                self.timeline.insert(edge);
+                continue;
+            }
+            let Some(flight) = self.flights.get_mut(edge.flight) else {
+                continue;
+            };
+            let mut ahead_of_somebody = false;
+            if self.meters.is_empty() {
+                self.before_meters.take_late(&edge);
+            }
+            for meter in &mut self.meters {
+                if edge.at <= meter.walk.until() {
+                    let place = close::energy_place(meter.meter.component, edge.kind);
+                    let added = meter.walk.take_late(&edge);
+                    flight.energies[place] = flight.energies[place].wrapping_add(added);
+                } else {
+                    ahead_of_somebody = true;
+                }
+            }
+            if ahead_of_somebody {
+                self.timeline.insert(edge);
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! How far a request's figure can be trusted: half-width of a 95 % interval, and class.
+//!
+//! In: a booked request's energy by how it was shared, and its meters. Out: class and
+//! `error_ratio`. Sensor gain is systematic, stated per meter, and not mixed in.
+
+use super::flights::{ENERGIES, Flight, Mode};
+use super::meter::MeterState;
+use super::{Class, Component, Outcome, Source};
+
+/// How far the energy of the intervals at a request's two ends may be misplaced within them, as
+/// part of a tick at the request's mean power; calibrated against known truth.
+const TICK_PART: f64 = 0.15;
+/// Decode energy that the neighbours' prefill windows may have moved, as part of it.
+const DECODE_ERROR: f64 = 0.04;
+/// Time in service stands in for prefill and tokens that are not seen.
+const UNSTREAMED_ERROR: f64 = 0.5;
+/// On-CPU time stands in for cycles, and time in flight for work.
+const CPU_ERROR: f64 = 0.3;
+/// The same where the meter itself is an estimate.
+const MODEL_ERROR: f64 = 0.6;
+/// With no floor known, idle energy is in the figure.
+const FLOORLESS_ERROR: f64 = 0.4;
+
+/// Judges a request by its energies (µJ, by how they were shared).
+pub(super) fn judge(
+    flight: &Flight,
+    energies: &[f64; ENERGIES],
+    meters: &[MeterState],
+) -> (Class, Option<f64>) {
+    if flight.mode == Mode::Free {
+        return (Class::A, Some(0.0));
+    }
+    let total: f64 = energies.iter().sum();
+    if total <= 0.0 {
+        return (Class::C, None);
+    }
+    let [prefill, decode, unstreamed, resident, cpu, dram] = *energies;
+    let time_shared = unstreamed + resident;
+    let gpu = prefill + decode + time_shared;
+    let of = |component| {
+        meters
+            .iter()
+            .filter(move |meter| meter.meter.component == component)
+    };
+
+    let (length, uncertainty) = flight.prefill;
+    let prefill_error = if length > 0.0 {
+        (uncertainty / length).min(1.0)
+    } else {
+        1.0
+    };
+    let mut squares = (prefill * prefill_error).powi(2)
+        + (decode * DECODE_ERROR).powi(2)
+        + (time_shared * UNSTREAMED_ERROR).powi(2)
+        + (gpu * worst(of(Component::Gpu), |meter| ends(flight, meter))).powi(2)
+        + (gpu * worst(of(Component::Gpu), floor_error)).powi(2);
+    let host = |energy: f64, component| {
+        let model = of(component).any(|meter| meter.meter.source == Source::Model);
+        energy * if model { MODEL_ERROR } else { CPU_ERROR }
+    };
+    squares += host(cpu, Component::Cpu).powi(2) + host(dram, Component::Dram).powi(2);
+    let floorless = meters
+        .iter()
+        .any(|meter| meter.floorless_until > flight.request.start);
+    if floorless {
+        squares += (total * FLOORLESS_ERROR).powi(2);
+    }
+    squares += (total * worst(meters.iter(), |meter| in_hole(flight, meter))).powi(2);
+    let error = squares.sqrt() / total;
+
+    let streamed = flight.mode == Mode::Streaming && flight.request.chunks > 0;
+    let whole = flight
+        .request
+        .end
+        .is_some_and(|end| end.outcome != Outcome::Incomplete);
+    let mut class = if error > 0.5 {
+        Class::C
+    } else if error > 0.1 || floorless || !streamed || !whole || time_shared > 0.1 * gpu {
+        Class::B
+    } else {
+        Class::A
+    };
+    for (component, energy) in [
+        (Component::Gpu, gpu),
+        (Component::Cpu, cpu),
+        (Component::Dram, dram),
+    ] {
+        if energy >= 0.1 * total {
+            let worst_source = of(component).map(|meter| match meter.meter.source {
+                Source::Counter if component == Component::Gpu => Class::A,
+                Source::Counter | Source::Integrated => Class::B,
+                Source::Model => Class::C,
+            });
+            class = worst_source.fold(class, Class::max);
+        }
+    }
+    (class, Some(error).filter(|error| *error <= 1.0))
+}
+
+fn worst<'a>(
+    meters: impl Iterator<Item = &'a MeterState>,
+    error: impl Fn(&MeterState) -> f64,
+) -> f64 {
+    meters.map(error).fold(0.0, f64::max)
+}
+
+/// What the two intervals at a request's ends may have misplaced, as part of its energy.
+fn ends(flight: &Flight, meter: &MeterState) -> f64 {
+    let end = flight
+        .request
+        .end
+        .map_or(flight.request.start, |end| end.at);
+    let seconds = end.seconds_since(flight.request.start);
+    let each = meter.edge_error + TICK_PART * meter.meter.tick as f64 * 1e-9;
+    if seconds > 0.0 {
+        (std::f64::consts::SQRT_2 * each / seconds).min(1.0)
+    } else {
+        1.0
+    }
+}
+
+fn floor_error(meter: &MeterState) -> f64 {
+    meter
+        .busy_watts()
+        .map_or(0.0, |watts| (2.0 * meter.levels.error() / watts).min(1.0))
+}
+
+/// The part of a request's time that lies in a hole of the meter.
+fn in_hole(flight: &Flight, meter: &MeterState) -> f64 {
+    let Some((from, to)) = meter.hole else {
+        return 0.0;
+    };
+    let start = flight.request.start;
+    let end = flight.request.end.map_or(start, |end| end.at);
+    let overlap = to.min(end).seconds_since(from.max(start));
+    let seconds = end.seconds_since(start);
+    if seconds > 0.0 {
+        overlap / seconds
+    } else {
+        0.0
+    }
+}

@@ -1,0 +1,344 @@
+//! Closing: when an interval's facts are complete, its energy is divided and put on the work.
+//!
+//! An interval waits until every source has told all about it, and a GPU's also until no request
+//! in it still waits for first data. No wait is endless: first data is waited for as long as
+//! [`super::Config::first_data_horizon`] says, a silent source as long as its patience, and a
+//! meter that went silent keeps no request from being booked.
+
+use super::cpu;
+use super::flights::Flights;
+use super::gpu::{self, Division, Question};
+use super::meter::{MeterState, Pending};
+use super::work::{ENERGY_PLACES, KINDS, Kind};
+use super::{Accounts, Booked, BookedInterval, BookedRequest, Component, Ledger, MeterId, bound};
+use crate::clock::Timestamp;
+use crate::units::Microjoules;
+use std::time::Duration;
+
+/// A floor is learned only from intervals that nothing was in flight on for this long before.
+const SETTLING: Duration = Duration::from_millis(300);
+/// A loss that is noticed so long after an interval may have happened in it.
+const LOSS_NOTICED: Duration = Duration::from_millis(200);
+
+/// Where a request keeps the energy of this kind of work on this component.
+pub(super) fn energy_place(component: Component, kind: Kind) -> usize {
+    match component {
+        Component::Gpu => kind as usize,
+        Component::Cpu => KINDS,
+        Component::Dram => KINDS + 1,
+    }
+}
+
+impl Ledger {
+    /// Closes what is ready at `now`.
+    pub(super) fn close_ready(&mut self, now: Timestamp) {
+        if !self.config.requests {
+            self.flights.resolve(now, &mut self.edges);
+            self.place_edges();
+        }
+        for meter in 0..self.meters.len() {
+            while let Some(pending) = self
+                .meters
+                .get(meter)
+                .and_then(|m| m.pending.front())
+                .copied()
+            {
+                if !self.ready(meter, pending, now) {
+                    break;
+                }
+                self.close(meter, pending);
+            }
+        }
+    }
+
+    /// Closes everything.
+    pub(super) fn close_all(&mut self) {
+        for meter in 0..self.meters.len() {
+            while let Some(pending) = self
+                .meters
+                .get(meter)
+                .and_then(|m| m.pending.front())
+                .copied()
+            {
+                self.close(meter, pending);
+            }
+            self.walk(meter, Timestamp(u64::MAX));
+        }
+        self.walk_before_meters(Timestamp(u64::MAX));
+    }
+
+    /// True if nothing more is to be waited for.
+    fn ready(&mut self, meter: usize, pending: Pending, now: Timestamp) -> bool {
+        let Some(component) = self.meters.get(meter).map(|meter| meter.meter.component) else {
+            return false;
+        };
+        let out_of_patience = now >= pending.to.plus(self.config.source_patience);
+        let untold = (self.config.requests && self.requests_until < pending.to)
+            || (self.config.cpu && component != Component::Gpu && self.cpu_until < pending.to);
+        if untold && !out_of_patience {
+            return false;
+        }
+        if untold {
+            self.flights.resolve(pending.to, &mut self.edges);
+            self.place_edges();
+        }
+        if component != Component::Gpu {
+            return true;
+        }
+        let services = self.services_on(meter, pending.to);
+        let waits = |service: &&u32| {
+            self.flights
+                .services
+                .get(**service as usize)
+                .is_some_and(|service| service.waits(pending.to))
+        };
+        let waiting: Vec<u32> = services.iter().filter(waits).copied().collect();
+        if waiting.is_empty() {
+            return true;
+        }
+        if now < pending.to.plus(self.config.first_data_horizon) {
+            return false;
+        }
+        for service in waiting {
+            self.flights.presume(service, pending.to, &mut self.edges);
+        }
+        self.place_edges();
+        true
+    }
+
+    /// The services whose requests count on the meter: those that hold it, or all while nobody
+    /// has said who does.
+    fn services_on(&self, meter: usize, at: Timestamp) -> Vec<u32> {
+        match self.meters.get(meter).and_then(|meter| meter.held_at(at)) {
+            Some(held) => held.services.clone(),
+            None => (0..self.flights.services.len() as u32).collect(),
+        }
+    }
+
+    fn close(&mut self, place: usize, pending: Pending) {
+        // What lies before this epoch's first interval was measured by nobody.
+        self.walk(place, pending.from);
+        let services = self.services_on(place, pending.to);
+        let lost = self.lost_between(pending.from, pending.to);
+        let Some(meter) = self.meters.get_mut(place) else {
+            return;
+        };
+        meter.pending.pop_front();
+        // Given up on before its reading came: the work in it is behind the walk.
+        let passed = meter.walk.until() > pending.from;
+        meter
+            .walk
+            .look(&self.timeline, pending.to, &mut self.stretch);
+        let division = if pending.gap || passed {
+            meter.hole = Some((pending.from, pending.to));
+            let accounts = Accounts {
+                gap: pending.energy,
+                ..Accounts::default()
+            };
+            Division {
+                accounts,
+                ..Division::default()
+            }
+        } else {
+            let stretch = &self.stretch;
+            let resident = |service: &u32| stretch.amount(*service, Kind::Residency) > 0;
+            let in_flight = match meter.meter.component {
+                Component::Gpu => services.iter().any(resident),
+                Component::Cpu | Component::Dram => {
+                    (0..stretch.amounts.len() as u32).any(|service| resident(&service))
+                }
+            };
+            let held = meter.held_at(pending.to).cloned();
+            let holds = held.as_ref().is_none_or(|held| held.held());
+            let length = pending.to.since(pending.from);
+            if in_flight {
+                meter.busy_until = pending.to;
+            } else if pending.from >= meter.busy_until.plus(SETTLING) && !lost {
+                meter.levels.learn(holds, pending.energy, length);
+            }
+            let base = meter.levels.base(holds, length);
+            if base.is_none() {
+                meter.floorless_until = pending.to;
+            }
+            let spacing = |service: u32| {
+                let service = self.flights.services.get(service as usize);
+                service.map_or(1.0, |service| service.speed.spacing())
+            };
+            let division = match meter.meter.component {
+                Component::Gpu => gpu::divide(&Question {
+                    energy: pending.energy,
+                    base: base.unwrap_or_default(),
+                    kappa: meter.phases.ratio(),
+                    stretch,
+                    held: held.as_ref(),
+                    services: &services,
+                    spacing: &spacing,
+                    lost,
+                }),
+                Component::Cpu | Component::Dram => {
+                    let base = base.unwrap_or_default();
+                    cpu::divide(pending.energy, base, stretch, &self.cpu_times)
+                }
+            };
+            if base.is_some() && division.busy > 0.0 {
+                let joules = division.accounts.requests.joules().0;
+                meter.learn_busy(division.busy, joules);
+                if let Some(phases) = division.phases {
+                    meter.phases.learn(phases.prefill, phases.decode, joules);
+                }
+            }
+            division
+        };
+        put(&mut self.flights, meter, &self.stretch, &division.energies);
+        meter.account(&division.accounts);
+        self.furthest = self.furthest.max(meter.walk.until());
+        let component = meter.component();
+        let mut shares = Vec::with_capacity(division.shares.len());
+        for (service, share) in division.shares {
+            if let Some(service) = self.flights.services.get_mut(service as usize) {
+                service.given[component] += i128::from(share.requests);
+                shares.push(share.of(service.id));
+            }
+        }
+        self.booked.push(Booked::Interval(BookedInterval {
+            meter: MeterId(place as u32),
+            from: pending.from,
+            to: pending.to,
+            energy: pending.energy,
+            accounts: division.accounts,
+            services: shares,
+        }));
+    }
+
+    /// Walks a meter to `to` over time in which it measured nothing.
+    fn walk(&mut self, meter: usize, to: Timestamp) {
+        let Some(meter) = self.meters.get_mut(meter) else {
+            return;
+        };
+        if meter.walk.until() < to {
+            meter.walk.look(&self.timeline, to, &mut self.stretch);
+            put(&mut self.flights, meter, &self.stretch, &[]);
+            self.furthest = self.furthest.max(to);
+        }
+    }
+
+    fn walk_before_meters(&mut self, to: Timestamp) {
+        if self.meters.is_empty() && self.before_meters.until() < to {
+            self.before_meters
+                .look(&self.timeline, to, &mut self.stretch);
+            self.before_meters.go(&self.stretch, &[], |_, _| {});
+            self.furthest = self.furthest.max(to);
+        }
+    }
+
+    /// Walks meters from which nothing has come for long, so that no request waits for them.
+    pub(super) fn walk_the_silent(&mut self, now: Timestamp) {
+        self.walk_before_meters(self.told(now).min(now));
+        for place in 0..self.meters.len() {
+            let Some(meter) = self.meters.get(place) else {
+                continue;
+            };
+            if meter.pending.is_empty() {
+                let stale_after = Duration::from_nanos(meter.meter.stale_after);
+                let to = now.minus(stale_after.max(self.config.first_data_horizon));
+                self.walk(place, to);
+            }
+        }
+    }
+
+    fn lost_between(&self, from: Timestamp, to: Timestamp) -> bool {
+        self.losses
+            .iter()
+            .any(|at| *at > from && *at <= to.plus(LOSS_NOTICED))
+    }
+
+    /// How far every meter has walked.
+    fn walked(&self) -> Timestamp {
+        let walks = self.meters.iter().map(|meter| meter.walk.until());
+        walks.min().unwrap_or(self.before_meters.until())
+    }
+
+    /// Forgets what no meter needs any more.
+    pub(super) fn forget(&mut self) {
+        let walked = self.walked();
+        self.timeline.forget(walked);
+        for meter in &mut self.meters {
+            meter.forget_holders();
+        }
+        let host = self
+            .meters
+            .iter()
+            .filter(|meter| meter.meter.component != Component::Gpu);
+        if let Some(until) = host.map(|meter| meter.walk.until()).min() {
+            self.cpu_times.forget(until);
+        }
+        while self.losses.front().is_some_and(|at| *at <= walked) {
+            self.losses.pop_front();
+        }
+    }
+
+    /// Books the requests that ended by `told` and that every meter has passed.
+    pub(super) fn book_requests(&mut self, told: Timestamp) {
+        let until = self.walked().min(told);
+        while let Some(ended) = self.flights.next_ended(until) {
+            let Some(flight) = self.flights.remove(ended) else {
+                break;
+            };
+            let Some(service) = self.flights.services.get_mut(flight.service as usize) else {
+                continue;
+            };
+            let [prefill, decode, unstreamed, resident, cpu, dram] = flight.energies;
+            let gpu = prefill
+                .wrapping_add(decode)
+                .wrapping_add(unstreamed)
+                .wrapping_add(resident);
+            let mut sums = [Microjoules::ZERO; 3];
+            for (component, exact) in [gpu, cpu, dram].into_iter().enumerate() {
+                let exact = exact.saturating_add(u128::from(service.carry[component]));
+                service.carry[component] = exact as u64;
+                let unbooked = service.given[component] - service.booked[component];
+                // The last one out takes what rounding left, so that the sums are equal.
+                let part = if service.open == 0 {
+                    unbooked
+                } else {
+                    ((exact >> ENERGY_PLACES) as i128).min(unbooked)
+                };
+                service.booked[component] += part;
+                sums[component] = Microjoules(u64::try_from(part).unwrap_or(0));
+            }
+            let joules = |exact: u128| exact as f64 / (1_u128 << ENERGY_PLACES) as f64;
+            let (class, error_ratio) =
+                bound::judge(&flight, &flight.energies.map(joules), &self.meters);
+            let has = |component| {
+                self.meters
+                    .iter()
+                    .any(|meter| meter.meter.component == component)
+            };
+            let [gpu, cpu, dram] = sums;
+            self.booked.push(Booked::Request(BookedRequest {
+                request: flight.request,
+                gpu: has(Component::Gpu).then_some(gpu),
+                cpu: has(Component::Cpu).then_some(cpu),
+                dram: has(Component::Dram).then_some(dram),
+                class,
+                error_ratio,
+            }));
+        }
+    }
+}
+
+/// Walks over the stretch and puts energies (µJ by service and kind) on the work in it.
+fn put(
+    flights: &mut Flights,
+    meter: &mut MeterState,
+    stretch: &super::Stretch,
+    energies: &[[u64; KINDS]],
+) {
+    let component = meter.meter.component;
+    meter.walk.go(stretch, energies, |edge, added| {
+        if let Some(flight) = flights.get_mut(edge.flight) {
+            let energy = &mut flight.energies[energy_place(component, edge.kind)];
+            *energy = energy.wrapping_add(added);
+        }
+    });
+}

@@ -1,0 +1,442 @@
+//! Requests in flight, and the services that serve them: turns what is told of a request into
+//! edges of work.
+//!
+//! In: [`Request`]s as they stood at some moment, in any order. Out: edges for the timeline, and
+//! each request with the energy that was put on its work.
+//!
+//! A request waits for first data; with it, it is known whether the response streams. First data
+//! is resolved in order of time once every request up to it has been told, because a prompt is
+//! read when the one before it is done. A response that does not stream works for its whole time
+//! in service. A request that cannot be waited for any longer is presumed to be of the kind its
+//! service mostly serves.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use super::prefill::PrefillSpeed;
+use super::work::{Change, Edge, Kind, RATE_ONE, Worker};
+use super::{End, Outcome, Request, RequestId, Route, ServiceId};
+use crate::clock::Timestamp;
+
+/// Where a request keeps its energy: GPU by kind of work, then CPU, then DRAM.
+pub(super) const ENERGIES: usize = 6;
+/// Identities of booked requests that are remembered, so that a late word about one of them does
+/// not bring it back.
+const REMEMBERED: usize = 4_096;
+
+/// Hashes identities that the agent itself gave out: nobody can choose them to collide.
+#[derive(Debug, Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+type Ids<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// How a request's work is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// No first data yet, or not resolved yet.
+    Waiting,
+    /// It was not to be waited for any longer; true: taken as one that does not stream.
+    Presumed(bool),
+    /// Chunks are seen.
+    Streaming,
+    /// Only its time in service is seen.
+    Unstreamed,
+    /// It costs nobody energy.
+    Free,
+}
+
+/// One request that is not booked yet.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) request: Request,
+    pub(super) service: u32,
+    pub(super) mode: Mode,
+    /// 2⁻⁶⁴ µJ, as [`super::work`] keeps it.
+    pub(super) energies: [u128; ENERGIES],
+    /// Length of its prefill window and half-width of that, seconds.
+    pub(super) prefill: (f64, f64),
+    told_at: Timestamp,
+    chunks: u64,
+    chunks_until: Timestamp,
+}
+
+/// One service's requests.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) id: ServiceId,
+    /// Requests that are not booked yet.
+    pub(super) open: u64,
+    /// By component: µJ put on its requests, and µJ already booked to them.
+    pub(super) given: [i128; 3],
+    pub(super) booked: [i128; 3],
+    /// By component: what rounding has left over, 2⁻⁶⁴ µJ.
+    pub(super) carry: [u64; 3],
+    pub(super) speed: PrefillSpeed,
+    waiting: BTreeSet<(Timestamp, u32)>,
+    streamed: f64,
+    unstreamed: f64,
+}
+
+impl Service {
+    fn new(id: ServiceId) -> Self {
+        Self {
+            id,
+            open: 0,
+            given: [0; 3],
+            booked: [0; 3],
+            carry: [0; 3],
+            speed: PrefillSpeed::default(),
+            waiting: BTreeSet::new(),
+            streamed: 0.0,
+            unstreamed: 0.0,
+        }
+    }
+
+    /// True if a request that started before `before` has no first data yet.
+    pub(super) fn waits(&self, before: Timestamp) -> bool {
+        self.waiting
+            .first()
+            .is_some_and(|(start, _)| *start < before)
+    }
+
+    fn mostly_unstreamed(&self) -> bool {
+        self.unstreamed > self.streamed
+    }
+
+    fn count(&mut self, streamed: bool) {
+        const KEEP: f64 = 0.98;
+        self.streamed = self.streamed * KEEP + f64::from(u8::from(streamed));
+        self.unstreamed = self.unstreamed * KEEP + f64::from(u8::from(!streamed));
+    }
+}
+
+/// All requests that are not booked yet.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    slots: Vec<Option<Flight>>,
+    free: Vec<u32>,
+    index: Ids<RequestId, u32>,
+    booked: HashSet<RequestId, BuildHasherDefault<IdHasher>>,
+    booked_order: VecDeque<RequestId>,
+    firsts: Vec<(Timestamp, RequestId, u32)>,
+    ended: BTreeSet<(Timestamp, u32)>,
+    pub(super) services: Vec<Service>,
+    service_index: Ids<ServiceId, u32>,
+    ignored: u64,
+}
+
+impl Flights {
+    /// A service's place.
+    pub(super) fn service(&mut self, id: ServiceId) -> u32 {
+        let services = &mut self.services;
+        *self.service_index.entry(id).or_insert_with(|| {
+            services.push(Service::new(id));
+            services.len() as u32 - 1
+        })
+    }
+
+    /// A request, if its slot is taken.
+    pub(super) fn get_mut(&mut self, flight: u32) -> Option<&mut Flight> {
+        self.slots.get_mut(flight as usize)?.as_mut()
+    }
+
+    /// Facts about requests that came too late or twice and were ignored.
+    pub(super) fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// Takes a request as it stood at `at`. `told` is the moment up to which all was told before.
+    pub(super) fn observe(
+        &mut self,
+        at: Timestamp,
+        request: Request,
+        told: Timestamp,
+        edges: &mut Vec<Edge>,
+    ) {
+        let flight = match self.index.get(&request.id) {
+            Some(&flight) => flight,
+            None if self.booked.contains(&request.id) || (request.end.is_none() && at < told) => {
+                self.ignored += 1;
+                return;
+            }
+            None => self.start(at, request, edges),
+        };
+        let Some(known) = self.slots.get_mut(flight as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if known.request.end.is_some() || (at < known.told_at && request.end.is_none()) {
+            self.ignored += 1;
+            return;
+        }
+        let worker = Worker {
+            flight,
+            service: known.service,
+        };
+        let Some(service) = self.services.get_mut(known.service as usize) else {
+            return;
+        };
+        let had_first_data = known.request.first_data;
+        // What a request is does not change; only how far it has come does.
+        let request = in_order(Request {
+            service: known.request.service,
+            start: known.request.start,
+            first_data: had_first_data.or(request.first_data),
+            ..request
+        });
+        known.request = request;
+        known.told_at = at;
+        if known.mode == Mode::Free {
+            if let Some(end) = request.end {
+                self.ended.insert((end.at, flight));
+            }
+            return;
+        }
+        if let (None, Some(first)) = (had_first_data, request.first_data) {
+            self.firsts.push((first, request.id, flight));
+        }
+        known.follow_chunks(worker, service, edges);
+        if let Some(end) = request.end {
+            edges.push(worker.edge(end.at, Kind::Residency, Change::End(RATE_ONE)));
+            if matches!(known.mode, Mode::Unstreamed | Mode::Presumed(true)) {
+                edges.push(worker.edge(end.at, Kind::Unstreamed, Change::End(RATE_ONE)));
+            }
+            if known.mode == Mode::Waiting && known.request.first_data.is_none() {
+                service.waiting.remove(&(known.request.start, flight));
+                known.mode = Mode::Presumed(service.mostly_unstreamed());
+                if known.mode == Mode::Presumed(true) {
+                    worker.time(known.request.start, end.at, Kind::Unstreamed, edges);
+                }
+            }
+            self.ended.insert((end.at, flight));
+        }
+    }
+
+    fn start(&mut self, at: Timestamp, request: Request, edges: &mut Vec<Edge>) -> u32 {
+        let service = self.service(request.service);
+        let flight = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let free = request.route == Route::Health;
+        let known = Flight {
+            request: Request {
+                first_data: None,
+                last_data: None,
+                end: None,
+                ..request
+            },
+            service,
+            mode: if free { Mode::Free } else { Mode::Waiting },
+            energies: [0; ENERGIES],
+            prefill: (0.0, 0.0),
+            told_at: at,
+            chunks: 0,
+            chunks_until: request.start,
+        };
+        if let Some(slot) = self.slots.get_mut(flight as usize) {
+            *slot = Some(known);
+        } else {
+            self.slots.push(Some(known));
+        }
+        self.index.insert(request.id, flight);
+        if let Some(service) = self.services.get_mut(service as usize) {
+            if service.open == 0 {
+                // Half a microjoule: sums are rounded, not cut off.
+                service.carry = [1 << 63; 3];
+            }
+            service.open += 1;
+            if !free {
+                service.waiting.insert((request.start, flight));
+            }
+        }
+        if !free {
+            let worker = Worker { flight, service };
+            edges.push(worker.edge(request.start, Kind::Residency, Change::Begin(RATE_ONE)));
+        }
+        flight
+    }
+
+    /// Resolves first data up to `told`, in order of time.
+    pub(super) fn resolve(&mut self, told: Timestamp, edges: &mut Vec<Edge>) {
+        let ready = |first: &(Timestamp, RequestId, u32)| first.0 <= told;
+        if !self.firsts.iter().any(ready) {
+            return;
+        }
+        let mut firsts: Vec<_> = self.firsts.extract_if(.., |first| ready(first)).collect();
+        firsts.sort_unstable();
+        for (first, _, flight) in firsts {
+            let Some(known) = self.slots.get_mut(flight as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            let Some(service) = self.services.get_mut(known.service as usize) else {
+                continue;
+            };
+            let worker = Worker {
+                flight,
+                service: known.service,
+            };
+            let request = known.request;
+            service.waiting.remove(&(request.start, flight));
+            let end = request.end.map(|end| end.at);
+            let counted_as_unstreamed = known.mode == Mode::Presumed(true);
+            let silent = request.chunks == 0 && end.is_some();
+            service.count(request.streamed);
+            if request.streamed && !silent {
+                known.mode = Mode::Streaming;
+                let window = service
+                    .speed
+                    .first_data(request.start, first, request.input);
+                known.prefill = (window.seconds, window.uncertainty);
+                let nanos = (window.seconds * 1e9) as u64;
+                let from = Timestamp(first.0.saturating_sub(nanos)).max(request.start);
+                worker.time(from, first, Kind::Prefill, edges);
+                if counted_as_unstreamed && end.is_none() {
+                    edges.push(worker.edge(from, Kind::Unstreamed, Change::End(RATE_ONE)));
+                }
+            } else {
+                known.mode = Mode::Unstreamed;
+                if !counted_as_unstreamed {
+                    let begin = Change::Begin(RATE_ONE);
+                    edges.push(worker.edge(request.start, Kind::Unstreamed, begin));
+                    if let Some(end) = end {
+                        edges.push(worker.edge(end, Kind::Unstreamed, Change::End(RATE_ONE)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Presumes of the given service's requests that started before `before` and have no first
+    /// data what they are, because they are not waited for any longer.
+    pub(super) fn presume(&mut self, service: u32, before: Timestamp, edges: &mut Vec<Edge>) {
+        let Some(known) = self.services.get_mut(service as usize) else {
+            return;
+        };
+        while let Some(&(start, flight)) = known.waiting.first() {
+            if start >= before {
+                break;
+            }
+            known.waiting.pop_first();
+            let Some(waiting) = self.slots.get_mut(flight as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            waiting.mode = Mode::Presumed(known.mostly_unstreamed());
+            if waiting.mode == Mode::Presumed(true) {
+                let worker = Worker { flight, service };
+                edges.push(worker.edge(start, Kind::Unstreamed, Change::Begin(RATE_ONE)));
+                if let Some(end) = waiting.request.end {
+                    edges.push(worker.edge(end.at, Kind::Unstreamed, Change::End(RATE_ONE)));
+                }
+            }
+        }
+    }
+
+    /// The next request that ended by `until`; its slot stays taken until [`Self::remove`].
+    pub(super) fn next_ended(&self, until: Timestamp) -> Option<u32> {
+        self.ended
+            .first()
+            .filter(|(end, _)| *end <= until)
+            .map(|(_, flight)| *flight)
+    }
+
+    /// Takes a request that ended out.
+    pub(super) fn remove(&mut self, flight: u32) -> Option<Flight> {
+        let known = self.slots.get_mut(flight as usize)?.take()?;
+        if let Some(end) = known.request.end {
+            self.ended.remove(&(end.at, flight));
+        }
+        self.index.remove(&known.request.id);
+        self.free.push(flight);
+        if let Some(service) = self.services.get_mut(known.service as usize) {
+            service.open -= 1;
+        }
+        if self.booked_order.len() == REMEMBERED
+            && let Some(oldest) = self.booked_order.pop_front()
+        {
+            self.booked.remove(&oldest);
+        }
+        self.booked.insert(known.request.id);
+        self.booked_order.push_back(known.request.id);
+        Some(known)
+    }
+
+    /// Ends every request that has not ended, as incomplete, at its last data, or now if it still
+    /// waits for that.
+    pub(super) fn end_all(&mut self, now: Timestamp, edges: &mut Vec<Edge>) {
+        let in_flight: Vec<Request> = self
+            .slots
+            .iter()
+            .flatten()
+            .filter(|known| known.request.end.is_none())
+            .map(|known| known.request)
+            .collect();
+        for request in in_flight {
+            let at = request.last_data.unwrap_or(now).max(request.start);
+            let end = Some(End {
+                at,
+                outcome: Outcome::Incomplete,
+            });
+            let at = now.max(at);
+            self.observe(at, Request { end, ..request }, at, edges);
+        }
+    }
+}
+
+impl Flight {
+    /// Turns the chunks that are new since the last look into work.
+    fn follow_chunks(&mut self, worker: Worker, service: &mut Service, edges: &mut Vec<Edge>) {
+        let Request {
+            streamed: true,
+            first_data: Some(first),
+            chunks,
+            ..
+        } = self.request
+        else {
+            return;
+        };
+        let last = self.request.last_data.unwrap_or(first).max(first);
+        if chunks == 0 || chunks <= self.chunks {
+            return;
+        }
+        if self.chunks == 0 {
+            // What goes out at the instant of first data comes from the prefill step.
+            self.chunks = if last == first { chunks } else { 1 };
+            self.chunks_until = first;
+        }
+        let new = chunks.saturating_sub(self.chunks);
+        if new > 0 {
+            worker.chunks(self.chunks_until, last, new, edges);
+            service
+                .speed
+                .chunk_spacing(last.seconds_since(self.chunks_until) / new as f64);
+            self.chunks = chunks;
+            self.chunks_until = last;
+        }
+    }
+}
+
+/// The request with its moments in order, whatever its source says.
+fn in_order(mut request: Request) -> Request {
+    request.first_data = request.first_data.map(|first| first.max(request.start));
+    let least = request.first_data.unwrap_or(request.start);
+    request.last_data = request.last_data.map(|last| last.max(least));
+    if let Some(end) = &mut request.end {
+        end.at = end.at.max(request.last_data.unwrap_or(least));
+    }
+    request
+}

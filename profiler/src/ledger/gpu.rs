@@ -1,0 +1,228 @@
+//! The GPU rule: how an interval's energy above idle goes to the requests in flight.
+//!
+//! In: each service's work in the interval, κ, the idle levels, who holds the GPU. Out: accounts,
+//! and energy per service and kind of work.
+//!
+//! A prefill step takes as long alone as in company, so its whole energy is its own request's. A
+//! decode step costs nearly the same for one as for many, so it is split by the chunks it
+//! produced. With p the prefill time, c the chunks and T the time with anything in flight:
+//! w = κ·p + (T − Σp)·c ⁄ Σc. Given the steps' energies this is their Shapley value.
+//!
+//! A response that does not stream shows neither prefill nor chunks. Alone it weighs by time in
+//! service; beside streams it is taken to be in every decode step, which is what a stream is.
+
+use super::floor::Base;
+use super::meter::Held;
+use super::split::split;
+use super::work::{CHUNK, KINDS, Kind, RATE_ONE, Stretch};
+use super::{Accounts, ServiceShare};
+use crate::units::Microjoules;
+
+/// An interval to divide.
+pub(super) struct Question<'a> {
+    pub(super) energy: Microjoules,
+    pub(super) base: Base,
+    pub(super) kappa: f64,
+    pub(super) stretch: &'a Stretch,
+    /// Who holds the GPU, if that is known.
+    pub(super) held: Option<&'a Held>,
+    /// The services whose requests count, by place.
+    pub(super) services: &'a [u32],
+    /// Seconds between two chunks of one stream, by service's place.
+    pub(super) spacing: &'a dyn Fn(u32) -> f64,
+    /// True if requests were lost.
+    pub(super) lost: bool,
+}
+
+/// Where an interval's energy goes.
+#[derive(Debug, Default)]
+pub(super) struct Division {
+    pub(super) accounts: Accounts,
+    /// By service's place.
+    pub(super) shares: Vec<(u32, ServiceShareParts)>,
+    /// µJ by service's place and kind of work.
+    pub(super) energies: Vec<[u64; KINDS]>,
+    /// Time in each phase, if it can teach κ.
+    pub(super) phases: Option<Phases>,
+    /// Seconds in which something was in flight.
+    pub(super) busy: f64,
+}
+
+/// A service's part of an interval, µJ.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ServiceShareParts {
+    pub(super) requests: u64,
+    pub(super) overhead: u64,
+}
+
+impl ServiceShareParts {
+    /// The same, for the world outside.
+    pub(super) fn of(self, service: super::ServiceId) -> ServiceShare {
+        ServiceShare {
+            service,
+            requests: Microjoules(self.requests),
+            overhead: Microjoules(self.overhead),
+        }
+    }
+}
+
+/// Seconds in each phase.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Phases {
+    pub(super) prefill: f64,
+    pub(super) decode: f64,
+}
+
+/// The accounts of an interval's base, and what is left above it.
+pub(super) fn above(energy: Microjoules, base: Base) -> (Accounts, u64) {
+    let idle = energy.min(base.idle);
+    let context = (energy - idle).min(base.context);
+    (
+        Accounts {
+            idle,
+            context,
+            ..Accounts::default()
+        },
+        (energy - idle - context).0,
+    )
+}
+
+fn seconds(amount: u128) -> f64 {
+    amount as f64 / RATE_ONE as f64 * 1e-9
+}
+
+/// Divides an interval.
+pub(super) fn divide(question: &Question<'_>) -> Division {
+    let Question {
+        stretch, services, ..
+    } = *question;
+    let (mut accounts, left) = above(question.energy, question.base);
+    let resident: u128 = services
+        .iter()
+        .map(|&s| stretch.amount(s, Kind::Residency))
+        .sum();
+    if resident == 0 {
+        let shares = quiet(question, left, &mut accounts);
+        return Division {
+            accounts,
+            shares,
+            ..Division::default()
+        };
+    }
+    let busy = stretch.busy(services) as f64 * 1e-9;
+    let total = |kind| {
+        services
+            .iter()
+            .map(|&s| stretch.amount(s, kind))
+            .sum::<u128>()
+    };
+    let told_prefill = seconds(total(Kind::Prefill));
+    let prefill = told_prefill.min(busy);
+    let prefill_scale = if told_prefill > 0.0 {
+        prefill / told_prefill
+    } else {
+        0.0
+    };
+    let decode = busy - prefill;
+    let chunks = |service| stretch.amount(service, Kind::Decode) as f64 / CHUNK as f64;
+    let unstreamed = |service| {
+        let streams = seconds(stretch.amount(service, Kind::Unstreamed)) / busy;
+        streams * decode / (question.spacing)(service)
+    };
+    let all_chunks: f64 = services.iter().map(|&s| chunks(s) + unstreamed(s)).sum();
+    let per_chunk = if all_chunks > 0.0 {
+        decode / all_chunks
+    } else {
+        0.0
+    };
+
+    let mut weights = vec![0.0; stretch.amounts.len() * KINDS];
+    let mut put = |service: u32, kind: Kind, weight: f64| {
+        if stretch.amount(service, kind) > 0
+            && let Some(place) = weights.get_mut(service as usize * KINDS + kind as usize)
+        {
+            *place = weight;
+        }
+    };
+    for &service in services {
+        let own_prefill = seconds(stretch.amount(service, Kind::Prefill)) * prefill_scale;
+        put(service, Kind::Prefill, question.kappa * own_prefill);
+        put(service, Kind::Decode, per_chunk * chunks(service));
+        put(service, Kind::Unstreamed, per_chunk * unstreamed(service));
+    }
+    let weightless = !weights.iter().any(|weight| *weight > 0.0);
+    if weightless {
+        for &service in services {
+            let time = seconds(stretch.amount(service, Kind::Residency));
+            if let Some(place) =
+                weights.get_mut(service as usize * KINDS + Kind::Residency as usize)
+            {
+                *place = time;
+            }
+        }
+    }
+    let parts = split(left, &weights);
+    let energies: Vec<[u64; KINDS]> = parts
+        .chunks_exact(KINDS)
+        .map(|parts| std::array::from_fn(|kind| parts.get(kind).copied().unwrap_or(0)))
+        .collect();
+    let shares = services
+        .iter()
+        .filter_map(|&service| {
+            let requests = energies.get(service as usize)?.iter().sum();
+            let share = ServiceShareParts {
+                requests,
+                overhead: 0,
+            };
+            (requests > 0).then_some((service, share))
+        })
+        .collect();
+    accounts.requests = Microjoules(left);
+    let teaches = !weightless && total(Kind::Unstreamed) == 0;
+    let decode = if total(Kind::Decode) > 0 { decode } else { 0.0 };
+    let phases = teaches.then_some(Phases { prefill, decode });
+    Division {
+        accounts,
+        shares,
+        energies,
+        phases,
+        busy,
+    }
+}
+
+/// Nothing was in flight: what is above the floor belongs to whoever holds the GPU.
+fn quiet(
+    question: &Question<'_>,
+    left: u64,
+    accounts: &mut Accounts,
+) -> Vec<(u32, ServiceShareParts)> {
+    let energy = Microjoules(left);
+    match question.held {
+        Some(held) if !question.lost && !held.services.is_empty() => {
+            accounts.overhead = energy;
+            let parts = split(left, &vec![1.0; held.services.len()]);
+            held.services
+                .iter()
+                .zip(parts)
+                .filter(|(_, overhead)| *overhead > 0)
+                .map(|(&service, overhead)| {
+                    (
+                        service,
+                        ServiceShareParts {
+                            requests: 0,
+                            overhead,
+                        },
+                    )
+                })
+                .collect()
+        }
+        Some(held) if !question.lost && held.others > 0 => {
+            accounts.other = energy;
+            Vec::new()
+        }
+        _ => {
+            accounts.unattributed = energy;
+            Vec::new()
+        }
+    }
+}
