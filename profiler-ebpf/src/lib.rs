@@ -2,3 +2,12 @@
 //!
 //! `no_std` and free of aya, so that it builds and is tested on the host with no BPF tools.
 #![no_std]
+
+pub mod cost;
+pub mod owners;
+pub mod sched;
+pub mod syscalls;
+
+/// The value of a field's offset when the running kernel has no such field: a program that can do
+/// without compares with it; one that cannot is not loaded.
+pub const ABSENT: u32 = u32::MAX;
