@@ -3,12 +3,13 @@
 mod doctor;
 mod report;
 mod run;
+mod settings;
 mod stat;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 /// A configuration or command line that makes no sense (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
@@ -39,35 +40,6 @@ enum Verb {
     Doctor(doctor::Options),
 }
 
-/// What to watch, and how; the same for every verb that measures.
-#[derive(Debug, Clone, Default, Args)]
-struct Target {
-    /// The service of this process and its process tree
-    #[arg(short, long, value_name = "PID")]
-    pid: Vec<u32>,
-    /// The service that listens on this TCP port
-    #[arg(long, value_name = "PORT")]
-    port: Vec<u16>,
-    /// The service of this name: container, unit or program
-    #[arg(long, value_name = "NAME")]
-    name: Vec<String>,
-    /// The NVML library [default: libnvidia-ml.so.1]
-    #[arg(long, value_name = "FILE")]
-    nvml_library: Option<PathBuf>,
-    /// The GPUs' idle power in watts: one for all, or DEVICE=W; switches learning off
-    #[arg(long, value_name = "W|DEVICE=W")]
-    idle_watts: Vec<String>,
-    /// Count system calls by class; slows every system call of the machine a little
-    #[arg(long)]
-    syscalls: bool,
-    /// The model served, for service_info
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
-    /// Write everything booked to this file, one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    journal: Option<PathBuf>,
-}
-
 /// Runs the verb that the command line names.
 pub fn main() -> ExitCode {
     let CommandLine { config, verbose, verb } = CommandLine::parse();
@@ -84,4 +56,10 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells what is wrong with the settings.
+fn usage(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("perjoule: {error}");
+    ExitCode::from(code)
 }

@@ -49,7 +49,15 @@ pub enum JournalError {
 #[serde(tag = "entry", rename_all = "snake_case")]
 enum Entry {
     Journal { schema: u32, version: String, simulated: bool },
-    Meter { meter: u32, component: Component, device: String, source: Source },
+    Meter {
+        meter: u32,
+        component: Component,
+        device: String,
+        source: Source,
+        tick_ns: u64,
+        stale_after_ns: u64,
+        gain_error_ratio: f64,
+    },
     Service { service: u32, name: String },
     Interval {
         meter: u32,
@@ -117,8 +125,16 @@ impl Journal {
 
     /// Names a meter; before its first interval.
     pub fn meter(&mut self, id: MeterId, meter: &Meter) -> Result<(), JournalError> {
-        let Meter { component, source, ref device, .. } = *meter;
-        self.line(&Entry::Meter { meter: id.0, component, device: device.clone(), source })
+        let Meter { component, ref device, source, tick, stale_after, gain_error_ratio, .. } = *meter;
+        self.line(&Entry::Meter {
+            meter: id.0,
+            component,
+            device: device.clone(),
+            source,
+            tick_ns: tick,
+            stale_after_ns: stale_after,
+            gain_error_ratio,
+        })
     }
 
     /// Names a service; before its first request.
@@ -177,8 +193,8 @@ impl Journal {
 pub struct Recorded {
     /// True if the figures come from a simulator.
     pub simulated: bool,
-    /// Each meter's component, device and source.
-    pub meters: HashMap<MeterId, (Component, String, Source)>,
+    /// The meters.
+    pub meters: HashMap<MeterId, Meter>,
     /// Each service's name.
     pub services: HashMap<ServiceId, String>,
     /// What was booked, in order.
@@ -208,8 +224,28 @@ pub fn read(path: &Path) -> Result<Recorded, JournalError> {
                 recorded.simulated = simulated;
             }
             _ if line == 1 => return Err(format("the first line does not begin a journal".into())),
-            Entry::Meter { meter, component, device, source } => {
-                recorded.meters.insert(MeterId(meter), (component, device, source));
+            Entry::Meter {
+                meter,
+                component,
+                device,
+                source,
+                tick_ns,
+                stale_after_ns,
+                gain_error_ratio,
+            } => {
+                recorded.meters.insert(
+                    MeterId(meter),
+                    Meter {
+                        component,
+                        device,
+                        source,
+                        limit: None,
+                        tick: tick_ns,
+                        stale_after: stale_after_ns,
+                        gain_error_ratio,
+                        idle: None,
+                    },
+                );
             }
             Entry::Service { service, name } => {
                 recorded.services.insert(ServiceId(service), name);
@@ -373,7 +409,7 @@ mod tests {
 
         assert!(recorded.simulated);
         assert_eq!(recorded.services[&ServiceId(1)], "vllm");
-        assert_eq!(recorded.meters[&MeterId(0)].1, "GPU-0");
+        assert_eq!(recorded.meters[&MeterId(0)].device, "GPU-0");
         let [Booked::Request(read)] = recorded.booked.as_slice() else {
             panic!("{:?}", recorded.booked)
         };

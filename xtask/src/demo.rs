@@ -1,6 +1,162 @@
-//! x
-use anyhow::Result;
-/// Options.
-#[derive(clap::Args)]
-pub(crate) struct Options {}
-pub(crate) fn run(_: &Options) -> Result<()> { Ok(()) }
+//! The demo: a serving stack with a simulated GPU, the real agent on the real kernel, and what it
+//! says beside what is true.
+
+mod journal;
+mod live;
+mod stack;
+mod summary;
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::project::{cargo, is_root, run as run_command, target};
+use crate::setup;
+use journal::Journal;
+use stack::Stack;
+use summary::Summary;
+
+/// How long the agent sees an idle GPU before the load begins.
+const QUIET: Duration = Duration::from_secs(3);
+/// Intervals wait up to 2 s for late facts; records and ticks need a little more.
+const BOOKING: Duration = Duration::from_secs(8);
+
+/// What to show.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// How long new requests arrive
+    #[arg(long, default_value_t = 40)]
+    seconds: u64,
+    /// Requests per second, Poisson
+    #[arg(long, default_value_t = 2.5)]
+    rate: f64,
+    /// The load's seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// End with one line of JSON on stdout
+    #[arg(long)]
+    json: bool,
+    /// Leave the stack and /metrics up until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+}
+
+/// What the errors of the energy per request may be at some rate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bars {
+    pub(crate) rate: f64,
+    pub(crate) median: f64,
+    pub(crate) p95: f64,
+}
+
+/// Builds the agent and the stack as users run them.
+pub(crate) fn build() -> Result<()> {
+    setup::ensure()?;
+    run_command(cargo().args(["build", "--release", "--quiet"]).args([
+        "--package=profiler",
+        "--package=nvml-sim",
+        "--package=inference-sim",
+    ]))
+}
+
+/// `cargo xtask demo`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure!(is_root(), "the demo loads BPF programs: run it as root, e.g. with `sudo -E env PATH=$PATH cargo xtask demo`");
+    build()?;
+    if let Some(driver) = nvidia_driver() {
+        return measure_real(options, &driver);
+    }
+    let summary = measure(options, true)?;
+    if options.json {
+        println!("{}", summary.to_json());
+    }
+    Ok(())
+}
+
+/// Runs the demo at one rate and holds it against the bars.
+pub(crate) fn check(bars: &Bars) -> Result<()> {
+    let options =
+        Options { seconds: 40, rate: bars.rate, seed: 1, json: true, keep: false };
+    let summary = measure(&options, false)?;
+    println!("{}", summary.to_json());
+    summary.hold_against(bars)
+}
+
+/// Version of the NVIDIA driver, if one is loaded.
+fn nvidia_driver() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    Some(text.lines().next()?.trim().to_owned())
+}
+
+fn measure(options: &Options, live: bool) -> Result<Summary> {
+    eprintln!(
+        "No NVIDIA driver here: the GPU is simulated (tests/nvml-sim), and so are its joules. \
+         Kernel, sockets, probes and agent are real."
+    );
+    let folder = target("demo");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).context("cannot clear target/demo")?;
+    }
+    fs::create_dir_all(&folder).context("cannot make target/demo")?;
+
+    let mut stack = Stack::start(&folder)?;
+    eprintln!("serving on {}, metrics on {}", stack.url(), stack.metrics_url());
+    eprintln!("learning the idle floor for {} s", QUIET.as_secs());
+    sleep(QUIET);
+
+    let mut journal = Journal::follow(&stack.journal());
+    let mut load = stack.load(options.rate, options.seconds, options.seed)?;
+    let start = Instant::now();
+    let mut table = live::Table::new();
+    let mut ended = None;
+    let load_summary = loop {
+        sleep(Duration::from_secs(1));
+        journal.read_on()?;
+        if live {
+            table.row(start.elapsed(), &journal);
+        }
+        stack.still_up()?;
+        if ended.is_none() && load.has_ended()? {
+            ended = Some(Instant::now());
+        }
+        // All that was sent has been served: wait until it is booked, too.
+        if let Some(at) = ended {
+            let served = stack.truths()?.len();
+            if journal.requests.len() >= served || at.elapsed() > BOOKING {
+                break load.summary()?;
+            }
+        }
+    };
+    if !options.keep {
+        stack.stop_agent()?;
+    }
+    journal.read_on()?;
+    let summary = Summary::new(&journal, &stack, &load_summary)?;
+    fs::write(folder.join("report.md"), stack.report()?).context("cannot write the report")?;
+    eprint!("{}", summary.to_text());
+    eprintln!("report for a planner: target/demo/report.md");
+    if options.keep {
+        eprintln!("metrics stay up at {}; end with Ctrl-C", stack.metrics_url());
+        stack.wait_for_interrupt()?;
+    }
+    stack.stop()?;
+    Ok(summary)
+}
+
+/// On a machine with a GPU and its driver: the real one, under whatever runs there.
+fn measure_real(options: &Options, driver: &str) -> Result<()> {
+    eprintln!("NVIDIA driver found ({driver}): measuring the real GPU for {} s", options.seconds);
+    eprintln!("start your own server and load; its requests and its joules appear below");
+    let mut command = std::process::Command::new(target("release/perjoule"));
+    command.arg("stat");
+    if options.json {
+        command.arg("--json");
+    }
+    command.args(["--", "sleep", &options.seconds.to_string()]);
+    if options.keep {
+        bail!("--keep is for the simulated stack; on this machine run `perjoule run`");
+    }
+    run_command(&mut command)
+}

@@ -1,0 +1,59 @@
+//! `perjoule doctor`: what works on this machine, what does not, and the exact fix.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::settings::{level, load};
+use super::{EXIT_USAGE, usage};
+use crate::agent::config::PartialConfig;
+use crate::agent::examine;
+use crate::finding::{Finding, Status};
+
+/// How to tell it.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// One line of JSON, schema 1
+    #[arg(long)]
+    json: bool,
+    /// The NVML library [default: libnvidia-ml.so.1]
+    #[arg(long, value_name = "FILE")]
+    nvml_library: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: u32,
+    checks: Vec<Finding>,
+}
+
+/// Exit code: 0 all fine (absent hardware is fine), 1 warnings, 2 failures.
+pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
+    let Options { json, nvml_library } = options;
+    let flags =
+        PartialConfig { nvml_library, log_level: level(verbose), ..PartialConfig::default() };
+    let config = match load(file, flags) {
+        Ok(config) => config,
+        Err(error) => return Ok(usage(&error, EXIT_USAGE)),
+    };
+    let checks = examine(&config);
+    let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Pass);
+    if json {
+        println!("{}", serde_json::to_string(&Report { schema: 1, checks })?);
+    } else {
+        for Finding { id, status, found, fix } in &checks {
+            println!("{:<4}  {id:<28}  {found}", status.label());
+            if let Some(fix) = fix {
+                println!("{:<34}  fix: {fix}", "");
+            }
+        }
+    }
+    Ok(ExitCode::from(match worst {
+        Status::Pass => 0,
+        Status::Warn => 1,
+        Status::Fail => 2,
+    }))
+}

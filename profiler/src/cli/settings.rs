@@ -1,0 +1,100 @@
+//! From flags to settings, and the log they ask for.
+
+use std::env;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use log::LevelFilter;
+
+use crate::agent::config::{
+    Config, ConfigError, IdleWatts, PartialConfig, PartialServices,
+};
+
+/// What to watch, and how; the same for every verb that measures.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Target {
+    /// The service of this process and all below it
+    #[arg(short, long, value_name = "PID")]
+    pid: Vec<NonZeroU32>,
+    /// The service that listens on this TCP port
+    #[arg(long, value_name = "PORT")]
+    port: Vec<NonZeroU16>,
+    /// The service of this name: container, unit or program
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+    /// The NVML library [default: libnvidia-ml.so.1]
+    #[arg(long, value_name = "FILE")]
+    pub(super) nvml_library: Option<PathBuf>,
+    /// The GPUs' idle power: watts for all, or DEVICE=watts; switches learning off
+    #[arg(long, value_name = "[DEVICE=]W")]
+    idle_watts: Vec<IdleWatts>,
+    /// Count system calls by class; slows every system call of the machine a little
+    #[arg(long)]
+    syscalls: bool,
+    /// The model's name, for service_info
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Write everything booked to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(super) journal: Option<PathBuf>,
+}
+
+impl Target {
+    /// True if services are named by hand.
+    pub(super) fn names_services(&self) -> bool {
+        !(self.pid.is_empty() && self.port.is_empty() && self.name.is_empty())
+    }
+
+    /// Adds a process to the services named by hand.
+    pub(super) fn add_pid(&mut self, pid: NonZeroU32) {
+        self.pid.push(pid);
+    }
+
+    /// These flags over the environment over the file.
+    pub(super) fn config(&self, file: Option<&Path>, verbose: u8) -> Result<Config, ConfigError> {
+        let list = |empty: bool| (!empty).then_some(());
+        let idle_watts = self.idle_watts.iter().cloned().reduce(IdleWatts::and);
+        let flags = PartialConfig {
+            nvml_library: self.nvml_library.clone(),
+            model: self.model.clone(),
+            services: PartialServices {
+                pids: list(self.pid.is_empty()).map(|()| self.pid.clone()),
+                ports: list(self.port.is_empty()).map(|()| self.port.clone()),
+                names: list(self.name.is_empty()).map(|()| self.name.clone()),
+            },
+            syscalls: self.syscalls.then_some(true),
+            idle_watts,
+            log_level: level(verbose),
+            ..PartialConfig::default()
+        };
+        load(file, flags)
+    }
+}
+
+/// The user's file, else the machine's if there is one, below environment and flags.
+pub(super) fn load(file: Option<&Path>, flags: PartialConfig) -> Result<Config, ConfigError> {
+    Config::load(file.or_else(Config::default_file), |name| env::var(name).ok(), flags)
+}
+
+/// What `-v` asks for; `None` leaves it to the settings.
+pub(super) const fn level(verbose: u8) -> Option<LevelFilter> {
+    match verbose {
+        0 => None,
+        1 => Some(LevelFilter::Debug),
+        _ => Some(LevelFilter::Trace),
+    }
+}
+
+/// Sends the log to stderr. `quiet` verbs keep their own output readable unless more is asked.
+pub(super) fn start_log(config: &Config, quiet: bool) {
+    let level = if quiet { config.log_level.min(LevelFilter::Warn) } else { config.log_level };
+    let level = if config.log_level > LevelFilter::Info { config.log_level } else { level };
+    env_logger::Builder::new()
+        .filter_level(LevelFilter::Warn)
+        .filter_module("profiler", level)
+        .filter_module("profiler_ebpf", level)
+        .format_timestamp_millis()
+        .format_target(false)
+        .init();
+}
