@@ -40,7 +40,7 @@ impl Snapshot {
         self.ready
     }
 
-    /// The exposition, text format 0.0.4. Takes about 2 µs a series the first time.
+    /// The exposition, text format 0.0.4. Ten thousand series take milliseconds the first time.
     pub fn text(&self) -> Bytes {
         self.text
             .get_or_init(|| {

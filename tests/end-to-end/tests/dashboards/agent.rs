@@ -1,0 +1,202 @@
+//! Agents as Prometheus sees them: the real exporter, fed with booked values by hand.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use profiler::clock::Timestamp;
+use profiler::export::{Metrics, http};
+use profiler::ledger::*;
+use profiler::units::{Microjoules, Watts};
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+
+const TICK: Duration = Duration::from_millis(200);
+
+/// One exporter on a thread of its own; ends when dropped.
+pub(crate) struct Agent {
+    pub(crate) address: SocketAddr,
+    serving: Arc<AtomicBool>,
+    busy: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Agent {
+    /// Starts one that books load of the services `vllm` and `tgi`.
+    pub(crate) fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = Arc::new(AtomicBool::new(true));
+        let busy = Arc::new(AtomicBool::new(true));
+        let (goes_on, load) = (Arc::clone(&serving), Arc::clone(&busy));
+        let thread = thread::spawn(move || {
+            let runtime = Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                let mut metrics = described();
+                let exposition = metrics.exposition();
+                let feed = async {
+                    let mut tick = 0;
+                    while goes_on.load(Ordering::Relaxed) {
+                        if load.load(Ordering::Relaxed) {
+                            tick += 1;
+                            book(&mut metrics, tick);
+                        }
+                        metrics.publish(Timestamp::now());
+                        tokio::time::sleep(TICK).await;
+                    }
+                };
+                http::serve(listener, exposition, feed).await;
+            });
+        });
+        Self {
+            address,
+            serving,
+            busy,
+            thread: Some(thread),
+        }
+    }
+
+    /// No more load: from here on every counter stands still.
+    pub(crate) fn go_quiet(&self) {
+        self.busy.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.serving.store(false, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn described() -> Metrics {
+    let mut metrics = Metrics::new("0.1.0");
+    let meters = [
+        (Component::Gpu, "GPU-1"),
+        (Component::Gpu, "GPU-2"),
+        (Component::Cpu, "package-0"),
+    ];
+    for (id, (component, device)) in (0..).zip(meters) {
+        metrics.describe_meter(
+            MeterId(id),
+            &Meter {
+                component,
+                device: device.to_owned(),
+                source: Source::Counter,
+                limit: Some(Watts(400.0)),
+                tick: 100_000_000,
+                stale_after: 1_000_000_000,
+                gain_error_ratio: 0.05,
+                idle: None,
+            },
+        );
+    }
+    metrics.describe_service(ServiceId(0), "vllm", Some("llama-3-8b"));
+    metrics.describe_service(ServiceId(1), "tgi", None);
+    for device in ["GPU-1", "GPU-2"] {
+        metrics.record_gpu(device, "NVIDIA A100-SXM4-80GB", "550.54.15");
+        metrics.record_gpu_power_limit(device, Some(Watts(400.0)));
+    }
+    metrics.record_probe("sched_switch", "tp_btf", true);
+    metrics.record_dropped("ring_full", 0);
+    metrics
+}
+
+/// One tick of load: two services on two GPUs, requests of every kind.
+fn book(metrics: &mut Metrics, tick: u64) {
+    let now = Timestamp::now();
+    for meter in 0..3 {
+        let accounts = Accounts {
+            idle: Microjoules(16_600_000),
+            context: Microjoules(5_200_000),
+            requests: Microjoules(40_000_000),
+            overhead: Microjoules(1_000_000),
+            other: Microjoules(300_000),
+            agent: Microjoules(if meter == 2 { 20_000 } else { 0 }),
+            unattributed: Microjoules(100_000),
+            gap: Microjoules(0),
+        };
+        let share = |service| ServiceShare {
+            service: ServiceId(service),
+            requests: Microjoules(20_000_000),
+            overhead: Microjoules(500_000),
+        };
+        metrics.book(&Booked::Interval(BookedInterval {
+            meter: MeterId(meter),
+            from: now.minus(TICK),
+            to: now,
+            energy: accounts.total(),
+            accounts,
+            services: vec![share(0), share(1)],
+        }));
+    }
+    for service in 0..2 {
+        for (status, outcome, route) in [
+            (200, Outcome::Done, Route::ChatCompletions),
+            (200, Outcome::Done, Route::Completions),
+            (200, Outcome::Aborted, Route::ChatCompletions),
+            (0, Outcome::Incomplete, Route::ChatCompletions),
+            (400, Outcome::Done, Route::ChatCompletions),
+            (503, Outcome::Done, Route::ChatCompletions),
+            (200, Outcome::Done, Route::Health),
+        ] {
+            metrics.book(&Booked::Request(request(
+                service, tick, status, outcome, route, now,
+            )));
+        }
+        metrics.record_cpu(&CpuTime {
+            owner: Owner::Service(ServiceId(service)),
+            from: now.minus(TICK),
+            to: now,
+            on_cpu: 100_000_000,
+        });
+        metrics.record_syscalls(ServiceId(service), "read", 1_000);
+    }
+    for device in ["GPU-1", "GPU-2"] {
+        metrics.record_gpu_power(device, Some(Watts(285.0)));
+    }
+    metrics.record_source("nvml", true, Some(now));
+    metrics.record_probe_cost("sched_switch", tick * 1_000, tick * 1_000_000);
+}
+
+fn request(
+    service: u32,
+    tick: u64,
+    status: u16,
+    outcome: Outcome,
+    route: Route,
+    now: Timestamp,
+) -> BookedRequest {
+    let streamed = status == 200 && route != Route::Health;
+    let duration = Duration::from_millis(500 + tick % 7 * 400);
+    BookedRequest {
+        request: Request {
+            id: RequestId(tick),
+            service: ServiceId(service),
+            route,
+            start: now.minus(duration),
+            first_data: streamed.then(|| now.minus(duration / 2)),
+            last_data: streamed.then_some(now),
+            input: Input::Bytes(4_000),
+            chunks: if streamed { 140 } else { 0 },
+            streamed,
+            status,
+            end: Some(End { at: now, outcome }),
+        },
+        gpu: Some(Microjoules(5_000_000 + tick % 11 * 3_000_000)),
+        cpu: Some(Microjoules(400_000)),
+        dram: None,
+        class: Class::A,
+        error_ratio: Some(0.03),
+    }
+}
