@@ -7,9 +7,11 @@
 //! ([`truth`]). [`load`] sends seeded requests like those of public conversation traces.
 
 pub mod engine;
-
+pub mod front;
+pub mod load;
 
 pub mod random;
+pub mod serve;
 pub mod text;
 pub mod truth;
 pub mod wire;

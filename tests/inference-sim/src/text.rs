@@ -13,12 +13,49 @@ const SHORT: &[&str] = &[
 ];
 
 const LONG: &[&str] = &[
-    "water", "house", "state", "think", "again", "place", "great", "every", "number", "people",
-    "little", "always", "should", "through", "another", "because", "example", "question",
-    "between", "machine", "measure", "possible", "sentence", "computer", "different", "important",
-    "beginning", "character", "interface", "operation", "generation", "processing", "collection",
-    "description", "temperature", "information", "development", "environment", "interesting",
-    "recommendation", "characteristic", "implementation", "responsibility",
+    "water",
+    "house",
+    "state",
+    "think",
+    "again",
+    "place",
+    "great",
+    "every",
+    "number",
+    "people",
+    "little",
+    "always",
+    "should",
+    "through",
+    "another",
+    "because",
+    "example",
+    "question",
+    "between",
+    "machine",
+    "measure",
+    "possible",
+    "sentence",
+    "computer",
+    "different",
+    "important",
+    "beginning",
+    "character",
+    "interface",
+    "operation",
+    "generation",
+    "processing",
+    "collection",
+    "description",
+    "temperature",
+    "information",
+    "development",
+    "environment",
+    "interesting",
+    "recommendation",
+    "characteristic",
+    "implementation",
+    "responsibility",
 ];
 
 /// Tokens of a text.
@@ -46,7 +83,11 @@ pub fn answer_token(id: u64, index: u64) -> &'static str {
 }
 
 fn word(random: &mut Random, long_words: f64) -> &'static str {
-    let words = if random.uniform() < long_words { LONG } else { SHORT };
+    let words = if random.uniform() < long_words {
+        LONG
+    } else {
+        SHORT
+    };
     words.get(random.below(words.len())).copied().unwrap_or("a")
 }
 
@@ -59,11 +100,18 @@ mod tests {
         let mut random = Random::new(3);
         let prompts: Vec<String> = (0..200).map(|_| prompt(&mut random, 500)).collect();
         assert!(prompts.iter().all(|text| count_tokens(text) == 500));
-        let bytes: Vec<f64> = prompts.iter().map(|text| text.len() as f64 / 500.0).collect();
+        let bytes: Vec<f64> = prompts
+            .iter()
+            .map(|text| text.len() as f64 / 500.0)
+            .collect();
         let mean = bytes.iter().sum::<f64>() / 200.0;
         let variance = bytes.iter().map(|b| (b - mean).powi(2)).sum::<f64>() / 200.0;
         assert!((5.0..8.0).contains(&mean), "{mean} bytes a token");
-        assert!((0.08..0.25).contains(&(variance.sqrt() / mean)), "{} of {mean}", variance.sqrt());
+        assert!(
+            (0.08..0.25).contains(&(variance.sqrt() / mean)),
+            "{} of {mean}",
+            variance.sqrt()
+        );
     }
 
     #[test]

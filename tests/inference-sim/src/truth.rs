@@ -71,13 +71,21 @@ struct Account {
 impl TruthBook {
     /// A book for an engine on `devices`, each of which runs every step.
     pub fn new(devices: Vec<usize>) -> Self {
-        Self { devices, open: HashMap::new(), charged_uj: 0 }
+        Self {
+            devices,
+            open: HashMap::new(),
+            charged_uj: 0,
+        }
     }
 
     /// Opens an account.
     pub fn open(&mut self, submission: Submission) {
-        let account =
-            Account { first_token_ns: None, output_tokens: 0, energy_uj: 0, submission };
+        let account = Account {
+            first_token_ns: None,
+            output_tokens: 0,
+            energy_uj: 0,
+            submission,
+        };
         self.open.insert(account.submission.id, account);
     }
 
@@ -100,8 +108,15 @@ impl TruthBook {
     /// Closes an account; `None` if it is closed already.
     pub fn close(&mut self, id: u64, at_ns: u64, outcome: Outcome) -> Option<TruthRecord> {
         let account = self.open.remove(&id)?;
-        let Submission { request_id, x_request_id, route, stream, start_ns, prompt_tokens, .. } =
-            account.submission;
+        let Submission {
+            request_id,
+            x_request_id,
+            route,
+            stream,
+            start_ns,
+            prompt_tokens,
+            ..
+        } = account.submission;
         Some(TruthRecord {
             id: request_id,
             x_request_id,
@@ -122,7 +137,9 @@ impl TruthBook {
     pub fn close_all(&mut self, at_ns: u64) -> Vec<TruthRecord> {
         let mut ids: Vec<u64> = self.open.keys().copied().collect();
         ids.sort_unstable();
-        ids.into_iter().filter_map(|id| self.close(id, at_ns, Outcome::Shutdown)).collect()
+        ids.into_iter()
+            .filter_map(|id| self.close(id, at_ns, Outcome::Shutdown))
+            .collect()
     }
 
     /// Everything ever charged on one GPU, microjoules.

@@ -55,7 +55,11 @@ pub struct Batch {
 impl Batch {
     /// Nothing to do yet.
     pub fn new(model: EngineModel) -> Self {
-        Self { model, waiting: VecDeque::new(), running: BTreeMap::new() }
+        Self {
+            model,
+            waiting: VecDeque::new(),
+            running: BTreeMap::new(),
+        }
     }
 
     /// Queues a sequence.
@@ -90,9 +94,16 @@ impl Batch {
         if remaining > 0 {
             self.running.insert(sequence.id, remaining);
         }
-        let share =
-            Share { id: sequence.id, energy_uj: cost.energy_uj, last: remaining == 0 };
-        Step { cost, prefill: true, shares: vec![share] }
+        let share = Share {
+            id: sequence.id,
+            energy_uj: cost.energy_uj,
+            last: remaining == 0,
+        };
+        Step {
+            cost,
+            prefill: true,
+            shares: vec![share],
+        }
     }
 
     fn decode(&mut self) -> Step {
@@ -103,10 +114,18 @@ impl Batch {
         self.running.retain(|id, remaining| {
             *remaining -= 1;
             let extra = u64::from((shares.len() as u64) < left_over);
-            shares.push(Share { id: *id, energy_uj: each + extra, last: *remaining == 0 });
+            shares.push(Share {
+                id: *id,
+                energy_uj: each + extra,
+                last: *remaining == 0,
+            });
             *remaining > 0
         });
-        Step { cost, prefill: false, shares }
+        Step {
+            cost,
+            prefill: false,
+            shares,
+        }
     }
 }
 
@@ -117,7 +136,11 @@ mod tests {
     use super::*;
 
     fn sequence(id: u64, prompt_tokens: u64, output_tokens: u64) -> Sequence {
-        Sequence { id, prompt_tokens, output_tokens }
+        Sequence {
+            id,
+            prompt_tokens,
+            output_tokens,
+        }
     }
 
     fn batch() -> Batch {
@@ -133,7 +156,14 @@ mod tests {
         batch.add(sequence(2, 140, 3));
         let step = batch.next_step().unwrap();
         let whole = step.cost.energy_uj;
-        assert_eq!(step.shares, [Share { id: 2, energy_uj: whole, last: false }]);
+        assert_eq!(
+            step.shares,
+            [Share {
+                id: 2,
+                energy_uj: whole,
+                last: false
+            }]
+        );
         let step = batch.next_step().unwrap();
         assert_eq!(step.shares.len(), 2);
         assert!(step.shares[0].last && !step.shares[1].last);
@@ -149,12 +179,16 @@ mod tests {
 
     #[test]
     fn a_full_engine_lets_new_prompts_wait() {
-        let mut batch = Batch::new(EngineModel { max_num_seqs: 2, ..EngineModel::default() });
+        let mut batch = Batch::new(EngineModel {
+            max_num_seqs: 2,
+            ..EngineModel::default()
+        });
         for id in 0..3 {
             batch.add(sequence(id, 10, 3));
         }
-        let kinds: Vec<bool> =
-            std::iter::from_fn(|| batch.next_step()).map(|step| step.prefill).collect();
+        let kinds: Vec<bool> = std::iter::from_fn(|| batch.next_step())
+            .map(|step| step.prefill)
+            .collect();
         assert_eq!(kinds, [true, true, false, false, true, false, false]);
     }
 

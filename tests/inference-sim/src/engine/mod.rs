@@ -74,11 +74,16 @@ impl Engine {
         devices: Vec<usize>,
         file: Box<dyn Write>,
     ) -> Result<Self, PublishError> {
-        let writers =
-            devices.iter().map(|device| state.writer(*device)).collect::<Result<_, _>>()?;
+        let writers = devices
+            .iter()
+            .map(|device| state.writer(*device))
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             batch: Batch::new(model),
-            truth: Truth { book: TruthBook::new(devices), file },
+            truth: Truth {
+                book: TruthBook::new(devices),
+                file,
+            },
             writers,
             current: None,
             next: None,
@@ -100,7 +105,10 @@ impl Engine {
             ToEngine::Abort { id } => {
                 self.batch.abort(id);
                 let on_its_way = [&self.current, &self.next].into_iter().flatten();
-                if on_its_way.flat_map(|c| &c.step.shares).any(|share| share.id == id) {
+                if on_its_way
+                    .flat_map(|c| &c.step.shares)
+                    .any(|share| share.id == id)
+                {
                     self.aborted.insert(id);
                 }
                 self.truth.close(id, now_ns, Outcome::Aborted)?;
@@ -143,7 +151,9 @@ impl Engine {
         now_ns: u64,
         follows_ns: Option<u64>,
     ) -> Result<Option<Committed>, EngineFailure> {
-        let Some(step) = self.batch.next_step() else { return Ok(None) };
+        let Some(step) = self.batch.next_step() else {
+            return Ok(None);
+        };
         let earliest = now_ns + LAUNCH_NS;
         let start_ns = match follows_ns {
             // In time if there is still half a launch left: publishing takes microseconds.
@@ -154,11 +164,18 @@ impl Engine {
             }
             None => earliest,
         };
-        let start_ns =
-            self.writers.iter().map(Writer::last_end_ns).fold(start_ns, u64::max);
+        let start_ns = self
+            .writers
+            .iter()
+            .map(Writer::last_end_ns)
+            .fold(start_ns, u64::max);
         let end_ns = start_ns + step.cost.duration_ns;
         for writer in &mut self.writers {
-            writer.publish(Segment { start_ns, end_ns, energy_uj: step.cost.energy_uj })?;
+            writer.publish(Segment {
+                start_ns,
+                end_ns,
+                energy_uj: step.cost.energy_uj,
+            })?;
         }
         for share in &step.shares {
             self.truth.book.charge(share.id, share.energy_uj);
@@ -175,7 +192,11 @@ impl Engine {
             finished: Vec::new(),
         };
         for share in ended.step.shares {
-            let again = self.next.iter().flat_map(|c| &c.step.shares).any(|s| s.id == share.id);
+            let again = self
+                .next
+                .iter()
+                .flat_map(|c| &c.step.shares)
+                .any(|s| s.id == share.id);
             if self.aborted.contains(&share.id) {
                 if !again {
                     self.aborted.remove(&share.id);
@@ -201,7 +222,12 @@ impl Engine {
     }
 
     fn report(&self) -> String {
-        let Pace { steps, lateness_ns, latest_ns, bubbles_ns } = self.pace;
+        let Pace {
+            steps,
+            lateness_ns,
+            latest_ns,
+            bubbles_ns,
+        } = self.pace;
         format!(
             "{steps} steps, {:.3} J above idle on each GPU, told {:.3} ms late in the mean and \
              {:.3} ms at most, {:.3} ms idle between steps",

@@ -51,7 +51,10 @@ impl Default for EngineModel {
 impl EngineModel {
     /// A step that reads a prompt of `tokens`.
     pub fn prefill(&self, tokens: u64) -> StepCost {
-        self.cost(tokens as f64 / self.prefill_tokens_per_second, self.prefill_watts)
+        self.cost(
+            tokens as f64 / self.prefill_tokens_per_second,
+            self.prefill_watts,
+        )
     }
 
     /// A step that gives one token to each of `sequences`.
@@ -66,7 +69,10 @@ impl EngineModel {
     fn cost(&self, seconds: f64, watts: f64) -> StepCost {
         let duration_ns = (seconds * 1e9).round().max(1.0);
         let energy_uj = ((watts - self.idle_watts).max(0.0) * duration_ns * 1e-3).round();
-        StepCost { duration_ns: duration_ns as u64, energy_uj: energy_uj as u64 }
+        StepCost {
+            duration_ns: duration_ns as u64,
+            energy_uj: energy_uj as u64,
+        }
     }
 }
 
@@ -77,14 +83,32 @@ mod tests {
     #[test]
     fn an_a100_reads_14000_tokens_in_a_second_at_397_watts_above_idle() {
         let cost = EngineModel::default().prefill(14_000);
-        assert_eq!(cost, StepCost { duration_ns: 1_000_000_000, energy_uj: 397_000_000 });
+        assert_eq!(
+            cost,
+            StepCost {
+                duration_ns: 1_000_000_000,
+                energy_uj: 397_000_000
+            }
+        );
     }
 
     #[test]
     fn a_decode_step_costs_little_more_for_ten_than_for_one() {
         let model = EngineModel::default();
         // 11.56 ms at 202.6 W, and 12.1 ms at 208 W.
-        assert_eq!(model.decode(1), StepCost { duration_ns: 11_560_000, energy_uj: 2_342_056 });
-        assert_eq!(model.decode(10), StepCost { duration_ns: 12_100_000, energy_uj: 2_516_800 });
+        assert_eq!(
+            model.decode(1),
+            StepCost {
+                duration_ns: 11_560_000,
+                energy_uj: 2_342_056
+            }
+        );
+        assert_eq!(
+            model.decode(10),
+            StepCost {
+                duration_ns: 12_100_000,
+                energy_uj: 2_516_800
+            }
+        );
     }
 }

@@ -44,9 +44,16 @@ pub fn run(config: &EngineConfig) -> anyhow::Result<()> {
         .append(true)
         .open(&config.truth)
         .with_context(|| format!("truth file {}", config.truth.display()))?;
-    let mut engine =
-        Engine::new(config.model.clone(), &state, config.devices.clone(), Box::new(truth))?;
-    let process = Process { pid: std::process::id(), memory_bytes: config.memory_bytes };
+    let mut engine = Engine::new(
+        config.model.clone(),
+        &state,
+        config.devices.clone(),
+        Box::new(truth),
+    )?;
+    let process = Process {
+        pid: std::process::id(),
+        memory_bytes: config.memory_bytes,
+    };
     let contexts = config
         .devices
         .iter()
@@ -57,8 +64,15 @@ pub fn run(config: &EngineConfig) -> anyhow::Result<()> {
         .and_then(|front| front.map_or(Ok(()), |front| serve(&mut engine, front, &signals)));
     engine.finish(boottime_ns())?;
     drop(contexts);
-    let late: u64 = config.devices.iter().map(|device| state.late_segments(*device)).sum();
-    eprintln!("inference-sim engine: {}; {late} steps published late", engine.report());
+    let late: u64 = config
+        .devices
+        .iter()
+        .map(|device| state.late_segments(*device))
+        .sum();
+    eprintln!(
+        "inference-sim engine: {}; {late} steps published late",
+        engine.report()
+    );
     served
 }
 
@@ -68,7 +82,11 @@ fn accept(config: &EngineConfig, signals: &OwnedFd) -> anyhow::Result<Option<Uni
     let listener = UnixListener::bind(&config.socket)
         .with_context(|| format!("engine socket {}", config.socket.display()))?;
     let ready = wait([listener.as_raw_fd(), signals.as_raw_fd()], None)?;
-    let front = if ready[1] { None } else { Some(listener.accept()?.0) };
+    let front = if ready[1] {
+        None
+    } else {
+        Some(listener.accept()?.0)
+    };
     std::fs::remove_file(&config.socket)?;
     Ok(front)
 }
@@ -87,13 +105,14 @@ fn serve(engine: &mut Engine, mut front: UnixStream, signals: &OwnedFd) -> anyho
                 other => other?,
             }
         }
-        let [message, signal] =
-            wait([front.as_raw_fd(), signals.as_raw_fd()], engine.due_ns())?;
+        let [message, signal] = wait([front.as_raw_fd(), signals.as_raw_fd()], engine.due_ns())?;
         if signal {
             return Ok(());
         }
         if message {
-            let Some(messages) = inbox.read(&front)? else { return Ok(()) };
+            let Some(messages) = inbox.read(&front)? else {
+                return Ok(());
+            };
             for message in messages {
                 engine.take(message?, boottime_ns())?;
             }
@@ -119,20 +138,26 @@ impl Inbox {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
             other => other?,
         };
-        self.rest.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        self.rest
+            .extend_from_slice(buffer.get(..count).unwrap_or_default());
         let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else {
             return Ok(Some(Vec::new()));
         };
         let whole: Vec<u8> = self.rest.drain(..=end).collect();
-        let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let lines = whole
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
         Ok(Some(lines.map(serde_json::from_slice).collect()))
     }
 }
 
 /// Sleeps until one of `files` can be read or `until_ns` has come; says which files can be read.
 fn wait(files: [RawFd; 2], until_ns: Option<u64>) -> io::Result<[bool; 2]> {
-    let mut polled =
-        files.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let mut polled = files.map(|fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    });
     let timeout = until_ns.map(|until| {
         let nanos = until.saturating_sub(boottime_ns());
         libc::timespec {
@@ -140,11 +165,18 @@ fn wait(files: [RawFd; 2], until_ns: Option<u64>) -> io::Result<[bool; 2]> {
             tv_nsec: (nanos % 1_000_000_000) as libc::c_long,
         }
     });
-    let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let timeout = timeout
+        .as_ref()
+        .map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: `polled` holds as many entries as is said; `timeout` is null or points to a value
     // that outlives the call; a null signal mask leaves the mask alone.
     let result = unsafe {
-        libc::ppoll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout, std::ptr::null())
+        libc::ppoll(
+            polled.as_mut_ptr(),
+            polled.len() as libc::nfds_t,
+            timeout,
+            std::ptr::null(),
+        )
     };
     if result == -1 {
         let error = io::Error::last_os_error();

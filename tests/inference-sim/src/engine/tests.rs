@@ -24,8 +24,12 @@ impl Write for Lines {
 impl Lines {
     fn records(&self) -> Vec<TruthRecord> {
         let bytes = self.0.lock().unwrap();
-        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+        let lines = bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
+        lines
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect()
     }
 }
 
@@ -38,7 +42,12 @@ fn engine(devices: &[usize]) -> (Engine, Arc<GpuState>, Lines, u64) {
         devices.to_vec(),
         Box::new(lines.clone()),
     );
-    (engine.unwrap(), state, lines, boottime_ns() + 3_600_000_000_000)
+    (
+        engine.unwrap(),
+        state,
+        lines,
+        boottime_ns() + 3_600_000_000_000,
+    )
 }
 
 fn add(id: u64, now_ns: u64, prompt_tokens: u64, output_tokens: u64) -> ToEngine {
@@ -82,7 +91,10 @@ fn steps_follow_each_other_without_a_gap_and_are_published_before_they_begin() {
     assert_eq!((record.end_ns, record.output_tokens), (told[10].at_ns, 11));
     for device in [0, 3] {
         assert_eq!(state.energy_at(device, u64::MAX), Some(record.energy_uj[0]));
-        assert_eq!(state.energy_at(device, start_ns + 50_000_000), Some(19_850_000));
+        assert_eq!(
+            state.energy_at(device, start_ns + 50_000_000),
+            Some(19_850_000)
+        );
     }
 }
 
@@ -91,12 +103,20 @@ fn a_client_that_leaves_early_is_charged_for_the_step_it_is_in_and_nothing_more(
     let (mut engine, state, lines, now_ns) = engine(&[0]);
     engine.take(add(1, now_ns, 1_400, 500), now_ns).unwrap();
     engine.advance(now_ns).unwrap();
-    engine.take(ToEngine::Abort { id: 1 }, now_ns + 1_000_000).unwrap();
+    engine
+        .take(ToEngine::Abort { id: 1 }, now_ns + 1_000_000)
+        .unwrap();
     let (told, _) = play(&mut engine, now_ns + 1_000_000);
     assert!(told.iter().all(|step| step.tokens.is_empty()), "{told:?}");
     let record = &lines.records()[0];
-    assert_eq!((record.outcome, record.output_tokens), (Outcome::Aborted, 0));
-    assert_eq!((record.first_token_ns, record.end_ns), (None, now_ns + 1_000_000));
+    assert_eq!(
+        (record.outcome, record.output_tokens),
+        (Outcome::Aborted, 0)
+    );
+    assert_eq!(
+        (record.first_token_ns, record.end_ns),
+        (None, now_ns + 1_000_000)
+    );
     assert_eq!(record.energy_uj, [39_700_000]);
     assert_eq!(state.energy_at(0, u64::MAX), Some(39_700_000));
     assert!(engine.aborted.is_empty());
@@ -110,9 +130,16 @@ fn what_is_in_flight_at_shutdown_has_its_truth_written() {
     engine.advance(now_ns).unwrap();
     engine.finish(now_ns + 1).unwrap();
     let records = lines.records();
-    assert!(records.iter().all(|record| record.outcome == Outcome::Shutdown));
+    assert!(
+        records
+            .iter()
+            .all(|record| record.outcome == Outcome::Shutdown)
+    );
     let sum: u64 = records.iter().map(|record| record.energy_uj[0]).sum();
-    assert_eq!((records.len(), Some(sum)), (2, state.energy_at(0, u64::MAX)));
+    assert_eq!(
+        (records.len(), Some(sum)),
+        (2, state.energy_at(0, u64::MAX))
+    );
 }
 
 #[test]
@@ -125,7 +152,10 @@ fn a_host_that_wakes_late_leaves_the_gpu_idle_and_never_rewrites_the_past() {
     let told = engine.advance(late_ns).unwrap().unwrap();
     assert_eq!(told.at_ns, now_ns + LAUNCH_NS + 100_000_000);
     assert_eq!(state.energy_at(0, late_ns), before);
-    assert_eq!(engine.current.as_ref().unwrap().end_ns, late_ns + LAUNCH_NS + 11_560_000);
+    assert_eq!(
+        engine.current.as_ref().unwrap().end_ns,
+        late_ns + LAUNCH_NS + 11_560_000
+    );
 }
 
 proptest! {
