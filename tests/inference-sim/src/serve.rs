@@ -14,6 +14,9 @@ use crate::front::{self, FrontConfig};
 /// How long the engine may take to listen.
 const ENGINE_START: Duration = Duration::from_secs(10);
 
+/// A terminal's interrupt goes to front and engine alike, and the engine may be gone first.
+const SAME_SIGNAL: Duration = Duration::from_millis(200);
+
 /// Serves HTTP at `listen` for the engine at `socket` until SIGTERM or SIGINT. With an `engine`
 /// command, that is started first and ended last.
 ///
@@ -36,18 +39,21 @@ pub async fn run(
         () = stop.asked() => return end(child).await,
     };
     println!("listening on http://{}", listener.local_addr()?);
-    // The engine is told before the connections fall, so that what is in flight ends as
-    // "shutdown" and not as left by its client.
-    let served = front::run(listener, engine, config, async {
-        stop.asked().await;
-        if let Some(child) = &mut child {
-            terminate(child);
-            let _ = child.wait().await;
-        }
-    })
-    .await;
-    end(child).await?;
-    served
+    // Dropping the front closes its socket to the engine, but not yet its connections: what is in
+    // flight ends as "shutdown" and not as left by its client.
+    let served = tokio::select! {
+        served = front::run(listener, engine, config) => served,
+        () = stop.asked() => Ok(()),
+    };
+    if served.is_err()
+        && tokio::time::timeout(SAME_SIGNAL, stop.asked())
+            .await
+            .is_err()
+    {
+        end(child).await?;
+        return served;
+    }
+    end(child).await
 }
 
 fn start(command: std::process::Command, socket: &Path) -> anyhow::Result<Child> {

@@ -120,16 +120,18 @@ impl Engine {
     /// Does what is due: tells the end of a step, chooses the next.
     fn advance(&mut self, now_ns: u64) -> Result<Option<StepEnded>, EngineFailure> {
         let mut told = None;
+        let mut follows = None;
         if let Some(ended) = self.current.take_if(|current| current.end_ns <= now_ns) {
             self.pace.told(now_ns - ended.end_ns);
+            follows = Some(ended.end_ns);
             told = Some(self.end(ended)?);
             self.current = self.next.take();
         }
         match &self.current {
-            None => self.current = self.commit(now_ns, None)?,
+            None => self.current = self.commit(now_ns, follows)?,
             Some(current) if self.next.is_none() && now_ns + LEAD_NS >= current.end_ns => {
-                let follows = current.end_ns;
-                self.next = self.commit(now_ns, Some(follows))?;
+                let follows = Some(current.end_ns);
+                self.next = self.commit(now_ns, follows)?;
             }
             Some(_) => {}
         }

@@ -1,7 +1,5 @@
 //! `/metrics` with vLLM's names (vllm/v1/metrics/loggers.py), labels and buckets.
 
-use std::collections::HashMap;
-
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
@@ -43,29 +41,30 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// All at zero.
     pub(crate) fn new(model: &str) -> prometheus::Result<Self> {
-        let labels = HashMap::from([
-            ("engine".to_owned(), "0".to_owned()),
-            ("model_name".to_owned(), model.to_owned()),
-        ]);
-        let registry = Registry::new_custom(None, Some(labels))?;
+        let registry = Registry::new();
+        let options = |name: &str, help: &str| {
+            Opts::new(name, help)
+                .const_label("engine", "0")
+                .const_label("model_name", model)
+        };
         let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
+            let gauge = IntGauge::with_opts(options(name, help))?;
             registry.register(Box::new(gauge.clone()))?;
             prometheus::Result::Ok(gauge)
         };
         let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help)?;
+            let counter = IntCounter::with_opts(options(name, help))?;
             registry.register(Box::new(counter.clone()))?;
             prometheus::Result::Ok(counter)
         };
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            let options = HistogramOpts::from(options(name, help)).buckets(buckets.to_vec());
             let histogram = Histogram::with_opts(options)?;
             registry.register(Box::new(histogram.clone()))?;
             prometheus::Result::Ok(histogram)
         };
         let requests = IntCounterVec::new(
-            Opts::new(
+            options(
                 "vllm:request_success_total",
                 "Count of successfully processed requests.",
             ),

@@ -40,7 +40,7 @@ impl Default for FrontConfig {
     }
 }
 
-/// Serves until `shutdown` is ready; what is in flight then is cut off.
+/// Serves until it is dropped, which cuts off what is in flight, or the engine goes.
 ///
 /// # Errors
 /// The engine has gone, or connections cannot be accepted.
@@ -48,13 +48,11 @@ pub async fn run(
     listener: TcpListener,
     engine: UnixStream,
     config: FrontConfig,
-    shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::new(&config.model)?;
     let (link, messages) = EngineLink::new(metrics);
     let front = Arc::new(Front::new(config, Arc::clone(&link)));
     tokio::select! {
-        () = shutdown => Ok(()),
         ended = link.carry(engine, messages) => ended.context("the engine has gone"),
         failed = accept(listener, front) => failed.context("cannot accept connections"),
     }
