@@ -1,5 +1,6 @@
 //! Wiring of the subcommands.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -46,6 +47,9 @@ enum Command {
         url: String,
         #[command(flatten)]
         load: LoadConfig,
+        /// Write one line of JSON a request to this file
+        #[arg(long)]
+        log: Option<PathBuf>,
     },
     /// Print the energy counter as nvml-sim shows it at a moment, in millijoules
     Counter {
@@ -154,12 +158,17 @@ fn run(command: Command) -> anyhow::Result<()> {
             wait_for(serve::run(&listen, &engine_socket, config, None))
         }
         Command::Engine(engine) => engine::run(&engine.config()),
-        Command::Load { url, load } => {
+        Command::Load { url, load, log } => {
+            let log = log
+                .map(std::fs::File::create)
+                .transpose()
+                .context("cannot make the log")?;
+            let log = log.map(|file| Box::new(file) as Box<dyn Write>);
             let address = url
                 .strip_prefix("http://")
                 .unwrap_or(&url)
                 .trim_end_matches('/');
-            let summary = wait_for(load::run(address, &load))?;
+            let summary = wait_for(load::run(address, &load, log))?;
             println!("{}", serde_json::to_string(&summary)?);
             Ok(())
         }

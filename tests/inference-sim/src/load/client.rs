@@ -172,10 +172,7 @@ fn request(
         .header("host", address)
         .header("content-type", "application/json")
         .header("user-agent", "inference-sim-load")
-        .header(
-            "x-request-id",
-            format!("load-{}-{}", config.seed, planned.number),
-        )
+        .header("x-request-id", planned.x_request_id(config.seed))
         .body(Full::new(Bytes::from(serde_json::to_vec(&body)?)))?)
 }
 

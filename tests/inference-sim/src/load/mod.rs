@@ -9,6 +9,7 @@ mod plan;
 mod summary;
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,27 +18,34 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
 pub use plan::{LoadConfig, Planned, Routes, plan};
-pub use summary::Summary;
+pub use summary::{RequestLog, Summary};
 
 use self::client::Client;
 use self::summary::Tally;
 
-/// Sends the planned requests to `address` (`host:port`).
+/// Sends the planned requests to `address` (`host:port`); writes a [`RequestLog`] line of each to
+/// `log`.
 ///
 /// # Errors
-/// The server cannot be reached at all. Single requests that fail are counted.
-pub async fn run(address: &str, config: &LoadConfig) -> anyhow::Result<Summary> {
+/// The server cannot be reached at all, or the log cannot be written. Single requests that fail
+/// are counted.
+pub async fn run(
+    address: &str,
+    config: &LoadConfig,
+    log: Option<Box<dyn Write>>,
+) -> anyhow::Result<Summary> {
     let client = Rc::new(Client::new(address.to_owned()));
     client
         .connect()
         .await
         .with_context(|| format!("no server at {address}"))?;
-    let tally = Rc::new(RefCell::new(Tally::default()));
+    let tally = Rc::new(RefCell::new(Tally::new(log)));
     let local = LocalSet::new();
     local
         .run_until(send_all(client, config.clone(), Rc::clone(&tally)))
         .await;
-    Ok(tally.borrow().summary())
+    let summary = tally.borrow_mut().summary();
+    summary.context("cannot write the log")
 }
 
 async fn send_all(client: Rc<Client>, config: LoadConfig, tally: Rc<RefCell<Tally>>) {
@@ -52,7 +60,7 @@ async fn send_all(client: Rc<Client>, config: LoadConfig, tally: Rc<RefCell<Tall
             let flown = client.send(&planned, &config).await;
             tally
                 .borrow_mut()
-                .landed(&planned, &flown, client.connections());
+                .landed(&planned, &flown, &config, client.connections());
         });
     }
     while flights.join_next().await.is_some() {}

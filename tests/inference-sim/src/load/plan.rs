@@ -83,6 +83,13 @@ pub struct Planned {
     pub text_seed: u64,
 }
 
+impl Planned {
+    /// Its `x-request-id` in a load of this seed.
+    pub fn x_request_id(&self, seed: u64) -> String {
+        format!("load-{seed}-{}", self.number)
+    }
+}
+
 /// The requests of a load, in the order of their times.
 pub fn plan(config: &LoadConfig) -> impl Iterator<Item = Planned> + use<> {
     let config = config.clone();

@@ -1,10 +1,12 @@
 //! What came of a load.
 
+use std::io::{self, Write};
+
 use gpu_state::boottime_ns;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Ended, Flown};
-use super::plan::Planned;
+use super::plan::{LoadConfig, Planned};
 
 /// The last line a load prints, as JSON. Latencies are seconds of the client's clock; null where
 /// nothing was measured.
@@ -48,9 +50,29 @@ pub struct Summary {
     pub last_end_ns: Option<u64>,
 }
 
+/// One line of a load's log: a request as its client saw it. Times are `CLOCK_BOOTTIME`
+/// nanoseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestLog {
+    /// Its name, also in the truth file.
+    pub x_request_id: String,
+    /// When it was sent.
+    pub start_ns: u64,
+    /// When the first of the answer's body had come.
+    pub first_data_ns: Option<u64>,
+    /// When the answer had ended, or the client left.
+    pub end_ns: u64,
+    /// Server-sent events, without `[DONE]`.
+    pub chunks: u64,
+    /// `completed`, `aborted` or `failed`.
+    pub outcome: String,
+}
+
 /// Counts while the load runs.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Tally {
+    log: Option<Box<dyn Write>>,
+    log_failure: Option<io::Error>,
     in_flight: u64,
     in_flight_max: u64,
     sent: u64,
@@ -71,6 +93,13 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    pub(crate) fn new(log: Option<Box<dyn Write>>) -> Self {
+        Self {
+            log,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn sent(&mut self) {
         self.first_start_ns.get_or_insert_with(boottime_ns);
         self.sent += 1;
@@ -78,7 +107,16 @@ impl Tally {
         self.in_flight_max = self.in_flight_max.max(self.in_flight);
     }
 
-    pub(crate) fn landed(&mut self, planned: &Planned, flown: &Flown, connections: u64) {
+    pub(crate) fn landed(
+        &mut self,
+        planned: &Planned,
+        flown: &Flown,
+        config: &LoadConfig,
+        connections: u64,
+    ) {
+        if let Err(error) = self.write_log(planned, flown, config) {
+            self.log_failure.get_or_insert(error);
+        }
         let seconds = |at_ns: u64| at_ns.saturating_sub(flown.start_ns) as f64 * 1e-9;
         self.in_flight -= 1;
         self.connections = connections;
@@ -106,7 +144,41 @@ impl Tally {
         }
     }
 
-    pub(crate) fn summary(&self) -> Summary {
+    fn write_log(
+        &mut self,
+        planned: &Planned,
+        flown: &Flown,
+        config: &LoadConfig,
+    ) -> io::Result<()> {
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
+        let outcome = match flown.ended {
+            Ended::Whole => "completed",
+            Ended::Left => "aborted",
+            Ended::Failed(_) => "failed",
+        };
+        let mut line = serde_json::to_vec(&RequestLog {
+            x_request_id: planned.x_request_id(config.seed),
+            start_ns: flown.start_ns,
+            first_data_ns: flown.first_data_ns,
+            end_ns: flown.end_ns,
+            chunks: flown.chunks,
+            outcome: outcome.to_owned(),
+        })?;
+        line.push(b'\n');
+        log.write_all(&line)
+    }
+
+    /// What came of it; the error is the log's.
+    pub(crate) fn summary(&mut self) -> io::Result<Summary> {
+        match self.log_failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(self.counts()),
+        }
+    }
+
+    fn counts(&self) -> Summary {
         let span_s = self
             .first_start_ns
             .zip(self.last_end_ns)
