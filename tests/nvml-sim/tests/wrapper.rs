@@ -1,0 +1,276 @@
+//! The library as the agent meets it: loaded from its file by the real nvml-wrapper.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gpu_state::{GpuState, Process, Segment, boottime_ns};
+use nvml_sim::{Scenario, counter_at, last_tick_ns};
+use nvml_wrapper::Nvml;
+use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::structs::device::FieldId;
+
+/// The library reads one scenario a process, so its users take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+struct Machine {
+    nvml: Nvml,
+    scenario: Scenario,
+    state: Arc<GpuState>,
+    _folder: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+fn machine(scenario: &str) -> Machine {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scenario.toml");
+    std::fs::write(&path, format!("gpu_state = \"gpu\"\n{scenario}")).unwrap();
+    let nvml = load(&path).unwrap();
+    let scenario = Scenario::load(&path).unwrap();
+    let state = Arc::new(scenario.open_state().unwrap());
+    Machine {
+        nvml,
+        scenario,
+        state,
+        _folder: folder,
+        _turn: turn,
+    }
+}
+
+fn load(scenario: &Path) -> Result<Nvml, NvmlError> {
+    // SAFETY: tests of this process take turns, and no other thread of theirs reads the
+    // environment.
+    unsafe { std::env::set_var(nvml_sim::SCENARIO_VARIABLE, scenario) };
+    Nvml::builder().lib_path(library().as_os_str()).init()
+}
+
+/// Cargo builds the library's shared object beside the tests' own folder.
+fn library() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let found = test
+        .ancestors()
+        .skip(1)
+        .map(|folder| folder.join("libnvml_sim.so"));
+    found
+        .into_iter()
+        .find(|file| file.exists())
+        .expect("cargo builds the cdylib with its tests")
+}
+
+#[test]
+fn devices_say_who_they_are_and_that_they_are_simulated() {
+    let machine = machine("[[device]]\n[[device]]\nname = \"NVIDIA H100\"\nuuid = \"GPU-x\"\n");
+    let nvml = &machine.nvml;
+    assert_eq!(nvml.sys_driver_version().unwrap(), "550.54.15");
+    assert_eq!(nvml.sys_nvml_version().unwrap(), "12.550.54.15");
+    assert_eq!(nvml.device_count().unwrap(), 2);
+    let second = nvml.device_by_uuid("GPU-x").unwrap();
+    assert_eq!(second.index().unwrap(), 1);
+    assert_eq!(second.name().unwrap(), "NVIDIA H100 (simulated)");
+    assert_eq!(second.uuid().unwrap(), "GPU-x");
+    let pci = second.pci_info().unwrap();
+    assert_eq!((pci.bus, pci.bus_id.as_str()), (2, "00000000:02:00.0"));
+    assert!(matches!(
+        nvml.device_by_index(2),
+        Err(NvmlError::InvalidArg)
+    ));
+    assert!(matches!(
+        nvml.device_by_uuid("GPU-y"),
+        Err(NvmlError::NotFound)
+    ));
+}
+
+#[test]
+fn the_counter_read_through_the_wrapper_is_the_one_rust_callers_get() {
+    let machine = machine("tick_ms = 20\n");
+    let device = machine.nvml.device_by_index(0).unwrap();
+    let mut writer = machine.state.writer(0).unwrap();
+    let start_ns = boottime_ns() + 1_000_000;
+    let end_ns = start_ns + 10_000_000_000;
+    writer
+        .publish(Segment {
+            start_ns,
+            end_ns,
+            energy_uj: 2_000_000_000,
+        })
+        .unwrap();
+    let begun = Instant::now();
+    let mut values = Vec::new();
+    while begun.elapsed() < Duration::from_millis(300) {
+        let before = boottime_ns();
+        let seen = device.total_energy_consumption().unwrap();
+        let after = boottime_ns();
+        // Between two ticks there is one right answer.
+        if last_tick_ns(&machine.scenario, before) == last_tick_ns(&machine.scenario, after) {
+            assert_eq!(
+                counter_at(&machine.scenario, &machine.state, 0, before),
+                Some(seen)
+            );
+            values.push(seen);
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    assert!(values.is_sorted());
+    values.dedup();
+    assert!(values.len() >= 8, "ticks of 20 ms in 300 ms: {values:?}");
+    let rise = (values[values.len() - 1] - values[0]) as f64 / (values.len() - 1) as f64;
+    assert!(
+        (283.0 * 20.0 * 0.9..283.0 * 20.0 * 1.1).contains(&rise),
+        "83 + 200 W: {rise} mJ"
+    );
+}
+
+#[test]
+fn field_values_carry_counter_power_and_limits_with_their_types() {
+    let machine = machine("noise_watts = 0\n[[device]]\nlimit_watts = 350\n");
+    let device = machine.nvml.device_by_index(0).unwrap();
+    let fields = [83, 185, 186, 191, 187, 188, 190, 60].map(FieldId);
+    let values = device.field_values_for(&fields).unwrap();
+    let value = |place: usize| values[place].as_ref().unwrap().value.as_ref();
+    let (SampleValue::U64(energy), SampleValue::U64(same)) = (value(0).unwrap(), value(3).unwrap())
+    else {
+        panic!("energy is an unsigned long long");
+    };
+    assert!(same.abs_diff(*energy) <= 8_300);
+    for (place, milliwatts) in [
+        (1, 83_000),
+        (2, 83_000),
+        (4, 100_000),
+        (5, 400_000),
+        (6, 350_000),
+    ] {
+        let SampleValue::U32(seen) = value(place).unwrap() else {
+            panic!("not unsigned int")
+        };
+        assert_eq!(*seen, milliwatts, "field {}", fields[place].0);
+    }
+    assert!(matches!(value(7), Err(NvmlError::NotSupported)));
+    let taken = values[0].as_ref().unwrap().timestamp;
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() as i64;
+    assert!((now - 10_000_000..=now).contains(&taken));
+}
+
+#[test]
+fn limits_and_power_are_readable_one_by_one() {
+    let machine = machine("noise_watts = 0\n");
+    let device = machine.nvml.device_by_index(0).unwrap();
+    assert_eq!(device.power_usage().unwrap(), 83_000);
+    assert_eq!(device.enforced_power_limit().unwrap(), 400_000);
+    assert_eq!(device.power_management_limit().unwrap(), 400_000);
+    assert_eq!(device.power_management_limit_default().unwrap(), 400_000);
+    let constraints = device.power_management_limit_constraints().unwrap();
+    assert_eq!(
+        (constraints.min_limit, constraints.max_limit),
+        (100_000, 400_000)
+    );
+}
+
+#[test]
+fn processes_are_listed_while_they_hold_a_context() {
+    let machine = machine("");
+    let device = machine.nvml.device_by_index(0).unwrap();
+    assert_eq!(device.running_compute_processes().unwrap(), []);
+    let process = Process {
+        pid: std::process::id(),
+        memory_bytes: 70 << 30,
+    };
+    let context = machine.state.open_context(0, process).unwrap();
+    let listed = device.running_compute_processes().unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].pid, process.pid);
+    assert_eq!(listed[0].used_gpu_memory, UsedGpuMemory::Used(70 << 30));
+    assert_eq!(
+        (listed[0].gpu_instance_id, listed[0].compute_instance_id),
+        (None, None)
+    );
+    drop(context);
+    assert_eq!(device.running_compute_processes().unwrap(), []);
+}
+
+#[test]
+fn what_is_unsupported_or_missing_says_so() {
+    let machine = machine("[faults]\nunsupported = [\"energy\", \"power_average\", \"limits\"]\n");
+    let device = machine.nvml.device_by_index(0).unwrap();
+    assert!(matches!(
+        device.total_energy_consumption(),
+        Err(NvmlError::NotSupported)
+    ));
+    assert!(matches!(
+        device.enforced_power_limit(),
+        Err(NvmlError::NotSupported)
+    ));
+    let values = device
+        .field_values_for(&[83, 185, 186].map(FieldId))
+        .unwrap();
+    let supported: Vec<bool> = values
+        .iter()
+        .map(|value| value.as_ref().unwrap().value.is_ok())
+        .collect();
+    assert_eq!(supported, [false, false, true]);
+    assert!(device.power_usage().is_ok());
+    assert!(matches!(
+        device.mig_mode(),
+        Err(NvmlError::FailedToLoadSymbol(_))
+    ));
+}
+
+#[test]
+fn a_lost_device_comes_back_with_its_counter_at_zero() {
+    let machine = machine("[faults]\nlost_at_s = 0.3\nback_at_s = 0.6\n");
+    let device = machine.nvml.device_by_index(0).unwrap();
+    let created = machine.state.created_ns();
+    let sleep_until = |after_ms: u64| {
+        let wait = (created + after_ms * 1_000_000).saturating_sub(boottime_ns());
+        std::thread::sleep(Duration::from_nanos(wait));
+    };
+    sleep_until(400);
+    assert!(matches!(
+        device.total_energy_consumption(),
+        Err(NvmlError::GpuLost)
+    ));
+    assert!(matches!(device.power_usage(), Err(NvmlError::GpuLost)));
+    sleep_until(900);
+    let energy = device.total_energy_consumption().unwrap();
+    let age_ms = (boottime_ns() - created) / 1_000_000;
+    assert!(
+        energy <= 83 * (age_ms - 600) + 3_400,
+        "{energy} mJ after {age_ms} ms"
+    );
+}
+
+#[test]
+fn a_slow_driver_makes_every_call_wait() {
+    let machine = machine("[faults]\nslow_call_ms = 30\n");
+    let device = machine.nvml.device_by_index(0).unwrap();
+    let begun = Instant::now();
+    device.power_usage().unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(30));
+}
+
+#[test]
+fn a_broken_scenario_fails_at_init_and_a_good_one_still_loads() {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scenario.toml");
+    std::fs::write(&path, "no_such_key = 1").unwrap();
+    assert!(matches!(load(&path), Err(NvmlError::DriverNotLoaded)));
+    std::fs::write(&path, "").unwrap();
+    let nvml = load(&path).unwrap();
+    assert_eq!(nvml.device_count().unwrap(), 1);
+    // The next test's library must not find this one's still open.
+    drop(nvml);
+    drop(turn);
+}
+
+#[test]
+fn two_users_in_one_process_share_the_library_until_both_have_left() {
+    let machine = machine("");
+    let second = Nvml::builder()
+        .lib_path(library().as_os_str())
+        .init()
+        .unwrap();
+    drop(second);
+    assert_eq!(machine.nvml.device_count().unwrap(), 1);
+}
