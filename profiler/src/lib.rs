@@ -6,4 +6,5 @@
 pub mod clock;
 pub mod ledger;
 pub mod meters;
+pub mod services;
 pub mod units;

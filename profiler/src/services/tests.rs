@@ -1,0 +1,1 @@
+//! Services made of real processes and real sockets.
