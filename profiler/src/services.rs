@@ -18,6 +18,8 @@
 
 pub mod cgroups;
 mod members;
+mod names;
+mod ports;
 mod processes;
 pub mod routes;
 mod sockets;
@@ -34,7 +36,7 @@ use crate::clock::Timestamp;
 use crate::ledger::{Holders, MeterId, Owner, ServiceId};
 use cgroups::Group;
 use members::{Candidate, Part};
-use processes::{Key, Process, Processes};
+use processes::{Key, Processes};
 
 /// So long the processes of a service are still known after their end: their last CPU time and
 /// requests arrive later than they leave.
@@ -212,17 +214,21 @@ impl Services {
                     .map(|process| Part::Tree(process.key()))
                     .into_iter()
                     .collect(),
-                Target::Port(port) => members::port_owners(&self.proc, processes, *port)
+                // Looking through everybody's sockets is dear: only for a listener that is new.
+                Target::Port(port) if candidate.knows(&ports::sockets_here(&self.proc, *port)) => {
+                    continue;
+                }
+                Target::Port(port) => ports::owners(&self.proc, processes, *port)
                     .into_iter()
                     .filter(|pid| *pid != self.agent)
                     .filter_map(|pid| processes.get(pid))
-                    .map(|process| part_of(processes, process, agent_line))
+                    .map(|process| members::part_of(processes, process, agent_line))
                     .collect(),
                 Target::Name(name) => processes
                     .iter()
                     .filter(|process| !agent_line.contains(&process.pid))
-                    .filter(|process| is_called(processes, process, name))
-                    .map(|process| part_of(processes, process, agent_line))
+                    .filter(|process| members::is_called(processes, process, name))
+                    .map(|process| members::part_of(processes, process, agent_line))
                     .collect(),
             };
             candidate.add_parts(parts);
@@ -243,7 +249,7 @@ impl Services {
             let Some(process) = self.processes.get(*pid) else {
                 continue;
             };
-            let part = part_of(&self.processes, process, agent_line);
+            let part = members::part_of(&self.processes, process, agent_line);
             let mut candidate = Candidate::found(part);
             candidate.gather(&self.processes, self.agent, taken);
             self.candidates.push(candidate);
@@ -418,32 +424,6 @@ impl Services {
             .filter_map(|candidate| candidate.target(&self.selection.targets))
             .collect()
     }
-}
-
-/// What a process belongs to: its container, job or unit, else its tree.
-fn part_of(processes: &Processes, process: &Process, agent_line: &BTreeSet<u32>) -> Part {
-    match &process.group {
-        // The agent's own unit or container may hold more than the agent; it is no service then.
-        Some(group) if !agent_line.iter().any(|pid| is_in(processes, *pid, group)) => {
-            Part::Group(group.clone())
-        }
-        _ => Part::Tree(tree::root(processes, process, agent_line)),
-    }
-}
-
-fn is_in(processes: &Processes, pid: u32, group: &Group) -> bool {
-    processes
-        .get(pid)
-        .is_some_and(|process| process.group.as_ref() == Some(group))
-}
-
-fn is_called(processes: &Processes, process: &Process, name: &str) -> bool {
-    process.comm == name
-        || process
-            .group
-            .as_ref()
-            .is_some_and(|group| group.id == name || group.name() == name)
-        || processes.name(process) == name
 }
 
 #[cfg(test)]

@@ -22,6 +22,41 @@ pub(super) enum Part {
     Tree(Key),
 }
 
+/// What a process belongs to: its container, job or unit, else its tree.
+pub(super) fn part_of(
+    processes: &Processes,
+    process: &Process,
+    agent_line: &BTreeSet<u32>,
+) -> Part {
+    match &process.group {
+        // The agent's own unit or container may hold more than the agent; it is no service then.
+        Some(group) if !agent_line.iter().any(|pid| is_in(processes, *pid, group)) => {
+            Part::Group(group.clone())
+        }
+        _ => Part::Tree(tree::root(processes, process, agent_line)),
+    }
+}
+
+fn is_in(processes: &Processes, pid: u32, group: &Group) -> bool {
+    processes
+        .get(pid)
+        .is_some_and(|process| process.group.as_ref() == Some(group))
+}
+
+/// Whether a target of this name means the process.
+pub(super) fn is_called(processes: &Processes, process: &Process, name: &str) -> bool {
+    process.comm == name
+        || process
+            .group
+            .as_ref()
+            .is_some_and(|group| group.id == name || group.name() == name)
+        || processes.name(process) == name
+}
+
+/// What listeners are made from: a service's processes, and all listening sockets in their
+/// network namespaces.
+type Seen = (BTreeSet<u32>, BTreeSet<(u64, Socket)>);
+
 /// A service, or what may become one.
 #[derive(Debug, Default)]
 pub(super) struct Candidate {
@@ -35,7 +70,7 @@ pub(super) struct Candidate {
     pids: BTreeSet<u32>,
     listeners: Vec<Listener>,
     /// What the listeners were made from: they change only with these.
-    seen: Option<(BTreeSet<u32>, BTreeSet<(u64, Socket)>)>,
+    seen: Option<Seen>,
     /// Listeners that the service was seen to connect to itself, by inode.
     own_peers: BTreeSet<u64>,
     refreshes: u32,
@@ -79,6 +114,12 @@ impl Candidate {
         &self.listeners
     }
 
+    /// Whether it is alive and these sockets are among its listeners.
+    pub(super) fn knows(&self, sockets: &BTreeSet<Socket>) -> bool {
+        let is_own = |socket: &Socket| self.listeners.iter().any(|l| l.inode == socket.inode);
+        !self.pids.is_empty() && sockets.iter().all(is_own)
+    }
+
     pub(super) fn add_parts(&mut self, parts: Vec<Part>) {
         for part in parts {
             if !self.parts.contains(&part) {
@@ -116,9 +157,10 @@ impl Candidate {
         }
         let members = || self.pids.iter().filter_map(|pid| processes.get(*pid));
         let topmost = members().filter(|process| !self.pids.contains(&process.parent));
-        topmost
-            .min_by_key(|process| process.start)
-            .map_or_else(|| "process".to_owned(), |process| processes.name(process))
+        topmost.min_by_key(|process| process.start).map_or_else(
+            || "process".to_owned(),
+            |process| processes.name(process).to_owned(),
+        )
     }
 
     /// Collects its processes: all in its groups, and all below its trees. A process once in a
@@ -131,8 +173,7 @@ impl Candidate {
         for (place, part) in self.parts.iter().enumerate() {
             match part {
                 Part::Group(group) => {
-                    let within = |process: &&Process| process.group.as_ref() == Some(group);
-                    found.extend(processes.iter().filter(within).map(|process| process.pid));
+                    found.extend(processes.in_group(group));
                 }
                 Part::Tree(root) if processes.find(*root).is_none() => ended.push(place),
                 Part::Tree(_) => {}
@@ -228,7 +269,7 @@ impl Candidate {
         }
         let doubtful = self.below_another(processes);
         if doubtful.iter().any(|inode| !self.own_peers.contains(inode)) {
-            if self.refreshes % CONNECTIONS_EVERY == 0 {
+            if self.refreshes.is_multiple_of(CONNECTIONS_EVERY) {
                 self.look_for_own_connections(proc, &around, processes, &doubtful);
             }
             self.refreshes = self.refreshes.wrapping_add(1);
@@ -312,40 +353,4 @@ impl Networks {
             .entry(network)
             .or_insert_with(|| sockets::listening(directory))
     }
-}
-
-/// The processes that listen on a TCP port: in the agent's own network namespace, else in any.
-pub(super) fn port_owners(proc: &Path, processes: &Processes, port: u16) -> BTreeSet<u32> {
-    let on_port = |directory: &Path| -> BTreeSet<Socket> {
-        let mut sockets = sockets::listening(directory);
-        sockets.retain(|socket| socket.family != Family::Unix && socket.port == port);
-        sockets
-    };
-    let own = on_port(&proc.join("self"));
-    if !own.is_empty() {
-        let all = processes.iter().map(|process| process.pid).collect();
-        return sockets::owners(proc, &all, &own)
-            .into_values()
-            .flatten()
-            .collect();
-    }
-    let mut networks: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
-    for process in processes.iter() {
-        if let Some(network) = processes.network(process.pid) {
-            networks.entry(network).or_default().insert(process.pid);
-        }
-    }
-    let mut found = BTreeSet::new();
-    for pids in networks.values() {
-        let Some(first) = pids.first() else { continue };
-        let sockets = on_port(&processes.directory(*first));
-        if !sockets.is_empty() {
-            found.extend(
-                sockets::owners(proc, pids, &sockets)
-                    .into_values()
-                    .flatten(),
-            );
-        }
-    }
-    found
 }

@@ -5,6 +5,7 @@
 //! an unchanged inode in the listing of `/proc` shows that a known process id is still the same
 //! process.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cgroups::{self, Group};
+use super::names::program_name;
 use crate::clock::Timestamp;
 
 /// So long a process is read again at every refresh.
@@ -32,6 +34,7 @@ pub(super) struct Process {
     /// The kernel's name for it: at most 15 bytes, and threads may change it.
     pub(super) comm: String,
     pub(super) group: Option<Group>,
+    name: OnceCell<String>,
     inode: u64,
 }
 
@@ -56,6 +59,8 @@ impl Process {
 pub(super) struct Processes {
     proc: PathBuf,
     table: BTreeMap<u32, Process>,
+    children: BTreeMap<u32, Vec<u32>>,
+    groups: BTreeMap<Group, BTreeSet<u32>>,
 }
 
 impl Processes {
@@ -63,6 +68,8 @@ impl Processes {
         Self {
             proc,
             table: BTreeMap::new(),
+            children: BTreeMap::new(),
+            groups: BTreeMap::new(),
         }
     }
 
@@ -90,7 +97,25 @@ impl Processes {
         }
         self.table = table;
         self.mend_parents();
+        self.index();
         Ok(())
+    }
+
+    fn index(&mut self) {
+        self.children.clear();
+        self.groups.clear();
+        for process in self.table.values() {
+            self.children
+                .entry(process.parent)
+                .or_default()
+                .push(process.pid);
+            if let Some(group) = &process.group {
+                self.groups
+                    .entry(group.clone())
+                    .or_default()
+                    .insert(process.pid);
+            }
+        }
     }
 
     /// An orphan has got a new parent since it was read.
@@ -128,6 +153,7 @@ impl Processes {
             parent,
             comm,
             group: cgroups::group(&cgroup),
+            name: OnceCell::new(),
             inode,
         })
     }
@@ -146,6 +172,11 @@ impl Processes {
         self.table.values()
     }
 
+    /// The processes of a container, job or unit.
+    pub(super) fn in_group(&self, group: &Group) -> impl Iterator<Item = u32> {
+        self.groups.get(group).into_iter().flatten().copied()
+    }
+
     /// The directory of a process.
     pub(super) fn directory(&self, pid: u32) -> PathBuf {
         self.proc.join(pid.to_string())
@@ -158,21 +189,17 @@ impl Processes {
         roots: impl IntoIterator<Item = u32>,
         mut enter: impl FnMut(&Process) -> bool,
     ) -> BTreeSet<u32> {
-        let mut children: BTreeMap<u32, Vec<&Process>> = BTreeMap::new();
-        for process in self.iter() {
-            children.entry(process.parent).or_default().push(process);
-        }
         let mut found = BTreeSet::new();
         let mut open: Vec<u32> = roots.into_iter().collect();
         while let Some(pid) = open.pop() {
             if !found.insert(pid) {
                 continue;
             }
-            for child in children.get(&pid).into_iter().flatten() {
-                if enter(child) {
-                    open.push(child.pid);
-                }
-            }
+            let children = self.children.get(&pid).into_iter().flatten();
+            let entered = children
+                .filter_map(|child| self.get(*child))
+                .filter(|c| enter(c));
+            open.extend(entered.map(|child| child.pid));
         }
         found
     }
@@ -190,14 +217,23 @@ impl Processes {
     }
 
     /// What a process calls itself, for people: see [`program_name`].
-    pub(super) fn name(&self, process: &Process) -> String {
-        let arguments = fs::read(self.directory(process.pid).join("cmdline")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&arguments);
-        let arguments: Vec<&str> = text
-            .split('\0')
-            .filter(|argument| !argument.is_empty())
-            .collect();
-        program_name(&arguments, &process.comm)
+    pub(super) fn name<'p>(&self, process: &'p Process) -> &'p str {
+        process.name.get_or_init(|| {
+            let arguments = self.arguments(process.pid);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            program_name(&arguments, &process.comm)
+        })
+    }
+
+    /// The arguments a process was started with, or what it has put in their place.
+    pub(super) fn arguments(&self, pid: u32) -> Vec<String> {
+        let bytes = fs::read(self.directory(pid).join("cmdline")).unwrap_or_default();
+        let arguments = bytes
+            .split(|byte| *byte == 0)
+            .filter(|argument| !argument.is_empty());
+        arguments
+            .map(|argument| String::from_utf8_lossy(argument).into_owned())
+            .collect()
     }
 
     /// The network namespace of a process.
@@ -244,72 +280,6 @@ impl Stat {
     }
 }
 
-/// Programs that run another one, which is the one to name.
-const INTERPRETERS: [&str; 7] = ["python", "node", "ruby", "perl", "java", "bun", "deno"];
-/// Options of these interpreters that take a value of their own.
-const VALUED: [&str; 6] = ["-X", "-W", "-r", "-cp", "-classpath", "--require"];
-const LONGEST_NAME: usize = 64;
-
-/// The name of a process: its program's file name, or for an interpreter the module or script
-/// that it runs (`python3 -m vllm.entrypoints.openai.api_server` is named by the module,
-/// `python3 /usr/bin/vllm serve` is `vllm`), else the kernel's name for it.
-pub(super) fn program_name(arguments: &[&str], comm: &str) -> String {
-    let name = arguments.first().map_or(comm, |first| {
-        // Programs that set their own title write a sentence there.
-        let program = file_name(first.split([' ', ':']).next().unwrap_or(first));
-        let interpreter = INTERPRETERS.iter().any(|known| {
-            program.strip_prefix(known).is_some_and(|version| {
-                version
-                    .bytes()
-                    .all(|byte| byte.is_ascii_digit() || byte == b'.')
-            })
-        });
-        if interpreter {
-            script(arguments).unwrap_or(program)
-        } else {
-            program
-        }
-    });
-    let shown: String = name.chars().filter(|letter| !letter.is_control()).collect();
-    let mut end = shown.len().min(LONGEST_NAME);
-    while !shown.is_char_boundary(end) {
-        end -= 1;
-    }
-    match shown.get(..end) {
-        None | Some("") => "process".to_owned(),
-        Some(name) => name.to_owned(),
-    }
-}
-
-fn script<'a>(arguments: &[&'a str]) -> Option<&'a str> {
-    let mut rest = arguments.iter().skip(1).copied();
-    while let Some(argument) = rest.next() {
-        match argument {
-            "-m" | "-jar" => return rest.next().map(file_stem),
-            "-c" | "-e" => return None,
-            option if VALUED.contains(&option) => {
-                rest.next();
-            }
-            option if option.starts_with('-') => {}
-            script => return Some(file_stem(script)),
-        }
-    }
-    None
-}
-
-fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
-}
-
-/// The file's name without the ending of a script.
-fn file_stem(path: &str) -> &str {
-    let name = file_name(path);
-    [".py", ".js", ".mjs", ".ts", ".rb", ".pl", ".jar"]
-        .into_iter()
-        .find_map(|ending| name.strip_suffix(ending))
-        .unwrap_or(name)
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -335,37 +305,6 @@ mod tests {
         assert!(Stat::parse(&line("I", KERNEL_THREAD | 0x40)).is_none());
         assert!(Stat::parse(&line("Z", 0x40_0100)).is_none());
         assert!(Stat::parse("").is_none());
-    }
-
-    #[test]
-    fn interpreters_are_named_by_what_they_run() {
-        for (arguments, name) in [
-            (
-                vec!["/usr/bin/python3", "-m", "http.server", "8000"],
-                "http.server",
-            ),
-            (
-                vec!["python3.12", "-u", "/usr/local/bin/vllm", "serve"],
-                "vllm",
-            ),
-            (vec!["python3", "-X", "dev", "app.py"], "app"),
-            (vec!["node", "--require", "x", "/srv/server.js"], "server"),
-            (vec!["java", "-cp", "a:b", "-jar", "/opt/app.jar"], "app"),
-            (vec!["python3", "-c", "print()"], "python3"),
-            (
-                vec!["/opt/llama/llama-server", "-m", "model.gguf"],
-                "llama-server",
-            ),
-            (vec!["VLLM::EngineCore"], "VLLM"),
-            (vec!["gunicorn: master [app:app]"], "gunicorn"),
-            (vec!["pythonista", "x"], "pythonista"),
-            (vec![], "comm"),
-        ] {
-            assert_eq!(program_name(&arguments, "comm"), name, "{arguments:?}");
-        }
-        assert_eq!(program_name(&["\u{1b}[2J\n"], "x"), "[2J");
-        assert_eq!(program_name(&["é".repeat(100).as_str()], "x").len(), 64);
-        assert_eq!(program_name(&["/"], "x"), "process");
     }
 
     #[test]

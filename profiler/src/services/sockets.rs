@@ -160,12 +160,14 @@ fn is_loopback(address: &str) -> bool {
     let bytes: Option<Vec<[u8; 4]>> = (0..address.len() / 8)
         .map(|n| word(address.get(n * 8..n * 8 + 8)?))
         .collect();
-    match bytes.as_deref() {
-        Some([[127, ..]]) => true,
-        Some([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]) => true,
-        Some([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 255, 255], [127, ..]]) => true,
-        _ => false,
-    }
+    matches!(
+        bytes.as_deref(),
+        Some(
+            [[127, ..]]
+                | [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+                | [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 255, 255], [127, ..]]
+        )
+    )
 }
 
 fn unix_listener(row: &str) -> Option<Socket> {

@@ -72,7 +72,7 @@ const MANAGERS: [&str; 54] = [
 ];
 
 /// Whether `comm` is one of those that services are started by.
-fn manages(comm: &str) -> bool {
+pub(super) fn manages(comm: &str) -> bool {
     let comm = comm.strip_prefix('-').unwrap_or(comm);
     MANAGERS
         .iter()
