@@ -115,9 +115,10 @@ impl Estimate {
             let start = Timestamp::now();
             let read = Usage::read(&self.proc);
             let end = Timestamp::now();
+            health.called(start, end, read.is_ok());
             match read {
                 Ok(usage) => {
-                    health.called(start, end, None);
+                    health.is(None);
                     if let Some((before, old)) = last.replace((end, usage)) {
                         let power = self.power(usage.since(old));
                         energy += power.over(end.since(before));
@@ -132,9 +133,11 @@ impl Estimate {
                     }))?;
                 }
                 Err(error) => {
-                    health.called(start, end, Some(format!("stat: {error}")));
-                    // What lies between the reads before and after a failure is unknown.
+                    health.is(Some(format!("stat: {error}")));
+                    // What lies between the reads before and after a failure is unknown: a count
+                    // from zero opens a new epoch.
                     last = None;
+                    energy = Microjoules::ZERO;
                 }
             }
             feed.health(&mut health)?;

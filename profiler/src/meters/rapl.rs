@@ -263,13 +263,14 @@ fn run(mut counters: Vec<(Counter, MeterId)>, feed: &Feed, stop: &Stop) -> Resul
     let mut health = Health::new("rapl");
     let mut next = Timestamp::now();
     loop {
+        let mut failure = None;
         for (counter, meter) in &mut counters {
             let start = Timestamp::now();
             let read = counter.read();
             let end = Timestamp::now();
+            health.called(start, end, read.is_ok());
             match read {
                 Ok(raw) => {
-                    health.called(start, end, None);
                     let energy = counter.take(end, raw);
                     feed.event(Event::Reading(Reading {
                         meter: *meter,
@@ -280,10 +281,11 @@ fn run(mut counters: Vec<(Counter, MeterId)>, feed: &Feed, stop: &Stop) -> Resul
                 }
                 Err(error) => {
                     let file = counter.zone.file.display();
-                    health.called(start, end, Some(format!("{file}: {error}")));
+                    failure = Some(format!("{file}: {error}"));
                 }
             }
         }
+        health.is(failure);
         feed.health(&mut health)?;
         next = next.plus(EVERY).max(Timestamp::now());
         if stop.wait_until(next) {

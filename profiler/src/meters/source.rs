@@ -23,7 +23,7 @@ const STATE_EVERY: Duration = Duration::from_secs(1);
 pub struct SourceState {
     /// `nvml`, `nvml-processes`, `rapl` or `model`.
     pub name: &'static str,
-    /// Whether the latest call succeeded.
+    /// Whether all of its devices answered when last asked.
     pub up: bool,
     /// When a call last succeeded.
     pub last_at: Option<Timestamp>,
@@ -37,7 +37,7 @@ pub struct SourceState {
     pub latency_p50: Option<Duration>,
     /// Its 99th percentile.
     pub latency_p99: Option<Duration>,
-    /// What the latest call failed with; `None` while up.
+    /// What is wrong; `None` while up.
     pub error: Option<String>,
 }
 
@@ -73,7 +73,7 @@ impl Health {
     }
 
     /// Books a call that ran from `start` to `end`.
-    pub(super) fn called(&mut self, start: Timestamp, end: Timestamp, failure: Option<String>) {
+    pub(super) fn called(&mut self, start: Timestamp, end: Timestamp, succeeded: bool) {
         let took = end.since(start);
         self.state.calls += 1;
         self.state.busy += Duration::from_nanos(took);
@@ -81,23 +81,24 @@ impl Health {
             self.latencies.pop_front();
         }
         self.latencies.push_back(took);
-        match &failure {
-            None => self.state.last_at = Some(end),
-            Some(_) => self.state.errors += 1,
+        if succeeded {
+            self.state.last_at = Some(end);
+        } else {
+            self.state.errors += 1;
         }
-        self.turn(failure);
+    }
+
+    /// Says what is wrong at present with any of the source's devices; `None` for nothing.
+    pub(super) fn is(&mut self, failure: Option<String>) {
+        self.turned |= self.state.up != failure.is_none();
+        self.state.up = failure.is_none();
+        self.state.error = failure;
     }
 
     /// The source cannot even be called.
     pub(super) fn down(&mut self, failure: String) {
         self.state.errors += 1;
-        self.turn(Some(failure));
-    }
-
-    fn turn(&mut self, failure: Option<String>) {
-        self.turned |= self.state.up != failure.is_none();
-        self.state.up = failure.is_none();
-        self.state.error = failure;
+        self.is(Some(failure));
     }
 
     /// When a call last succeeded.
@@ -272,19 +273,22 @@ mod tests {
     fn a_failure_is_told_at_once_and_success_clears_it() {
         let mut health = Health::new("rapl");
         let at = |milliseconds: u64| Timestamp(1_000_000_000_000 + milliseconds * 1_000_000);
-        health.called(at(0), at(1), None);
+        health.called(at(0), at(1), true);
+        health.is(None);
         assert!(
             health
                 .due(at(1))
                 .is_some_and(|state| state.up && state.error.is_none())
         );
-        health.called(at(2), at(3), None);
+        health.called(at(2), at(3), true);
+        health.is(None);
         assert_eq!(
             health.due(at(3)),
             None,
             "nothing new within the same second"
         );
-        health.called(at(4), at(10), Some("lost".into()));
+        health.called(at(4), at(10), false);
+        health.is(Some("lost".into()));
         let state = health.due(at(10)).expect("a failure does not wait");
         assert!(!state.up);
         assert_eq!(

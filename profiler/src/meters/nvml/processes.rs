@@ -62,7 +62,7 @@ fn watch(
     let mut answered = false;
     loop {
         let began = Timestamp::now();
-        let (mut absent, mut failed) = (Vec::new(), 0);
+        let (mut absent, mut failures) = (Vec::new(), Vec::new());
         for (device, meter) in &watched {
             let start = Timestamp::now();
             let listed = compute_pids(device);
@@ -70,7 +70,7 @@ fn watch(
             match listed {
                 Ok(pids) => {
                     answered = true;
-                    health.called(start, end, None);
+                    health.called(start, end, true);
                     feed.news(News::Processes(GpuProcesses {
                         meter: *meter,
                         pids,
@@ -79,12 +79,14 @@ fn watch(
                 }
                 Err(error) if is_absent(&error) => absent.push(*meter),
                 Err(error) => {
-                    failed += 1;
-                    health.called(start, end, Some(error.to_string()));
+                    health.called(start, end, false);
+                    failures.push(error.to_string());
                 }
             }
         }
         watched.retain(|(_, meter)| !absent.contains(meter));
+        let failed = failures.len();
+        health.is(failures.pop());
         feed.health(health)?;
         if watched.is_empty() {
             return Ok(if absent.is_empty() {

@@ -17,6 +17,7 @@ use crate::meters::News;
 use crate::meters::follow::{Edge, Follower};
 use crate::meters::integrate::Integrator;
 use crate::meters::source::{Deaf, Feed, Health, Stop};
+use crate::units::Watts;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -46,6 +47,7 @@ enum Method {
 #[derive(Debug)]
 struct Channel {
     meter: MeterId,
+    uuid: String,
     method: Method,
     /// Its power is the present one, not an average.
     instant: bool,
@@ -54,10 +56,11 @@ struct Channel {
 }
 
 /// A board that does not answer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Failing {
     since: Timestamp,
     retry: Duration,
+    error: String,
 }
 
 /// Why [`drive`] came back.
@@ -167,6 +170,7 @@ impl Channel {
         };
         Self {
             meter,
+            uuid: board.uuid.clone(),
             method,
             instant: board.has_instant_power(),
             next: now,
@@ -215,19 +219,18 @@ impl Channel {
         })
     }
 
-    fn fail(&mut self, now: Timestamp) {
-        let failing = match self.failing {
-            None => Failing {
-                since: now,
-                retry: FIRST_RETRY,
-            },
-            Some(Failing { since, retry }) => Failing {
-                since,
-                retry: (retry * 2).min(LAST_RETRY),
-            },
+    fn fail(&mut self, now: Timestamp, error: &NvmlError) {
+        let (since, retry) = match &self.failing {
+            None => (now, FIRST_RETRY),
+            Some(failing) => (failing.since, (failing.retry * 2).min(LAST_RETRY)),
         };
-        self.failing = Some(failing);
-        self.next = now.plus(failing.retry);
+        let error = format!("{}: {error}", self.uuid);
+        self.failing = Some(Failing {
+            since,
+            retry,
+            error,
+        });
+        self.next = now.plus(retry);
     }
 }
 
@@ -311,38 +314,52 @@ fn try_drive(
         let read = boards.sample(index);
         let end = Timestamp::now();
         pace.called(start, end);
+        health.called(start, end, read.is_ok());
         match read {
             Ok(sample) => {
-                health.called(start, end, None);
-                if let Some(reading) = channel.take(start, end, sample, pace.strain) {
-                    feed.event(Event::Reading(reading))?;
-                    if let Some(power) = sample.power {
-                        let sample = PowerSample {
-                            meter: channel.meter,
-                            at: end,
-                            power,
-                        };
-                        feed.news(News::Power {
-                            sample,
-                            instant: channel.instant,
-                        })?;
-                    }
-                }
+                let reading = channel.take(start, end, sample, pace.strain);
+                tell(channel.meter, channel.instant, reading, sample.power, feed)?;
             }
-            Err(error) => {
-                health.called(start, end, Some(error.to_string()));
-                channel.fail(end);
-                let lost = |channel: &Channel| {
-                    channel
-                        .failing
-                        .is_some_and(|failing| end > failing.since.plus(REOPEN_AFTER))
-                };
-                if channels.iter().all(lost) {
-                    return Ok(Ended::Lost);
-                }
-            }
+            Err(error) => channel.fail(end, &error),
+        }
+        let failing = || {
+            channels
+                .iter()
+                .filter_map(|channel| channel.failing.as_ref())
+        };
+        health.is(failing().next().map(|failing| failing.error.clone()));
+        let lost = failing()
+            .filter(|failing| end > failing.since.plus(REOPEN_AFTER))
+            .count();
+        if lost == channels.len() {
+            return Ok(Ended::Lost);
         }
         feed.health(health)?;
+    }
+}
+
+/// Tells what a read showed: the change, if it was one, and the power beside it.
+fn tell(
+    meter: MeterId,
+    instant: bool,
+    reading: Option<Reading>,
+    power: Option<Watts>,
+    feed: &Feed,
+) -> Result<(), Deaf> {
+    let Some(reading) = reading else {
+        return Ok(());
+    };
+    feed.event(Event::Reading(reading))?;
+    match power {
+        Some(power) => {
+            let sample = PowerSample {
+                meter,
+                at: reading.until,
+                power,
+            };
+            feed.news(News::Power { sample, instant })
+        }
+        None => Ok(()),
     }
 }
 

@@ -62,6 +62,7 @@ fn followed(meter: u32) -> Channel {
     let now = Timestamp::now();
     Channel {
         meter: MeterId(meter),
+        uuid: format!("GPU-{meter}"),
         method: Method::Follow(Follower::new(now)),
         instant: true,
         next: now,

@@ -1,0 +1,430 @@
+//! Who is who: which processes serve requests together, and where they listen.
+//!
+//! A *service* is a container, a Slurm job or a systemd unit; else a process tree. It is found
+//! through its processes on a GPU, once it also listens on a TCP port, or is named by hand. In:
+//! `/proc` and the process ids that hold GPUs. Out: [`Service`]s with ids that stay the same while
+//! processes come and go.
+//!
+//! Everything is as of the latest [`Services::refresh`]: with one a second, a new process of a
+//! service is known within a second, and so is a new listener. A child that lives for less than
+//! that may never be known; its CPU time is then `other`.
+//!
+//! **Names.** A container's first twelve digits, a unit's name, `job-<number>`; a tree is named
+//! by its topmost process: its program's file name, or the module or script that an interpreter
+//! runs. Names are unique: the second `vllm` is `vllm-2`.
+//!
+//! **The same service.** A container, job or unit keeps its id for good. A tree whose processes
+//! have all ended is continued by one of the same name that listens on one of the same ports.
+
+pub mod cgroups;
+mod members;
+mod names;
+mod ports;
+mod processes;
+pub mod routes;
+mod sockets;
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use sockets::Family;
+
+use crate::clock::Timestamp;
+use crate::ledger::{Holders, MeterId, Owner, ServiceId};
+use cgroups::Group;
+use members::{Candidate, Part};
+use processes::{Key, Processes};
+
+/// So long the processes of a service are still known after their end: their last CPU time and
+/// requests arrive later than they leave.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// A service named by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A process and all below it.
+    Pid(u32),
+    /// The owners of the TCP listeners on this port, each with its container, unit or tree. In
+    /// the agent's network namespace if anybody listens there, else in any.
+    Port(u16),
+    /// Every container (id or its first twelve digits), job, unit or program of exactly this
+    /// name. A program goes by its file name, the module or script that an interpreter runs, or
+    /// the kernel's name for it.
+    Name(String),
+}
+
+/// Which services are looked for.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Those named by hand.
+    pub targets: Vec<Target>,
+    /// Also those that hold a GPU and listen on a TCP port.
+    pub on_gpus: bool,
+}
+
+/// A listening socket of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its address family.
+    pub family: Family,
+    /// Its port; 0 for Unix sockets.
+    pub port: u16,
+    /// Only this host can reach it.
+    pub loopback: bool,
+    /// The socket's inode.
+    pub inode: u64,
+    /// The network namespace it is in, as `/proc/<pid>/ns/net` numbers it.
+    pub network: u64,
+    /// The service's processes that have it open.
+    pub owners: BTreeSet<u32>,
+    /// Requests on it come from the service itself, so that counting them would count twice.
+    pub inner: bool,
+}
+
+/// Processes that serve requests together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Its place in the ledger.
+    pub id: ServiceId,
+    /// Its name, unique among all services since the agent's start.
+    pub name: String,
+    /// Its container, job or unit; `None` for a tree, and where a target spans several.
+    pub group: Option<Group>,
+    /// Its processes; empty once they have ended.
+    pub pids: BTreeSet<u32>,
+    /// Where it listens.
+    pub listeners: Vec<Listener>,
+    /// The GPUs it holds a context on.
+    pub gpus: Vec<MeterId>,
+}
+
+impl Service {
+    /// The ports on which requests from outside arrive.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        let outer = self.listeners.iter().filter(|listener| !listener.inner);
+        outer
+            .filter(|listener| listener.family != Family::Unix)
+            .map(|l| l.port)
+            .collect()
+    }
+}
+
+/// What a refresh changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Processes that became part of a service.
+    pub joined: Vec<(u32, ServiceId)>,
+    /// Processes that ended.
+    pub left: Vec<(u32, ServiceId)>,
+    /// Services whose listeners are not what they were.
+    pub listeners: Vec<ServiceId>,
+}
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// All services, as of the latest refresh.
+#[derive(Debug)]
+pub struct Services {
+    proc: PathBuf,
+    agent: u32,
+    selection: Selection,
+    processes: Processes,
+    candidates: Vec<Candidate>,
+    services: Vec<Service>,
+    /// Whose each process is.
+    owners: BTreeMap<u32, (Key, ServiceId)>,
+    /// Processes that ended of late.
+    departed: Vec<(u32, ServiceId, Timestamp)>,
+}
+
+impl Services {
+    /// No services yet; the first [`Self::refresh`] finds them.
+    pub fn new(selection: Selection) -> Self {
+        let proc = PathBuf::from("/proc");
+        let candidates = (0..selection.targets.len())
+            .map(Candidate::picked)
+            .collect();
+        Self {
+            processes: Processes::new(proc.clone()),
+            agent: std::process::id(),
+            selection,
+            candidates,
+            services: Vec::new(),
+            owners: BTreeMap::new(),
+            departed: Vec::new(),
+            proc,
+        }
+    }
+
+    /// Looks again at all processes, listeners and the given holders of GPUs: (its meter,
+    /// process ids on it). Takes milliseconds; meant for once a second, and whenever something
+    /// must be known at once.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be listed; everything stays as it was.
+    pub fn refresh(&mut self, gpus: &[(MeterId, Vec<u32>)]) -> io::Result<Changes> {
+        let watched: BTreeSet<u32> = self
+            .candidates
+            .iter()
+            .flat_map(Candidate::pids)
+            .copied()
+            .collect();
+        self.processes.refresh(&watched)?;
+        let agent_line = tree::agent_line(&self.processes, self.agent);
+        self.follow_targets(&agent_line);
+        let mut taken = BTreeSet::new();
+        for candidate in &mut self.candidates {
+            candidate.gather(&self.processes, self.agent, &mut taken);
+        }
+        if self.selection.on_gpus {
+            self.find_on_gpus(gpus, &agent_line, &mut taken);
+        }
+        let mut networks = members::Networks::default();
+        for candidate in &mut self.candidates {
+            candidate.look_for_listeners(&self.proc, &self.processes, &mut networks);
+        }
+        let changes = self.publish(gpus);
+        // Groups that never became a service and have ended are of no interest.
+        self.candidates.retain(|candidate| {
+            candidate.id.is_some() || candidate.is_picked() || !candidate.pids().is_empty()
+        });
+        Ok(changes)
+    }
+
+    /// Finds the groups behind targets that have none, or may have more by now.
+    fn follow_targets(&mut self, agent_line: &BTreeSet<u32>) {
+        for candidate in &mut self.candidates {
+            let Some(target) = candidate.target(&self.selection.targets) else {
+                continue;
+            };
+            let processes = &self.processes;
+            let parts: Vec<Part> = match target {
+                // Once found, the process id may be somebody else's after its end.
+                Target::Pid(_) if candidate.is_bound() => continue,
+                Target::Pid(pid) => processes
+                    .get(*pid)
+                    .map(|process| Part::Tree(process.key()))
+                    .into_iter()
+                    .collect(),
+                // Looking through everybody's sockets is dear: only for a listener that is new.
+                Target::Port(port) if candidate.knows(&ports::sockets_here(&self.proc, *port)) => {
+                    continue;
+                }
+                Target::Port(port) => ports::owners(&self.proc, processes, *port)
+                    .into_iter()
+                    .filter(|pid| *pid != self.agent)
+                    .filter_map(|pid| processes.get(pid))
+                    .map(|process| members::part_of(processes, process, agent_line))
+                    .collect(),
+                Target::Name(name) => processes
+                    .iter()
+                    .filter(|process| !agent_line.contains(&process.pid))
+                    .filter(|process| members::is_called(processes, process, name))
+                    .map(|process| members::part_of(processes, process, agent_line))
+                    .collect(),
+            };
+            candidate.add_parts(parts);
+        }
+    }
+
+    /// Every process on a GPU that no candidate has yet makes one.
+    fn find_on_gpus(
+        &mut self,
+        gpus: &[(MeterId, Vec<u32>)],
+        agent_line: &BTreeSet<u32>,
+        taken: &mut BTreeSet<u32>,
+    ) {
+        for pid in gpus.iter().flat_map(|(_, pids)| pids) {
+            if taken.contains(pid) || agent_line.contains(pid) {
+                continue;
+            }
+            let Some(process) = self.processes.get(*pid) else {
+                continue;
+            };
+            let part = members::part_of(&self.processes, process, agent_line);
+            let mut candidate = Candidate::found(part);
+            candidate.gather(&self.processes, self.agent, taken);
+            self.candidates.push(candidate);
+        }
+    }
+
+    /// Makes services of the candidates that are some, and brings the others up to date.
+    fn publish(&mut self, gpus: &[(MeterId, Vec<u32>)]) -> Changes {
+        let mut changes = Changes::default();
+        let mut owners = BTreeMap::new();
+        for index in 0..self.candidates.len() {
+            self.give_id(index);
+            let Some(candidate) = self.candidates.get(index) else {
+                continue;
+            };
+            let Some(id) = candidate.id else { continue };
+            let Some(service) = self.services.get_mut(id.0 as usize) else {
+                continue;
+            };
+            for pid in candidate.pids() {
+                if let Some(process) = self.processes.get(*pid) {
+                    owners.insert(*pid, (process.key(), id));
+                }
+            }
+            service.pids.clone_from(candidate.pids());
+            service.group = candidate.group();
+            service.gpus = gpus
+                .iter()
+                .filter(|(_, pids)| pids.iter().any(|pid| service.pids.contains(pid)))
+                .map(|(meter, _)| *meter)
+                .collect();
+            // A service that has ended keeps its listeners' ports, by which its successor is
+            // known.
+            if !service.pids.is_empty() && service.listeners != candidate.listeners() {
+                service.listeners = candidate.listeners().to_vec();
+                changes.listeners.push(id);
+            }
+        }
+        let now = Timestamp::now();
+        for (pid, (key, id)) in &self.owners {
+            if owners.get(pid) != Some(&(*key, *id)) {
+                changes.left.push((*pid, *id));
+                self.departed.push((*pid, *id, now));
+            }
+        }
+        for (pid, (key, id)) in &owners {
+            if self.owners.get(pid) != Some(&(*key, *id)) {
+                changes.joined.push((*pid, *id));
+            }
+        }
+        self.owners = owners;
+        self.departed.retain(|(_, _, at)| now < at.plus(REMEMBERED));
+        changes
+    }
+
+    /// Gives a candidate that has become a service its id and name.
+    fn give_id(&mut self, index: usize) {
+        let Some(candidate) = self.candidates.get(index) else {
+            return;
+        };
+        let is_service =
+            !candidate.pids().is_empty() && (candidate.is_picked() || candidate.listens_on_tcp());
+        if candidate.id.is_some() || !is_service {
+            return;
+        }
+        let name = match candidate.target(&self.selection.targets) {
+            Some(Target::Name(name)) => name.clone(),
+            _ => candidate.name(&self.processes),
+        };
+        let ports = candidate.ports();
+        // The one it continues: its processes have ended, and name and port are the same.
+        let earlier = self.candidates.iter().position(|other| {
+            other.id.is_some()
+                && !other.is_picked()
+                && other.pids().is_empty()
+                && other.base_name.as_deref() == Some(name.as_str())
+                && other
+                    .id
+                    .and_then(|id| self.services.get(id.0 as usize))
+                    .is_some_and(|service| !service.ports().is_disjoint(&ports))
+        });
+        let id = match earlier.and_then(|place| self.candidates.get_mut(place)) {
+            Some(other) => other.id.take(),
+            None => None,
+        };
+        let id = id.unwrap_or_else(|| {
+            let id = ServiceId(self.services.len() as u32);
+            self.services.push(Service {
+                id,
+                name: self.unique_name(&name),
+                group: None,
+                pids: BTreeSet::new(),
+                listeners: Vec::new(),
+                gpus: Vec::new(),
+            });
+            id
+        });
+        if let Some(candidate) = self.candidates.get_mut(index) {
+            candidate.id = Some(id);
+            candidate.base_name = Some(name);
+        }
+    }
+
+    fn unique_name(&self, base: &str) -> String {
+        let free = |name: &str| self.services.iter().all(|service| service.name != name);
+        if free(base) {
+            return base.to_owned();
+        }
+        let numbered = (2_u32..).map(|number| format!("{base}-{number}"));
+        numbered
+            .into_iter()
+            .find(|name| free(name))
+            .unwrap_or_else(|| base.to_owned())
+    }
+
+    /// All services since the start, by id, those without processes included.
+    pub fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter()
+    }
+
+    /// One service.
+    pub fn get(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(id.0 as usize)
+    }
+
+    /// The service of a process, also for ten seconds after its end.
+    pub fn service_of(&self, pid: u32) -> Option<ServiceId> {
+        self.owners.get(&pid).map(|(_, id)| *id).or_else(|| {
+            let departed = self
+                .departed
+                .iter()
+                .rev()
+                .find(|(departed, ..)| *departed == pid);
+            // Unless the number is in use again.
+            departed
+                .filter(|_| self.processes.get(pid).is_none())
+                .map(|(_, id, _)| *id)
+        })
+    }
+
+    /// Whose CPU time a process's is.
+    pub fn owner(&self, pid: u32) -> Owner {
+        if pid == self.agent {
+            return Owner::Agent;
+        }
+        self.service_of(pid).map_or(Owner::Other, Owner::Service)
+    }
+
+    /// Who holds a GPU, as the ledger takes it.
+    pub fn holders(&self, meter: MeterId, at: Timestamp, pids: &[u32]) -> Holders {
+        let services: BTreeSet<ServiceId> = pids
+            .iter()
+            .filter_map(|pid| self.service_of(*pid))
+            .collect();
+        let others = pids
+            .iter()
+            .filter(|pid| self.service_of(**pid).is_none())
+            .count();
+        Holders {
+            meter,
+            at,
+            services: services.into_iter().collect(),
+            others: others as u32,
+        }
+    }
+
+    /// Targets for which nothing has been found so far.
+    pub fn missing(&self) -> Vec<&Target> {
+        self.candidates
+            .iter()
+            .filter(|candidate| candidate.id.is_none())
+            .filter_map(|candidate| candidate.target(&self.selection.targets))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
