@@ -98,11 +98,30 @@ impl Worker {
         }
     }
 
-    /// Adds time spent on `kind` over (from, to].
-    pub(super) fn time(self, from: Timestamp, to: Timestamp, kind: Kind, edges: &mut Vec<Edge>) {
-        if from < to {
-            edges.push(self.edge(from, kind, Change::Begin(RATE_ONE)));
-            edges.push(self.edge(to, kind, Change::End(RATE_ONE)));
+    /// Adds time spent on `kind` from `from` on, until `to` if that is known.
+    pub(super) fn begin(
+        self,
+        from: Timestamp,
+        to: Option<Timestamp>,
+        kind: Kind,
+        edges: &mut Vec<Edge>,
+    ) {
+        edges.push(self.edge(from, kind, Change::Begin(RATE_ONE)));
+        edges.extend(to.map(|to| self.edge(to, kind, Change::End(RATE_ONE))));
+    }
+
+    /// Adds work on `kind` at `rate` over (from, to].
+    pub(super) fn stretch(
+        self,
+        from: Timestamp,
+        to: Timestamp,
+        kind: Kind,
+        rate: u64,
+        edges: &mut Vec<Edge>,
+    ) {
+        if from < to && rate > 0 {
+            edges.push(self.edge(from, kind, Change::Begin(rate)));
+            edges.push(self.edge(to, kind, Change::End(rate)));
         }
     }
 
@@ -119,8 +138,7 @@ impl Worker {
         if spread > 0 {
             let rate = u128::from(spread) * CHUNK / u128::from(spread_over);
             let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-            edges.push(self.edge(from, Kind::Decode, Change::Begin(rate)));
-            edges.push(self.edge(to, Kind::Decode, Change::End(rate)));
+            self.stretch(from, to, Kind::Decode, rate, edges);
         }
         edges.push(self.edge(to, Kind::Decode, Change::Point(at_end)));
     }

@@ -8,7 +8,7 @@
 use crate::random::Random;
 
 /// Power while nothing runs, watts.
-pub const IDLE: f64 = 83.0;
+pub(crate) const IDLE: f64 = 83.0;
 const NOISE: f64 = 8.0;
 const NOISE_STEP: f64 = 0.025;
 /// Between the server's read and the engine's knowledge of a request, seconds.
@@ -16,20 +16,20 @@ const HANDOVER: f64 = 0.001;
 
 /// What is served.
 #[derive(Clone, Copy)]
-pub struct Load {
+pub(crate) struct Load {
     /// Requests a second.
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// Seconds of arrivals.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Seconds of quiet before them.
-    pub quiet: f64,
-    pub seed: u64,
+    pub(crate) quiet: f64,
+    pub(crate) seed: u64,
     /// The engine's prefill speed, tokens a second.
-    pub prefill_speed: f64,
+    pub(crate) prefill_speed: f64,
     /// A prefill step's power, watts.
-    pub prefill_watts: f64,
+    pub(crate) prefill_watts: f64,
     /// The part of requests that do not stream.
-    pub unstreamed: f64,
+    pub(crate) unstreamed: f64,
 }
 
 impl Default for Load {
@@ -47,29 +47,29 @@ impl Default for Load {
 }
 
 /// One request, served. Times in seconds.
-pub struct Served {
-    pub start: f64,
+pub(crate) struct Served {
+    pub(crate) start: f64,
     /// When each token went out.
-    pub tokens_at: Vec<f64>,
-    pub input_tokens: f64,
-    pub input_bytes: u64,
-    pub streamed: bool,
+    pub(crate) tokens_at: Vec<f64>,
+    pub(crate) input_tokens: f64,
+    pub(crate) input_bytes: u64,
+    pub(crate) streamed: bool,
     /// True energy above idle.
-    pub joules: f64,
+    pub(crate) joules: f64,
     outputs: usize,
 }
 
 /// What happened.
-pub struct History {
-    pub requests: Vec<Served>,
+pub(crate) struct History {
+    pub(crate) requests: Vec<Served>,
     /// Energy at each noise step's end, cumulative, joules.
     energy: Vec<f64>,
-    pub end: f64,
+    pub(crate) end: f64,
 }
 
 impl History {
     /// Energy since the beginning, joules.
-    pub fn energy_at(&self, time: f64) -> f64 {
+    pub(crate) fn energy_at(&self, time: f64) -> f64 {
         let steps = time / NOISE_STEP;
         let place = (steps as usize).min(self.energy.len() - 1);
         let next = (place + 1).min(self.energy.len() - 1);
@@ -78,7 +78,7 @@ impl History {
 }
 
 /// Serves the load.
-pub fn serve(load: Load) -> History {
+pub(crate) fn serve(load: Load) -> History {
     let mut random = Random::new(load.seed);
     let mut requests = Vec::new();
     let mut at = load.quiet;

@@ -18,42 +18,42 @@ const SERVICE: ServiceId = ServiceId(7);
 
 /// Estimate beside truth.
 #[derive(Clone, Copy)]
-pub struct Pair {
-    pub estimate: f64,
-    pub truth: f64,
-    pub error_ratio: Option<f64>,
-    pub class: Class,
+pub(crate) struct Pair {
+    pub(crate) estimate: f64,
+    pub(crate) truth: f64,
+    pub(crate) error_ratio: Option<f64>,
+    pub(crate) class: Class,
 }
 
 impl Pair {
     /// |estimate − truth| ÷ truth.
-    pub fn error(&self) -> f64 {
+    pub(crate) fn error(&self) -> f64 {
         (self.estimate - self.truth).abs() / self.truth
     }
 }
 
 /// What came out of one run.
-pub struct Run {
-    pub pairs: Vec<Pair>,
-    pub floor: f64,
-    pub kappa: f64,
-    pub residual: i128,
+pub(crate) struct Run {
+    pub(crate) pairs: Vec<Pair>,
+    pub(crate) floor: f64,
+    pub(crate) kappa: f64,
+    pub(crate) residual: i128,
 }
 
 impl Run {
     /// Σ estimates ÷ Σ truths.
-    pub fn ratio(&self) -> f64 {
+    pub(crate) fn ratio(&self) -> f64 {
         let estimate: f64 = self.pairs.iter().map(|pair| pair.estimate).sum();
         estimate / self.pairs.iter().map(|pair| pair.truth).sum::<f64>()
     }
 
     /// A quantile of the requests' errors.
-    pub fn error(&self, share: f64) -> f64 {
+    pub(crate) fn error(&self, share: f64) -> f64 {
         quantile(self.pairs.iter().map(Pair::error), share)
     }
 
     /// The part of requests whose truth lies within their bound.
-    pub fn covered(&self) -> f64 {
+    pub(crate) fn covered(&self) -> f64 {
         let within = |pair: &&Pair| {
             pair.error_ratio
                 .is_some_and(|ratio| (pair.estimate - pair.truth).abs() <= ratio * pair.estimate)
@@ -62,7 +62,7 @@ impl Run {
     }
 
     /// A quantile of the requests' bounds.
-    pub fn bound(&self, share: f64) -> f64 {
+    pub(crate) fn bound(&self, share: f64) -> f64 {
         quantile(
             self.pairs
                 .iter()
@@ -83,7 +83,7 @@ fn at(seconds: f64) -> Timestamp {
 }
 
 /// Serves the load and lets the ledger see what an agent would.
-pub fn observe(load: Load) -> Run {
+pub(crate) fn observe(load: Load) -> Run {
     let history = serve(load);
     let mut random = Random::new(load.seed ^ 0xABCD);
     let mut ledger = Ledger::new(Config {
