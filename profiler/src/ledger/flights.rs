@@ -211,7 +211,7 @@ impl Flights {
             ..request
         });
         known.request = request;
-        known.told_at = at;
+        let looked = std::mem::replace(&mut known.told_at, at);
         if known.mode == Mode::Free {
             if let Some(end) = request.end {
                 self.ended.insert((end.at, flight));
@@ -227,7 +227,7 @@ impl Flights {
                 service,
             });
         }
-        known.follow_chunks(worker, service, edges);
+        known.follow_chunks(looked, worker, service, edges);
         if let Some(end) = request.end {
             edges.push(worker.edge(end.at, Kind::Residency, Change::End(RATE_ONE)));
             if matches!(known.mode, Mode::Unstreamed | Mode::Presumed(true)) {
@@ -259,7 +259,7 @@ impl Flights {
             mode: if free { Mode::Free } else { Mode::Waiting },
             energies: [0; ENERGIES],
             prefill: (0.0, 0.0),
-            told_at: at,
+            told_at: request.start.min(at),
             chunks: 0,
             chunks_until: request.start,
         };
@@ -452,8 +452,14 @@ impl Flights {
 }
 
 impl Flight {
-    /// Turns the chunks that are new since the last look into work.
-    fn follow_chunks(&mut self, worker: Worker, service: &mut Service, edges: &mut Vec<Edge>) {
+    /// Turns the chunks that are new since the look at `looked` into work.
+    fn follow_chunks(
+        &mut self,
+        looked: Timestamp,
+        worker: Worker,
+        service: &mut Service,
+        edges: &mut Vec<Edge>,
+    ) {
         let Request {
             streamed: true,
             first_data: Some(first),
@@ -474,7 +480,7 @@ impl Flight {
         }
         let new = chunks.saturating_sub(self.chunks);
         if new > 0 {
-            worker.chunks(self.chunks_until, last, new, edges);
+            worker.chunks(self.chunks_until, looked, last, new, edges);
             service
                 .speed
                 .chunk_spacing(last.seconds_since(self.chunks_until) / new as f64);

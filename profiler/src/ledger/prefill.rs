@@ -143,17 +143,18 @@ impl PrefillSpeed {
             QUEUED_AT_START
         };
         let least = (seconds - self.spacing()).max(0.0);
-        if least > queued * expected {
-            return Window {
-                seconds: expected,
-                uncertainty: 0.4 * expected,
-                tokens,
-            };
-        }
-        let uncertainty = 0.5 * (seconds - least);
+        let excess = (least - expected).max(0.0);
+        // How far the observed time is believed where it exceeds the expected one: wholly at
+        // first, not at all once it can only be queueing, and no jump between.
+        let queueing = (queued - 1.0) * expected;
+        let belief = if queueing > 0.0 {
+            (2.0 - 2.0 * excess / queueing).clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
         Window {
-            seconds: expected.clamp(least, seconds),
-            uncertainty,
+            seconds: (expected + belief * excess).min(seconds),
+            uncertainty: belief * 0.5 * (seconds - least) + (1.0 - belief) * 0.4 * expected,
             tokens,
         }
     }
