@@ -13,7 +13,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::prefill::PrefillSpeed;
+use super::prefill::{PrefillSpeed, Prompt, SAME_STEP};
 use super::work::{Change, Edge, Kind, RATE_ONE, Worker};
 use super::{End, Outcome, Request, RequestId, Route, ServiceId};
 use crate::clock::Timestamp;
@@ -78,6 +78,15 @@ pub(super) struct Flight {
     chunks_until: Timestamp,
 }
 
+/// First data that is not resolved yet.
+#[derive(Debug, Clone, Copy)]
+struct First {
+    at: Timestamp,
+    id: RequestId,
+    flight: u32,
+    service: u32,
+}
+
 /// One service's requests.
 #[derive(Debug)]
 pub(super) struct Service {
@@ -136,7 +145,7 @@ pub(super) struct Flights {
     index: Ids<RequestId, u32>,
     booked: HashSet<RequestId, BuildHasherDefault<IdHasher>>,
     booked_order: VecDeque<RequestId>,
-    firsts: Vec<(Timestamp, RequestId, u32)>,
+    firsts: Vec<First>,
     ended: BTreeSet<(Timestamp, u32)>,
     pub(super) services: Vec<Service>,
     service_index: Ids<ServiceId, u32>,
@@ -202,7 +211,7 @@ impl Flights {
             ..request
         });
         known.request = request;
-        known.told_at = at;
+        let looked = std::mem::replace(&mut known.told_at, at);
         if known.mode == Mode::Free {
             if let Some(end) = request.end {
                 self.ended.insert((end.at, flight));
@@ -210,9 +219,15 @@ impl Flights {
             return;
         }
         if let (None, Some(first)) = (had_first_data, request.first_data) {
-            self.firsts.push((first, request.id, flight));
+            let service = known.service;
+            self.firsts.push(First {
+                at: first,
+                id: request.id,
+                flight,
+                service,
+            });
         }
-        known.follow_chunks(worker, service, edges);
+        known.follow_chunks(looked, worker, service, edges);
         if let Some(end) = request.end {
             edges.push(worker.edge(end.at, Kind::Residency, Change::End(RATE_ONE)));
             if matches!(known.mode, Mode::Unstreamed | Mode::Presumed(true)) {
@@ -222,7 +237,7 @@ impl Flights {
                 service.waiting.remove(&(known.request.start, flight));
                 known.mode = Mode::Presumed(service.mostly_unstreamed());
                 if known.mode == Mode::Presumed(true) {
-                    worker.time(known.request.start, end.at, Kind::Unstreamed, edges);
+                    worker.begin(known.request.start, Some(end.at), Kind::Unstreamed, edges);
                 }
             }
             self.ended.insert((end.at, flight));
@@ -244,7 +259,7 @@ impl Flights {
             mode: if free { Mode::Free } else { Mode::Waiting },
             energies: [0; ENERGIES],
             prefill: (0.0, 0.0),
-            told_at: at,
+            told_at: request.start.min(at),
             chunks: 0,
             chunks_until: request.start,
         };
@@ -273,51 +288,93 @@ impl Flights {
 
     /// Resolves first data up to `told`, in order of time.
     pub(super) fn resolve(&mut self, told: Timestamp, edges: &mut Vec<Edge>) {
-        let ready = |first: &(Timestamp, RequestId, u32)| first.0 <= told;
+        let ready = |first: &First| first.at <= told;
         if !self.firsts.iter().any(ready) {
             return;
         }
-        let mut firsts: Vec<_> = self.firsts.extract_if(.., |first| ready(first)).collect();
-        firsts.sort_unstable();
-        for (first, _, flight) in firsts {
+        let mut firsts: Vec<First> = self.firsts.extract_if(.., |first| ready(first)).collect();
+        firsts.sort_unstable_by_key(|first| (first.service, first.at, first.id));
+        let mut rest = firsts.as_slice();
+        while let Some((first, _)) = rest.split_first() {
+            let until = first.at.plus(SAME_STEP);
+            let together = |other: &&First| other.service == first.service && other.at <= until;
+            let (step, later) = rest.split_at(rest.iter().take_while(together).count());
+            self.resolve_step(step, edges);
+            rest = later;
+        }
+    }
+
+    /// Resolves first data that left the same step.
+    fn resolve_step(&mut self, step: &[First], edges: &mut Vec<Edge>) {
+        let mut prompts = Vec::with_capacity(step.len());
+        let mut last = Timestamp(0);
+        for &First {
+            at,
+            flight,
+            service,
+            ..
+        } in step
+        {
             let Some(known) = self.slots.get_mut(flight as usize).and_then(Option::as_mut) else {
                 continue;
             };
-            let Some(service) = self.services.get_mut(known.service as usize) else {
+            let Some(service) = self.services.get_mut(service as usize) else {
+                continue;
+            };
+            let Request {
+                start,
+                streamed,
+                chunks,
+                input,
+                end,
+                ..
+            } = known.request;
+            service.waiting.remove(&(start, flight));
+            service.count(streamed);
+            if streamed && (chunks > 0 || end.is_none()) {
+                last = last.max(at);
+                prompts.push((flight, Prompt { start, input }));
+                continue;
+            }
+            let end = end.map(|end| end.at);
+            if known.mode != Mode::Presumed(true) {
+                let worker = Worker {
+                    flight,
+                    service: known.service,
+                };
+                worker.begin(start, end, Kind::Unstreamed, edges);
+            }
+            known.mode = Mode::Unstreamed;
+        }
+        let Some(service) = step
+            .first()
+            .and_then(|f| self.services.get_mut(f.service as usize))
+        else {
+            return;
+        };
+        if prompts.is_empty() {
+            return;
+        }
+        let only: Vec<Prompt> = prompts.iter().map(|(_, prompt)| *prompt).collect();
+        let window = service.speed.step(last, &only);
+        let opened = Timestamp(last.0.saturating_sub((window.seconds * 1e9) as u64));
+        for (flight, prompt) in prompts {
+            let Some(known) = self.slots.get_mut(flight as usize).and_then(Option::as_mut) else {
                 continue;
             };
             let worker = Worker {
                 flight,
                 service: known.service,
             };
-            let request = known.request;
-            service.waiting.remove(&(request.start, flight));
-            let end = request.end.map(|end| end.at);
-            let counted_as_unstreamed = known.mode == Mode::Presumed(true);
-            let silent = request.chunks == 0 && end.is_some();
-            service.count(request.streamed);
-            if request.streamed && !silent {
-                known.mode = Mode::Streaming;
-                let window = service
-                    .speed
-                    .first_data(request.start, first, request.input);
-                known.prefill = (window.seconds, window.uncertainty);
-                let nanos = (window.seconds * 1e9) as u64;
-                let from = Timestamp(first.0.saturating_sub(nanos)).max(request.start);
-                worker.time(from, first, Kind::Prefill, edges);
-                if counted_as_unstreamed && end.is_none() {
-                    edges.push(worker.edge(from, Kind::Unstreamed, Change::End(RATE_ONE)));
-                }
-            } else {
-                known.mode = Mode::Unstreamed;
-                if !counted_as_unstreamed {
-                    let begin = Change::Begin(RATE_ONE);
-                    edges.push(worker.edge(request.start, Kind::Unstreamed, begin));
-                    if let Some(end) = end {
-                        edges.push(worker.edge(end, Kind::Unstreamed, Change::End(RATE_ONE)));
-                    }
-                }
+            let first = known.request.first_data.unwrap_or(last);
+            let from = opened.max(prompt.start);
+            let rate = (window.part(&prompt) * RATE_ONE as f64) as u64;
+            worker.stretch(from, first, Kind::Prefill, rate, edges);
+            if known.mode == Mode::Presumed(true) && known.request.end.is_none() {
+                edges.push(worker.edge(from, Kind::Unstreamed, Change::End(RATE_ONE)));
             }
+            known.mode = Mode::Streaming;
+            known.prefill = (window.seconds, window.uncertainty);
         }
     }
 
@@ -337,11 +394,8 @@ impl Flights {
             };
             waiting.mode = Mode::Presumed(known.mostly_unstreamed());
             if waiting.mode == Mode::Presumed(true) {
-                let worker = Worker { flight, service };
-                edges.push(worker.edge(start, Kind::Unstreamed, Change::Begin(RATE_ONE)));
-                if let Some(end) = waiting.request.end {
-                    edges.push(worker.edge(end.at, Kind::Unstreamed, Change::End(RATE_ONE)));
-                }
+                let end = waiting.request.end.map(|end| end.at);
+                Worker { flight, service }.begin(start, end, Kind::Unstreamed, edges);
             }
         }
     }
@@ -398,8 +452,14 @@ impl Flights {
 }
 
 impl Flight {
-    /// Turns the chunks that are new since the last look into work.
-    fn follow_chunks(&mut self, worker: Worker, service: &mut Service, edges: &mut Vec<Edge>) {
+    /// Turns the chunks that are new since the look at `looked` into work.
+    fn follow_chunks(
+        &mut self,
+        looked: Timestamp,
+        worker: Worker,
+        service: &mut Service,
+        edges: &mut Vec<Edge>,
+    ) {
         let Request {
             streamed: true,
             first_data: Some(first),
@@ -420,7 +480,7 @@ impl Flight {
         }
         let new = chunks.saturating_sub(self.chunks);
         if new > 0 {
-            worker.chunks(self.chunks_until, last, new, edges);
+            worker.chunks(self.chunks_until, looked, last, new, edges);
             service
                 .speed
                 .chunk_spacing(last.seconds_since(self.chunks_until) / new as f64);

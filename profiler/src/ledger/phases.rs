@@ -2,11 +2,11 @@
 //!
 //! In: seconds of prefill, seconds of decode and energy above idle of busy intervals. Out: the
 //! ratio. Least squares through the origin with exponential forgetting, E = α·p + β·d and
-//! κ = α ⁄ β, drawn to the starting ratio by as much evidence as a few seconds of prefill give, so
+//! κ = α ⁄ β, drawn to the starting ratio by as much evidence as a few prompts give, so
 //! that κ moves only as far as the data carry it.
 
-/// What the draw to the starting ratio weighs, seconds²: about thirty prompts of 60 ms.
-const PRIOR_WEIGHT: f64 = 0.1;
+/// What the draw to the starting ratio weighs, seconds²: about six prompts of 60 ms.
+const PRIOR_WEIGHT: f64 = 0.02;
 /// What an old interval counts for when the next one comes: a memory of 2,000 busy intervals.
 const FORGETTING: f64 = 1.0 - 1.0 / 2_000.0;
 /// A prefill step draws no less than a decode step, and no GPU's range allows more than this.

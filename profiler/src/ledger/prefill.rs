@@ -1,7 +1,8 @@
 //! When a request was in prefill: the window that ends at its first data.
 //!
-//! In: start, first data and input of each streamed request of a service, in order of first data.
-//! Out: the window's length and how uncertain it is.
+//! In: start, first data and input of each streamed request of a service, in order of first data;
+//! prompts whose first data left together were read in one step. Out: the step's length and how
+//! uncertain it is.
 //!
 //! An engine takes up a prompt when it has read the request and its last prompt is done, so the
 //! time from the later of these to first data is the prefill step, plus what the request waited
@@ -14,6 +15,7 @@
 //! Source of the slope: H. Theil 1950, P. K. Sen 1968 (median of pairwise slopes).
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::Input;
 use crate::clock::Timestamp;
@@ -25,8 +27,8 @@ const START_SLOPE: f64 = 1.0 / 12_000.0;
 const BYTES_PER_TOKEN: f64 = 5.0;
 /// A decode step before any chunk was seen, seconds.
 const START_SPACING: f64 = 0.015;
-/// First data this close together left the same step, seconds.
-const SAME_STEP: f64 = 0.003;
+/// First data this close together left the same step.
+pub(super) const SAME_STEP: Duration = Duration::from_millis(3);
 /// Requests that are remembered.
 const REMEMBERED: usize = 64;
 /// With fewer the starting speed holds.
@@ -46,13 +48,45 @@ struct Sample {
     seconds: f64,
 }
 
-/// A request's time in prefill.
+/// A request that was in a prefill step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prompt {
+    /// When the server read it.
+    pub(super) start: Timestamp,
+    /// How big it is.
+    pub(super) input: Input,
+}
+
+impl Prompt {
+    /// Its size in tokens, roughly where only bytes are known.
+    pub(super) fn tokens(&self) -> f64 {
+        match self.input {
+            Input::Tokens(tokens) => tokens as f64,
+            Input::Bytes(bytes) => bytes as f64 / BYTES_PER_TOKEN,
+        }
+    }
+}
+
+/// A prefill step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
-    /// Its length.
+    /// Its length; it ends at first data.
     pub(super) seconds: f64,
     /// Half-width of a 95 % interval of the length.
     pub(super) uncertainty: f64,
+    /// Size of all prompts in it.
+    pub(super) tokens: f64,
+}
+
+impl Window {
+    /// The prompt's part of the step.
+    pub(super) fn part(&self, prompt: &Prompt) -> f64 {
+        if self.tokens > 0.0 {
+            prompt.tokens() / self.tokens
+        } else {
+            0.0
+        }
+    }
 }
 
 /// Learns one service's prefill speed.
@@ -78,24 +112,28 @@ impl PrefillSpeed {
         self.spacing.unwrap_or(START_SPACING)
     }
 
-    /// The window of a request whose first data went out; in order of first data.
-    pub(super) fn first_data(
-        &mut self,
-        start: Timestamp,
-        first: Timestamp,
-        input: Input,
-    ) -> Window {
-        let tokens = match input {
-            Input::Tokens(tokens) => tokens as f64,
-            Input::Bytes(bytes) => bytes as f64 / BYTES_PER_TOKEN,
-        };
+    /// The window of requests whose first data left the same step, the last at `first`; steps come
+    /// in order of time.
+    pub(super) fn step(&mut self, first: Timestamp, prompts: &[Prompt]) -> Window {
+        let tokens = prompts.iter().map(|prompt| prompt.tokens()).sum();
+        let start = prompts
+            .iter()
+            .map(|prompt| prompt.start)
+            .min()
+            .unwrap_or(first);
         let free = self.previous.map_or(start, |previous| previous.max(start));
-        let queued_behind = free > start;
         let seconds = first.seconds_since(free);
-        let to_first_data = first.seconds_since(start);
-        self.previous = Some(self.previous.map_or(first, |previous| previous.max(first)));
-        let shared_step = queued_behind && seconds < SAME_STEP;
-        if !shared_step && tokens > 0.0 {
+        self.previous = self.previous.max(Some(first));
+        if seconds == 0.0 {
+            // Told after the step that it left with: only the speed says how long it took.
+            let expected = tokens * self.slope.unwrap_or(START_SLOPE);
+            return Window {
+                seconds: expected,
+                uncertainty: 0.5 * expected,
+                tokens,
+            };
+        }
+        if tokens > 0.0 {
             self.learn(Sample { tokens, seconds });
         }
         let expected = tokens * self.slope.unwrap_or(START_SLOPE);
@@ -104,30 +142,20 @@ impl PrefillSpeed {
         } else {
             QUEUED_AT_START
         };
-        let window = if shared_step {
-            Window {
-                seconds: expected,
-                uncertainty: 0.5 * expected,
-            }
+        let least = (seconds - self.spacing()).max(0.0);
+        let excess = (least - expected).max(0.0);
+        // How far the observed time is believed where it exceeds the expected one: wholly at
+        // first, not at all once it can only be queueing, and no jump between.
+        let queueing = (queued - 1.0) * expected;
+        let belief = if queueing > 0.0 {
+            (2.0 - 2.0 * excess / queueing).clamp(0.0, 1.0)
         } else {
-            let most = seconds;
-            let least = (seconds - self.spacing()).max(0.0);
-            if least > queued * expected {
-                Window {
-                    seconds: expected,
-                    uncertainty: 0.4 * expected,
-                }
-            } else {
-                let seconds = expected.clamp(least, most);
-                Window {
-                    seconds,
-                    uncertainty: 0.5 * (most - least),
-                }
-            }
+            0.0
         };
         Window {
-            seconds: window.seconds.min(to_first_data),
-            ..window
+            seconds: (expected + belief * excess).min(seconds),
+            uncertainty: belief * 0.5 * (seconds - least) + (1.0 - belief) * 0.4 * expected,
+            tokens,
         }
     }
 
@@ -187,14 +215,19 @@ fn quantile(values: &mut [f64], share: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn serve(speed: &mut PrefillSpeed, at: &mut Timestamp, tokens: u64, extra: f64) -> Window {
         let start = *at;
         let seconds = tokens as f64 / 5_000.0 + extra;
         let first = start.plus(Duration::from_secs_f64(seconds));
         *at = first.plus(Duration::from_millis(400));
-        speed.first_data(start, first, Input::Tokens(tokens))
+        speed.step(
+            first,
+            &[Prompt {
+                start,
+                input: Input::Tokens(tokens),
+            }],
+        )
     }
 
     #[test]
@@ -221,13 +254,26 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_never_longer_than_start_to_first_data() {
-        let mut speed = PrefillSpeed::default();
-        let window = speed.first_data(
-            Timestamp(5_000_000),
-            Timestamp(6_000_000),
-            Input::Tokens(1_000_000),
-        );
+    fn a_step_is_never_longer_than_start_to_first_data() {
+        let prompt = Prompt {
+            start: Timestamp(5_000_000),
+            input: Input::Tokens(1_000_000),
+        };
+        let window = PrefillSpeed::default().step(Timestamp(6_000_000), &[prompt]);
         assert!(window.seconds <= 0.001);
+    }
+
+    #[test]
+    fn prompts_of_one_step_share_it_by_size() {
+        let prompt = |tokens| Prompt {
+            start: Timestamp(0),
+            input: Input::Tokens(tokens),
+        };
+        let window =
+            PrefillSpeed::default().step(Timestamp(100_000_000), &[prompt(300), prompt(900)]);
+        assert_eq!(
+            (window.part(&prompt(300)), window.part(&prompt(900))),
+            (0.25, 0.75)
+        );
     }
 }

@@ -98,31 +98,62 @@ impl Worker {
         }
     }
 
-    /// Adds time spent on `kind` over (from, to].
-    pub(super) fn time(self, from: Timestamp, to: Timestamp, kind: Kind, edges: &mut Vec<Edge>) {
-        if from < to {
-            edges.push(self.edge(from, kind, Change::Begin(RATE_ONE)));
-            edges.push(self.edge(to, kind, Change::End(RATE_ONE)));
+    /// Adds time spent on `kind` from `from` on, until `to` if that is known.
+    pub(super) fn begin(
+        self,
+        from: Timestamp,
+        to: Option<Timestamp>,
+        kind: Kind,
+        edges: &mut Vec<Edge>,
+    ) {
+        edges.push(self.edge(from, kind, Change::Begin(RATE_ONE)));
+        edges.extend(to.map(|to| self.edge(to, kind, Change::End(RATE_ONE))));
+    }
+
+    /// Adds work on `kind` at `rate` over (from, to].
+    pub(super) fn stretch(
+        self,
+        from: Timestamp,
+        to: Timestamp,
+        kind: Kind,
+        rate: u64,
+        edges: &mut Vec<Edge>,
+    ) {
+        if from < to && rate > 0 {
+            edges.push(self.edge(from, kind, Change::Begin(rate)));
+            edges.push(self.edge(to, kind, Change::End(rate)));
         }
     }
 
-    /// Adds `count` chunks of which the last went out at `to` and the others, at times unknown,
-    /// after `from`.
-    pub(super) fn chunks(self, from: Timestamp, to: Timestamp, count: u64, edges: &mut Vec<Edge>) {
-        let spread_over = to.since(from);
-        let (spread, at_end) = match count {
-            0 => return,
-            1 => (0, 1),
-            _ if spread_over < SHORTEST_SPREAD => (0, count),
-            _ => (count - 1, 1),
+    /// Adds `count` chunks after the one at `previous`. The last went out at `to`; when the others
+    /// did is not known, but it was after `looked`.
+    pub(super) fn chunks(
+        self,
+        previous: Timestamp,
+        looked: Timestamp,
+        to: Timestamp,
+        count: u64,
+        edges: &mut Vec<Edge>,
+    ) {
+        if count == 0 {
+            return;
+        }
+        // Evenly spaced chunks lie around the middles of even stretches.
+        let half = to.since(previous) / count / 2;
+        let from = Timestamp(previous.0.saturating_add(half)).max(looked);
+        let until = Timestamp(to.0.saturating_sub(half));
+        let spread_over = until.since(from);
+        let spread = if spread_over < SHORTEST_SPREAD {
+            0
+        } else {
+            count - 1
         };
         if spread > 0 {
             let rate = u128::from(spread) * CHUNK / u128::from(spread_over);
             let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-            edges.push(self.edge(from, Kind::Decode, Change::Begin(rate)));
-            edges.push(self.edge(to, Kind::Decode, Change::End(rate)));
+            self.stretch(from, until, Kind::Decode, rate, edges);
         }
-        edges.push(self.edge(to, Kind::Decode, Change::Point(at_end)));
+        edges.push(self.edge(to, Kind::Decode, Change::Point(count - spread)));
     }
 }
 
