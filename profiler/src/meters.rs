@@ -19,11 +19,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 
-use serde::{Deserialize, Serialize};
-
 pub use source::{Running, SourceState};
 
 use crate::clock::Timestamp;
+use crate::finding::{Finding, Status};
 use crate::ledger::{Event, Meter, MeterId, PowerSample};
 use source::Feed;
 
@@ -76,31 +75,6 @@ pub struct GpuProcesses {
     pub pids: Vec<u32>,
     /// When it was asked.
     pub at: Timestamp,
-}
-
-/// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// It works, or the machine does not have it.
-    Pass,
-    /// It could work better.
-    Warn,
-    /// It should work and does not.
-    Fail,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// A stable name: `nvml`, `nvml.<uuid>`, `rapl`, `cpu-model`.
-    pub id: String,
-    /// How much it matters.
-    pub status: Status,
-    /// What was found.
-    pub found: String,
-    /// What to do about it.
-    pub fix: Option<String>,
 }
 
 /// What this machine can measure.
@@ -185,12 +159,7 @@ pub fn discover(config: &Config) -> Discovery {
 }
 
 fn finding(id: impl Into<String>, status: Status, found: String, fix: Option<String>) -> Finding {
-    Finding {
-        id: id.into(),
-        status,
-        found,
-        fix,
-    }
+    Finding { id: id.into(), status, found, fix }
 }
 
 fn gpu_findings(node: &nvml::Node) -> Vec<Finding> {

@@ -88,7 +88,7 @@ impl Default for Config {
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
             intervals: Intervals {
-                drain: Duration::from_millis(50),
+                drain: Duration::from_millis(20),
                 discover: Duration::from_secs(1),
                 publish: Duration::from_secs(1),
             },
