@@ -7,6 +7,7 @@ pub mod load_error;
 pub mod loader;
 pub mod owners;
 pub mod requirements;
+pub mod sched;
 pub mod shared_memory;
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));
