@@ -9,5 +9,6 @@ pub mod owners;
 pub mod requirements;
 pub mod sched;
 pub mod shared_memory;
+pub mod syscalls;
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));

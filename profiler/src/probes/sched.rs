@@ -91,12 +91,9 @@ impl SchedProbe {
             .cost(Program::SchedSwitch)
             .is_some_and(|cost| cost.runs == 0)
         {
-            let reason = "attached, but it does not run at a context switch".to_owned();
-            loader.mark_broken(PROGRAM, reason.clone());
-            return Err(ProbeError::Refused {
-                program: PROGRAM,
-                reason,
-            });
+            let error = ProbeError::Silent { program: PROGRAM };
+            loader.mark(PROGRAM, error.verdict(), error.to_string());
+            return Err(error);
         }
         let mut probe = Self {
             accounts,
