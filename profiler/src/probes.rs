@@ -7,6 +7,8 @@ pub mod load_error;
 pub mod loader;
 pub mod owners;
 pub mod requirements;
+pub mod sched;
 pub mod shared_memory;
+pub mod syscalls;
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));

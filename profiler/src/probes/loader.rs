@@ -231,16 +231,11 @@ impl Loader {
         self.fates.remove(program);
     }
 
-    /// A program that is attached but does not do its work is told of here.
-    pub fn mark_broken(&mut self, program: &'static str, text: String) {
-        log::warn!("{program}: {text}");
-        self.fates.insert(
-            program,
-            Fate {
-                verdict: Verdict::Broken,
-                text,
-            },
-        );
+    /// What a probe itself finds out about its program: attached, but it does no work; not for
+    /// this machine.
+    pub fn mark(&mut self, program: &'static str, verdict: Verdict, text: String) {
+        log::warn!("{text}");
+        self.fates.insert(program, Fate { verdict, text });
     }
 
     /// Takes a map out of the object, for one that is read by system calls or as a ring. Take it

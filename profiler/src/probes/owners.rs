@@ -38,6 +38,7 @@ pub struct Owners {
     /// Owner of each index; the first three are fixed.
     names: Vec<Option<Owner>>,
     index: HashMap<ServiceId, OwnerIndex>,
+    used: usize,
     refused: u64,
 }
 
@@ -66,6 +67,7 @@ impl Owners {
             table,
             names,
             index: HashMap::new(),
+            used: FIRST_SERVICE as usize,
             refused: 0,
         };
         owners.table.set_byte(0, IDLE);
@@ -127,6 +129,11 @@ impl Owners {
         self.names.get(index as usize).copied().flatten()
     }
 
+    /// Cells of a per-owner array that are or were in use: every index lies below it.
+    pub(super) const fn used(&self) -> usize {
+        self.used
+    }
+
     /// The index of a service, if it has one.
     pub(super) fn service_index(&self, service: ServiceId) -> Option<OwnerIndex> {
         self.index.get(&service).copied()
@@ -150,6 +157,7 @@ impl Owners {
             .find(|index| self.names.get(*index as usize).is_some_and(Option::is_none))?;
         *self.names.get_mut(free as usize)? = Some(Owner::Service(service));
         self.index.insert(service, free);
+        self.used = self.used.max(free as usize + 1);
         Some(free)
     }
 }
