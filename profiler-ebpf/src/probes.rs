@@ -4,4 +4,6 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
 #[btf_tracepoint(function = "sched_switch")]
-fn sched_switch(_: BtfTracePointContext) -> i32 { 0 }
+fn sched_switch(_: BtfTracePointContext) -> i32 {
+    0
+}
