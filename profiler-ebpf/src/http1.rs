@@ -127,8 +127,9 @@ pub fn window<P: Payload>(payload: &mut P) -> bool {
     let (window, slot) = payload.parts();
     // What a finished response leaves over belongs to another one: it stays in `remaining`.
     let left_over = window.left_over();
-    window.set_remaining(remaining.wrapping_sub(filled).wrapping_add(left_over));
-    slot.facts.phase == Phase::IDLE
+    let remaining = remaining.wrapping_sub(filled).wrapping_add(left_over);
+    window.set_remaining(remaining);
+    remaining == 0 || slot.facts.phase == Phase::IDLE
 }
 
 /// Accounts for bytes that could not be read, or were too many.
@@ -351,8 +352,8 @@ fn size(line: &Line<'_>, slot: &mut Slot) {
     }
 }
 
-/// True if a further request line on an open exchange means a client that does not wait.
+/// True for a request whose method has no body: a further request line is a further request.
 #[inline(always)]
-pub fn is_pipelined(slot: &Slot) -> bool {
-    slot.facts.phase == Phase::WAITING && slot.facts.flags & BODYLESS != 0
+pub const fn is_bodyless(flags: u16) -> bool {
+    flags & BODYLESS != 0
 }

@@ -4,5 +4,13 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod cost;
 pub mod http1;
+pub mod owners;
 pub mod request;
+pub mod sched;
+pub mod syscalls;
+
+/// The value of a field's offset when the running kernel has no such field: a program that can do
+/// without compares with it; one that cannot is not loaded.
+pub const ABSENT: u32 = u32::MAX;

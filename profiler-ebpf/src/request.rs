@@ -64,6 +64,8 @@ pub const TRUNCATED: u16 = 1 << 6;
 pub const CLIENT_CLOSED: u16 = 1 << 7;
 /// The request's method has no body.
 pub const BODYLESS: u16 = 1 << 8;
+/// The request line is known: whole, or as much as is kept of it.
+pub const LINE_WHOLE: u16 = 1 << 9;
 
 /// What a response's own headers set, and a further response on the socket must not inherit.
 pub const RESPONSE_FLAGS: u16 = CHUNKED | SSE | NDJSON | LENGTH | UNTIL_CLOSE;

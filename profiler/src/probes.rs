@@ -1,3 +1,12 @@
-//! User side of each probe, one module a subject with the same name as in the kernel.
+//! User side of each probe, one module a subject with the same name as in the kernel, and what
+//! they stand on: the object's loader, the kernel's types, the machine's requirements.
+
+pub mod btf;
+pub mod health;
+pub mod load_error;
+pub mod loader;
+pub mod owners;
+pub mod requirements;
+pub mod shared_memory;
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));

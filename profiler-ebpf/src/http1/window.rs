@@ -116,6 +116,21 @@ impl Window {
         self.end().wrapping_sub(self.cursor())
     }
 
+    /// The first 16 bytes as words.
+    #[inline(always)]
+    pub fn beginning(&self) -> (u64, u64) {
+        let front = FRONT as u64;
+        (self.word(front, 0), self.word(front, 8))
+    }
+
+    /// Whether a line ends in the first `filled` (≤ 64) bytes, and how many bytes it has there.
+    #[inline(always)]
+    pub fn line_end(&mut self, filled: u64) -> (bool, u64) {
+        let front = FRONT as u64;
+        let (whole, next) = self.find_newline(front, front.wrapping_add(filled));
+        (whole, next.wrapping_sub(front))
+    }
+
     /// Where the bytes go.
     #[inline(always)]
     pub fn bytes(&mut self) -> &mut [u8; BYTES] {

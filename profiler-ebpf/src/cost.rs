@@ -1,0 +1,97 @@
+//! What each program costs: it counts its runs and times one in 1,024 of them itself.
+
+/// Every program of the object, in the order of its cost counters. The variants are the hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+#[expect(missing_docs, reason = "the variants are the programs' own names")]
+pub enum Program {
+    SchedSwitch,
+    SchedProcessFork,
+    SysEnter,
+    SockRecvLength,
+    SockSendLength,
+    TcpDestroySock,
+}
+
+impl Program {
+    /// All of them; a program's place is its index.
+    pub const ALL: [Self; 6] = [
+        Self::SchedSwitch,
+        Self::SchedProcessFork,
+        Self::SysEnter,
+        Self::SockRecvLength,
+        Self::SockSendLength,
+        Self::TcpDestroySock,
+    ];
+
+    /// The program's name in the object, and its label in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SchedSwitch => "sched_switch",
+            Self::SchedProcessFork => "sched_process_fork",
+            Self::SysEnter => "sys_enter",
+            Self::SockRecvLength => "sock_recv_length",
+            Self::SockSendLength => "sock_send_length",
+            Self::TcpDestroySock => "tcp_destroy_sock",
+        }
+    }
+}
+
+/// One run in this many is timed; a power of two.
+pub const SAMPLE_EVERY: u64 = 1_024;
+
+/// One program's cost on one CPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Cost {
+    /// Runs.
+    pub runs: u64,
+    /// Runs that were timed.
+    pub timed: u64,
+    /// Nanoseconds the timed runs took together.
+    pub timed_ns: u64,
+}
+
+impl Cost {
+    /// This and `other` together.
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            runs: self.runs.wrapping_add(other.runs),
+            timed: self.timed.wrapping_add(other.timed),
+            timed_ns: self.timed_ns.wrapping_add(other.timed_ns),
+        }
+    }
+
+    /// Estimated seconds of all runs; `None` before one was timed.
+    pub fn seconds(self) -> Option<f64> {
+        (self.timed > 0)
+            .then(|| self.runs as f64 * (self.timed_ns as f64 / self.timed as f64) * 1e-9)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_place_is_its_index() {
+        for (index, program) in Program::ALL.into_iter().enumerate() {
+            assert_eq!(program as usize, index);
+        }
+    }
+
+    #[test]
+    fn seconds_are_extrapolated_from_the_timed_runs() {
+        let cost = Cost {
+            runs: 2_048,
+            timed: 2,
+            timed_ns: 200,
+        };
+        assert_eq!(cost.seconds(), Some(2_048.0 * 100e-9));
+    }
+
+    #[test]
+    fn a_program_that_was_never_timed_has_no_known_cost() {
+        assert_eq!(Cost::default().seconds(), None);
+    }
+}

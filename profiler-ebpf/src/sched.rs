@@ -1,0 +1,25 @@
+//! On-CPU time: what each CPU publishes.
+
+use crate::owners::OWNERS;
+
+/// One CPU's account, written by that CPU only and read through shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CpuAccount {
+    /// Start of the slice that runs now, nanoseconds of `CLOCK_MONOTONIC`; 0 before the first
+    /// switch was seen. Written before the rest at a switch.
+    pub since: u64,
+    /// The process that runs now.
+    pub tgid: u64,
+    /// Context switches seen.
+    pub switches: u64,
+    /// Keeps two CPUs' hot fields off one cache line.
+    pub reserved: [u64; 5],
+    /// Nanoseconds of ended slices by owner, idle included.
+    pub on_cpu: [u64; OWNERS],
+}
+
+/// Words (8 bytes) of [`CpuAccount`] before `on_cpu`.
+pub const HEADER_WORDS: usize = 8;
+
+const _: () = assert!(core::mem::offset_of!(CpuAccount, on_cpu) == HEADER_WORDS * 8);

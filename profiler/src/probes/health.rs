@@ -1,0 +1,64 @@
+//! How each BPF program fares: its verdict, and what it costs. For `doctor`, metrics and the log.
+
+use serde::Serialize;
+
+/// What became of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Loaded and attached.
+    Ok,
+    /// This kernel lacks what it needs: a hook, a helper, a struct member.
+    Unsupported,
+    /// It should work here and does not.
+    Broken,
+    /// Not asked for.
+    Off,
+}
+
+/// The kind of hook a program runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// A raw tracepoint with typed arguments.
+    TpBtf,
+}
+
+impl Verdict {
+    /// Its name in text and labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unsupported => "unsupported",
+            Self::Broken => "broken",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl Tier {
+    /// Its name in text and labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TpBtf => "tp_btf",
+        }
+    }
+}
+
+/// One program's health at some moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ProgramHealth {
+    /// The program.
+    pub program: &'static str,
+    /// Its hook's kind.
+    pub tier: Tier,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why, if it is not running.
+    pub text: String,
+    /// Times it ran since it was attached.
+    pub runs: u64,
+    /// Estimated seconds of all its runs, from one timed run in 1,024; `None` before one was
+    /// timed. Leaves out the kernel's own few nanoseconds around each run.
+    pub seconds: Option<f64>,
+}

@@ -1,0 +1,155 @@
+//! Which process belongs to whom, for the kernel side: the agent names a service's processes,
+//! the kernel side lets their children inherit.
+
+use std::collections::HashMap;
+
+use profiler_ebpf::owners::{
+    AGENT, FIRST_SERVICE, IDLE, OTHER, OWNERS, OwnerIndex, PROCESSES_PER_ENTRY, entries_for,
+};
+
+use super::load_error::ProbeError;
+use super::loader::{Field, Loader, Options, pid_max};
+use super::shared_memory::SharedMemory;
+use crate::ledger::{Owner, ServiceId};
+
+const TABLE: &str = "PROCESS_OWNERS";
+const FORK: &str = "sched_process_fork";
+
+/// Kernel fields for telling processes apart.
+pub(super) const FIELDS: &[Field] = &[
+    Field {
+        global: "TASK_PID",
+        structure: "task_struct",
+        member: "pid",
+        programs: &[FORK],
+    },
+    Field {
+        global: "TASK_TGID",
+        structure: "task_struct",
+        member: "tgid",
+        programs: &[FORK, "sched_switch"],
+    },
+];
+
+/// The table of processes' owners.
+#[derive(Debug)]
+pub struct Owners {
+    table: SharedMemory,
+    /// Owner of each index; the first three are fixed.
+    names: Vec<Option<Owner>>,
+    index: HashMap<ServiceId, OwnerIndex>,
+    refused: u64,
+}
+
+impl Owners {
+    /// What the table needs of the loader. On a machine whose `pid_max` is not readable the
+    /// kernel's largest is assumed.
+    pub fn configure(options: &mut Options) {
+        options
+            .fields(FIELDS)
+            .map_entries(TABLE, entries_for(pid_max().unwrap_or(1 << 22)));
+    }
+
+    /// Attaches the inheritance at fork and names this process the agent.
+    ///
+    /// If only the inheritance fails, its verdict says so and the table still works: a service's
+    /// new children are then `Other` until the agent names them.
+    pub fn attach(loader: &mut Loader) -> Result<Self, ProbeError> {
+        let table = loader.shared_memory(TABLE, true)?;
+        let mut names = vec![None; OWNERS];
+        for (index, owner) in [(OTHER, Owner::Other), (AGENT, Owner::Agent)] {
+            if let Some(name) = names.get_mut(index as usize) {
+                *name = Some(owner);
+            }
+        }
+        let mut owners = Self {
+            table,
+            names,
+            index: HashMap::new(),
+            refused: 0,
+        };
+        owners.table.set_byte(0, IDLE);
+        owners.set(std::process::id(), Owner::Agent);
+        // Its verdict is kept by the loader.
+        let _ = loader.attach_btf_tracepoint(FORK, FORK);
+        Ok(owners)
+    }
+
+    /// Process `tgid` belongs to `owner` from now on, and so do the children it makes (the
+    /// agent's do not). False if there is no room for another service, or `tgid` lies above the
+    /// `pid_max` of the start: then it stays what it was, and [`Self::refused`] counts it.
+    pub fn set(&mut self, tgid: u32, owner: Owner) -> bool {
+        let done = tgid != 0
+            && match self.index_of(owner) {
+                Some(index) => self.table.set_byte(tgid as usize, index),
+                None => false,
+            };
+        if !done {
+            self.refused += 1;
+        }
+        done
+    }
+
+    /// Who owns process `tgid` as the kernel side sees it, inheritance included.
+    pub fn get(&self, tgid: u32) -> Owner {
+        self.table
+            .byte(tgid as usize)
+            .and_then(|index| self.name(index))
+            .unwrap_or(Owner::Other)
+    }
+
+    /// Processes that could not be named.
+    pub const fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Forgets a service that has ended: whatever process still carries its mark is `Other`, and
+    /// its place is free for another. Reads the whole table (one byte a possible process).
+    pub fn forget(&mut self, service: ServiceId) {
+        let Some(index) = self.index.remove(&service) else {
+            return;
+        };
+        // The second pass finds what was forked behind the first.
+        for _ in 0..2 {
+            for at in 0..self.table.entries() * PROCESSES_PER_ENTRY {
+                if self.table.byte(at) == Some(index) {
+                    self.table.set_byte(at, OTHER);
+                }
+            }
+        }
+        if let Some(name) = self.names.get_mut(index as usize) {
+            *name = None;
+        }
+    }
+
+    /// The owner behind an index; `None` for idle and for an index not in use.
+    pub(super) fn name(&self, index: OwnerIndex) -> Option<Owner> {
+        self.names.get(index as usize).copied().flatten()
+    }
+
+    /// The index of a service, if it has one.
+    pub(super) fn service_index(&self, service: ServiceId) -> Option<OwnerIndex> {
+        self.index.get(&service).copied()
+    }
+
+    /// The index of the process's owner as the kernel side sees it.
+    pub(super) fn index_of_process(&self, tgid: u32) -> OwnerIndex {
+        self.table.byte(tgid as usize).unwrap_or(OTHER)
+    }
+
+    fn index_of(&mut self, owner: Owner) -> Option<OwnerIndex> {
+        let service = match owner {
+            Owner::Other => return Some(OTHER),
+            Owner::Agent => return Some(AGENT),
+            Owner::Service(service) => service,
+        };
+        if let Some(index) = self.index.get(&service) {
+            return Some(*index);
+        }
+        let free = (FIRST_SERVICE..=OwnerIndex::MAX)
+            .find(|index| self.names.get(*index as usize).is_some_and(Option::is_none))?;
+        *self.names.get_mut(free as usize)? = Some(Owner::Service(service));
+        self.index.insert(service, free);
+        Some(free)
+    }
+}
