@@ -17,6 +17,8 @@ mod window;
 pub use request_line::{Start, classify as request_line};
 pub use window::{BYTES, FRONT, WINDOW, Window, mask};
 
+use core::ptr::{read_volatile, write_volatile};
+
 use crate::request::{
     BODYLESS, CHUNKED, HEAD, LENGTH, NDJSON, Outcome, Phase, RESPONSE_FLAGS, SSE, Slot, TRUNCATED,
     UNTIL_CLOSE,
@@ -77,18 +79,17 @@ pub fn end_send(slot: &mut Slot, now: u64) {
 /// True where the next bytes are data of which only the number matters.
 #[inline(always)]
 pub fn passes(slot: &Slot) -> bool {
-    (slot.facts.phase == Phase::DATA && slot.facts.flags & (SSE | NDJSON) == 0)
-        || slot.facts.phase == Phase::LOST
+    (phase(slot) == Phase::DATA && flags(slot) & (SSE | NDJSON) == 0) || phase(slot) == Phase::LOST
 }
 
 /// Takes up to `bytes` such bytes unread; returns how many they were.
 #[inline(always)]
 pub fn pass(slot: &mut Slot, bytes: u64, now: u64) -> u64 {
-    if slot.facts.phase == Phase::LOST {
+    if phase(slot) == Phase::LOST {
         slot.facts.last_data = now;
         return bytes;
     }
-    let left = slot.cursor.left;
+    let left = left(slot);
     let taken = if bytes < left { bytes } else { left };
     take(slot, taken, now);
     taken
@@ -101,7 +102,7 @@ pub fn window<P: Payload>(payload: &mut P) -> bool {
     let (window, slot) = payload.parts();
     let remaining = window.remaining();
     let now = window.now();
-    if remaining == 0 || slot.facts.phase == Phase::IDLE {
+    if remaining == 0 || phase(slot) == Phase::IDLE {
         return true;
     }
     if passes(slot) {
@@ -120,7 +121,7 @@ pub fn window<P: Payload>(payload: &mut P) -> bool {
         return true;
     }
     window.set_end(filled);
-    if slot.facts.phase == Phase::DATA {
+    if phase(slot) == Phase::DATA {
         window.enter_data(slot);
     }
     payload.steps();
@@ -129,7 +130,7 @@ pub fn window<P: Payload>(payload: &mut P) -> bool {
     let left_over = window.left_over();
     let remaining = remaining.wrapping_sub(filled).wrapping_add(left_over);
     window.set_remaining(remaining);
-    remaining == 0 || slot.facts.phase == Phase::IDLE
+    remaining == 0 || phase(slot) == Phase::IDLE
 }
 
 /// Accounts for bytes that could not be read, or were too many.
@@ -155,67 +156,121 @@ pub fn unread(slot: &mut Slot, bytes: u64, now: u64) {
 pub fn step(window: &mut Window, slot: &mut Slot) -> bool {
     let cursor = window.cursor();
     let end = window.end();
-    let phase = slot.facts.phase;
-    if cursor >= end || phase == Phase::IDLE {
+    if cursor >= end || phase(slot) == Phase::IDLE {
         return true;
     }
-    let now = window.now();
-    let data = phase == Phase::DATA;
     if passes(slot) {
-        let passed = pass(slot, end - cursor, now);
+        let passed = pass(slot, end - cursor, window.now());
         window.set_cursor(cursor.wrapping_add(passed));
         window.set_line(cursor.wrapping_add(passed));
         return false;
     }
     let mut limit = end;
-    if data && slot.cursor.left < end - cursor {
-        limit = cursor.wrapping_add(slot.cursor.left);
+    if phase(slot) == Phase::DATA {
+        let left = left(slot);
+        if left < end - cursor {
+            limit = cursor.wrapping_add(left);
+        }
     }
-    let (newline, next) = window.find_newline(cursor, limit);
-    window.set_cursor(next);
-    let next = window.cursor();
-    if newline {
-        // Nothing is kept of a line that is whole.
-        if data {
-            slot.cursor.data_len = 0;
-        } else {
-            slot.cursor.line_len = 0;
-        }
-        let line = Line::new(window);
-        match phase {
-            Phase::DATA => {
-                if lines::is_chunk(&line, slot.facts.flags) {
-                    slot.facts.chunks = slot.facts.chunks.wrapping_add(1);
-                }
-            }
-            Phase::WAITING => lines::status(&line, slot),
-            Phase::HEAD => {
-                if line.is_blank() {
-                    end_head(slot, now);
-                } else {
-                    lines::header(&line, slot);
-                }
-            }
-            Phase::SIZE => size(&line, slot),
-            _ => {
-                if line.is_blank() {
-                    done(slot, now);
-                }
-            }
-        }
-        window.set_line(next);
-    } else if next >= limit {
-        window.keep(slot, limit, data);
-    }
-    if data {
-        take(slot, next.wrapping_sub(cursor), now);
-        if slot.facts.phase == Phase::SIZE {
-            window.set_line(next);
-        }
-    } else if slot.facts.phase == Phase::DATA {
-        window.enter_data(slot);
+    window.set_limit(limit);
+    window.find_newline(cursor, limit);
+    if phase(slot) == Phase::DATA {
+        data(window, slot, cursor);
+    } else {
+        framing(window, slot);
     }
     false
+}
+
+/// Data from `start` to the window's new cursor.
+#[inline(always)]
+fn data(window: &mut Window, slot: &mut Slot, start: u64) {
+    if window.found() != 0 {
+        if lines::is_chunk(&Line::new(window), flags(slot)) {
+            slot.facts.chunks = slot.facts.chunks.wrapping_add(1);
+        }
+        slot.cursor.data_len = 0;
+        window.set_line(window.cursor());
+    } else if window.cursor() >= window.limit() {
+        window.keep_data(slot);
+    }
+    take(slot, window.cursor().wrapping_sub(start), window.now());
+    if phase(slot) == Phase::SIZE {
+        window.set_line(window.cursor());
+    }
+}
+
+/// A line that frames the data, or a piece of one.
+#[inline(always)]
+fn framing(window: &mut Window, slot: &mut Slot) {
+    if window.found() == 0 {
+        if window.cursor() >= window.limit() {
+            window.keep_line(slot);
+        }
+        return;
+    }
+    let line = Line::new(window);
+    let now = window.now();
+    match phase(slot) {
+        Phase::WAITING => lines::status(&line, slot),
+        Phase::HEAD => {
+            if line.is_blank() {
+                end_head(slot, now);
+            } else {
+                lines::header(&line, slot);
+            }
+        }
+        Phase::SIZE => size(&line, slot),
+        _ => {
+            if line.is_blank() {
+                done(slot, now);
+            }
+        }
+    }
+    slot.cursor.line_len = 0;
+    if phase(slot) == Phase::DATA {
+        window.enter_data(slot);
+    } else {
+        window.set_line(window.cursor());
+    }
+}
+
+/// Where the exchange stands: read anew each time, so that the verifier need not follow what an
+/// earlier test found. So for the others.
+#[inline(always)]
+fn phase(slot: &Slot) -> Phase {
+    // SAFETY: a field of `slot`.
+    unsafe { read_volatile(&raw const slot.facts.phase) }
+}
+
+#[inline(always)]
+fn set_phase(slot: &mut Slot, phase: Phase) {
+    // SAFETY: a field of `slot`.
+    unsafe { write_volatile(&raw mut slot.facts.phase, phase) }
+}
+
+#[inline(always)]
+fn flags(slot: &Slot) -> u16 {
+    // SAFETY: a field of `slot`.
+    unsafe { read_volatile(&raw const slot.facts.flags) }
+}
+
+#[inline(always)]
+fn set_flags(slot: &mut Slot, flags: u16) {
+    // SAFETY: a field of `slot`.
+    unsafe { write_volatile(&raw mut slot.facts.flags, flags) }
+}
+
+#[inline(always)]
+fn left(slot: &Slot) -> u64 {
+    // SAFETY: a field of `slot`.
+    unsafe { read_volatile(&raw const slot.cursor.left) }
+}
+
+#[inline(always)]
+fn set_left(slot: &mut Slot, left: u64) {
+    // SAFETY: a field of `slot`.
+    unsafe { write_volatile(&raw mut slot.cursor.left, left) }
 }
 
 /// Takes bytes of data; the last of them ends the chunk or the body.
@@ -226,13 +281,14 @@ fn take(slot: &mut Slot, bytes: u64, now: u64) {
         facts.first_data = now;
     }
     facts.last_data = now;
-    if facts.flags & UNTIL_CLOSE != 0 {
+    if flags(slot) & UNTIL_CLOSE != 0 {
         return;
     }
-    slot.cursor.left = slot.cursor.left.wrapping_sub(bytes);
-    if slot.cursor.left == 0 {
-        if facts.flags & CHUNKED != 0 {
-            facts.phase = Phase::SIZE;
+    let left = left(slot).wrapping_sub(bytes);
+    set_left(slot, left);
+    if left == 0 {
+        if flags(slot) & CHUNKED != 0 {
+            set_phase(slot, Phase::SIZE);
         } else {
             done(slot, now);
         }
@@ -243,17 +299,15 @@ fn take(slot: &mut Slot, bytes: u64, now: u64) {
 #[inline(always)]
 pub fn done(slot: &mut Slot, now: u64) {
     // The last line of NDJSON may lack its newline.
-    let facts = &mut slot.facts;
-    if facts.flags & NDJSON != 0 && slot.cursor.data_len != 0 {
-        let first = slot.cursor.data[0] as u8;
-        if first != b'\r' {
-            facts.chunks = facts.chunks.wrapping_add(1);
+    if flags(slot) & NDJSON != 0 && slot.cursor.data_len != 0 {
+        if slot.cursor.data[0] as u8 != b'\r' {
+            slot.facts.chunks = slot.facts.chunks.wrapping_add(1);
         }
         slot.cursor.data_len = 0;
     }
-    facts.end = now;
-    facts.outcome = Outcome::DONE;
-    facts.phase = Phase::IDLE;
+    slot.facts.end = now;
+    slot.facts.outcome = Outcome::DONE;
+    set_phase(slot, Phase::IDLE);
 }
 
 /// The connection is gone with the request open; `facts.end` may hold the client's close.
@@ -302,34 +356,30 @@ fn latest(slot: &Slot) -> u64 {
 /// The blank line behind the headers.
 #[inline(always)]
 fn end_head(slot: &mut Slot, now: u64) {
-    let facts = &mut slot.facts;
-    let (status, flags) = (facts.status, facts.flags);
+    // SAFETY: a field of `slot`.
+    let status = unsafe { read_volatile(&raw const slot.facts.status) };
     if status < 200 && status != 101 {
         // An interim response: the true one is still to come.
-        facts.status = 0;
-        facts.flags = flags & !RESPONSE_FLAGS;
-        facts.phase = Phase::WAITING;
-        return;
-    }
-    let empty = flags & HEAD != 0
-        || status == 204
-        || status == 304
-        || (flags & (LENGTH | CHUNKED) == LENGTH && slot.cursor.left == 0);
-    if empty {
-        done(slot, now);
+        slot.facts.status = 0;
+        set_flags(slot, flags(slot) & !RESPONSE_FLAGS);
+        set_phase(slot, Phase::WAITING);
     } else if status == 101 {
         // Another protocol until the connection closes.
-        facts.flags = (flags & !RESPONSE_FLAGS) | UNTIL_CLOSE;
-        facts.phase = Phase::DATA;
-        slot.cursor.left = u64::MAX;
-    } else if flags & CHUNKED != 0 {
-        facts.phase = Phase::SIZE;
+        set_flags(slot, flags(slot) & !RESPONSE_FLAGS | UNTIL_CLOSE);
+        set_left(slot, u64::MAX);
+        set_phase(slot, Phase::DATA);
+    } else if flags(slot) & HEAD != 0 || status == 204 || status == 304 {
+        done(slot, now);
+    } else if flags(slot) & CHUNKED != 0 {
+        set_phase(slot, Phase::SIZE);
+    } else if flags(slot) & LENGTH == 0 {
+        set_flags(slot, flags(slot) | UNTIL_CLOSE);
+        set_left(slot, u64::MAX);
+        set_phase(slot, Phase::DATA);
+    } else if left(slot) == 0 {
+        done(slot, now);
     } else {
-        if flags & LENGTH == 0 {
-            facts.flags = flags | UNTIL_CLOSE;
-            slot.cursor.left = u64::MAX;
-        }
-        facts.phase = Phase::DATA;
+        set_phase(slot, Phase::DATA);
     }
 }
 
@@ -341,13 +391,13 @@ fn size(line: &Line<'_>, slot: &mut Slot) {
     }
     match line.hexadecimal() {
         None => {
-            slot.facts.phase = Phase::LOST;
-            slot.facts.flags |= TRUNCATED;
+            set_phase(slot, Phase::LOST);
+            set_flags(slot, flags(slot) | TRUNCATED);
         }
-        Some(0) => slot.facts.phase = Phase::TRAILER,
+        Some(0) => set_phase(slot, Phase::TRAILER),
         Some(bytes) => {
-            slot.cursor.left = bytes;
-            slot.facts.phase = Phase::DATA;
+            set_left(slot, bytes);
+            set_phase(slot, Phase::DATA);
         }
     }
 }

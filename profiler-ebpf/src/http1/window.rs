@@ -47,6 +47,8 @@ pub struct Window {
     remaining: u64,
     now: u64,
     unreadable: u64,
+    limit: u64,
+    found: u64,
 }
 
 macro_rules! volatile_fields {
@@ -78,6 +80,8 @@ impl Window {
             remaining: 0,
             now: 0,
             unreadable: 0,
+            limit: 0,
+            found: 0,
         }
     }
 
@@ -87,6 +91,8 @@ impl Window {
         remaining, set_remaining, remaining: "Bytes of the send not yet looked at.";
         now, set_now, now: "When the bytes were sent, nanoseconds.";
         end, set_end_offset, end: "Behind the last byte.";
+        limit, set_limit, limit: "Behind the last byte that can belong to the present line.";
+        found, set_found, found: "1 if the last search found a newline.";
         unreadable, set_unreadable_to, unreadable: "1 if a buffer could not be read.";
     }
 
@@ -127,8 +133,8 @@ impl Window {
     #[inline(always)]
     pub fn line_end(&mut self, filled: u64) -> (bool, u64) {
         let front = FRONT as u64;
-        let (whole, next) = self.find_newline(front, front.wrapping_add(filled));
-        (whole, next.wrapping_sub(front))
+        self.find_newline(front, front.wrapping_add(filled));
+        (self.found() != 0, self.cursor().wrapping_sub(front))
     }
 
     /// Where the bytes go.
@@ -176,26 +182,26 @@ impl Window {
         }
     }
 
-    /// Looks for a newline in the 64 bytes from `cursor`, before `limit`. Returns whether there
-    /// is one, and where to go on.
+    /// Looks for a newline in the 64 bytes from `cursor`, before `limit`; sets `found`, and the
+    /// cursor to where to go on.
     #[inline(always)]
-    pub(super) fn find_newline(&mut self, cursor: u64, limit: u64) -> (bool, u64) {
+    pub(super) fn find_newline(&mut self, cursor: u64, limit: u64) {
         let mut block = 0;
+        let mut next = cursor.wrapping_add(64);
+        self.set_found(0);
         while block < 64 {
             let newlines = newlines(self.word(cursor, block));
             if newlines != 0 {
-                let at = cursor
-                    .wrapping_add(block as u64)
-                    .wrapping_add(first(newlines));
+                let at = cursor.wrapping_add(block as u64).wrapping_add(first(newlines));
+                next = at.wrapping_add(1);
                 if at < limit {
-                    return (true, at.wrapping_add(1));
+                    self.set_found(1);
                 }
-                return (false, limit);
+                break;
             }
             block += 8;
         }
-        let next = cursor.wrapping_add(64);
-        (false, if next < limit { next } else { limit })
+        self.set_cursor(if next < limit { next } else { limit });
     }
 
     /// Before a window is filled: puts the kept beginning of a cut line in front.
@@ -238,25 +244,30 @@ impl Window {
         }
     }
 
-    /// Keeps the beginning of the line that is cut at `limit`.
+    /// Keeps the beginning of the line of data that is cut at `limit`.
     #[inline(always)]
-    pub(super) fn keep(&self, slot: &mut Slot, limit: u64, data: bool) {
+    pub(super) fn keep_data(&self, slot: &mut Slot) {
         let line = self.line();
-        let length = limit.wrapping_sub(line);
+        let length = self.limit().wrapping_sub(line);
         let cursor = &mut slot.cursor;
-        if data {
-            cursor.data = [self.word(line, 0), self.word(line, 8)];
-            cursor.data_len = if length < 16 { length as u8 } else { 16 };
-        } else {
-            cursor.line = [
-                self.word(line, 0),
-                self.word(line, 8),
-                self.word(line, 16),
-                self.word(line, 24),
-                self.word(line, 32),
-            ];
-            cursor.line_len = if length < 40 { length as u8 } else { 40 };
-        }
+        cursor.data = [self.word(line, 0), self.word(line, 8)];
+        cursor.data_len = if length < 16 { length as u8 } else { 16 };
+    }
+
+    /// Keeps the beginning of the framing line that is cut at `limit`.
+    #[inline(always)]
+    pub(super) fn keep_line(&self, slot: &mut Slot) {
+        let line = self.line();
+        let length = self.limit().wrapping_sub(line);
+        let cursor = &mut slot.cursor;
+        cursor.line = [
+            self.word(line, 0),
+            self.word(line, 8),
+            self.word(line, 16),
+            self.word(line, 24),
+            self.word(line, 32),
+        ];
+        cursor.line_len = if length < 40 { length as u8 } else { 40 };
     }
 }
 

@@ -73,8 +73,8 @@ fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     let sock: *const u8 = ctx.arg(0);
     let found = find(sock as u64);
     if length <= 0 {
-        if let Some(slot) = found {
-            client_left(slot, length != 0);
+        if !found.is_null() {
+            client_left(found, length != 0);
         }
         return 0;
     }
@@ -91,7 +91,7 @@ fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn received(
     sock: *const u8,
-    found: Option<*mut Slot>,
+    found: *mut Slot,
     buffer: *mut Buffer,
     length: u64,
     tgid: u32,
@@ -99,13 +99,13 @@ fn received(
 ) {
     let mut kept = 0;
     let mut phase = Phase::IDLE;
-    if let Some(slot) = found {
+    if !found.is_null() {
         // SAFETY: a slot of the array.
-        let facts = unsafe { &mut (*slot).facts };
+        let facts = unsafe { &mut (*found).facts };
         phase = facts.phase;
         let line_known = facts.flags & LINE_WHOLE != 0;
         if phase == Phase::WAITING && line_known && !http1::is_bodyless(facts.flags) {
-            more_received(slot, length);
+            more_received(found, length);
             return;
         }
         if phase == Phase::IDLE || (phase == Phase::WAITING && !line_known) {
@@ -121,16 +121,14 @@ fn received(
     let filled = payload::fill(buffer, wanted);
     if filled == 0 {
         if phase != Phase::IDLE {
-            if let Some(slot) = found {
-                more_received(slot, length);
-            }
+            more_received(found, length);
         }
         count!(unreadable);
         return;
     }
     if kept != 0 {
-        if let Some(slot) = found {
-            continued(sock, slot, buffer, kept, filled, length, tgid, owner);
+        if !found.is_null() {
+            continued(sock, found, buffer, kept, filled, length, tgid, owner);
         }
         return;
     }
@@ -139,18 +137,14 @@ fn received(
     let start = http1::request_line(first, second, filled);
     if start == Start::No || (start == Start::Partial && phase != Phase::IDLE) {
         if phase != Phase::IDLE {
-            if let Some(slot) = found {
-                more_received(slot, length);
-            }
+            more_received(found, length);
         }
         return;
     }
     if phase == Phase::WAITING {
         // A client that does not wait for its response: what comes is not followed.
         count!(pipelined);
-        if let Some(slot) = found {
-            more_received(slot, length);
-        }
+        more_received(found, length);
         return;
     }
     // SAFETY: the tracepoint's own argument.
@@ -160,13 +154,14 @@ fn received(
         count!(drained);
         return;
     }
-    let slot = match found {
-        Some(slot) => slot,
-        None => match allocate(sock as u64) {
-            Some(slot) => slot,
-            None => return,
-        },
+    let slot = if found.is_null() {
+        allocate(sock as u64)
+    } else {
+        found
     };
+    if slot.is_null() {
+        return;
+    }
     let now = now();
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
@@ -258,7 +253,12 @@ unsafe fn append_line(slot: *mut Slot, buffer: *mut Buffer, kept: u64, filled: u
     unsafe {
         let (whole, end) = (*buffer).window.line_end(filled);
         let room = (REQUEST_LINE as u64).wrapping_sub(kept);
-        let length = if end < room { end } else { room };
+        let length = mask::<0x7f>(if end < room { end } else { room });
+        let length = if length < REQUEST_LINE as u64 {
+            length
+        } else {
+            REQUEST_LINE as u64
+        };
         // 63 + 64 bytes from the line's beginning still lie in the slot.
         let at = (&raw mut (*slot).facts.line)
             .cast::<u8>()
@@ -266,7 +266,7 @@ unsafe fn append_line(slot: *mut Slot, buffer: *mut Buffer, kept: u64, filled: u
         let from = (*buffer).window.bytes().as_ptr().add(FRONT);
         bpf_probe_read_kernel(
             at.cast::<c_void>(),
-            mask::<0x7f>(length) as u32,
+            length as u32,
             from.cast::<c_void>(),
         );
         let facts = &mut (*slot).facts;
@@ -280,6 +280,9 @@ unsafe fn append_line(slot: *mut Slot, buffer: *mut Buffer, kept: u64, filled: u
 /// More of an open request was received.
 #[inline(always)]
 fn more_received(slot: *mut Slot, length: u64) {
+    if slot.is_null() {
+        return;
+    }
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         begin_write(slot);
@@ -315,9 +318,10 @@ fn client_left(slot: *mut Slot, gone: bool) {
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::SockSendLength);
     // Only a service's sockets are in the table: one lookup tells a foreign process's.
-    let Some(slot) = find(ctx.arg::<*const u8>(0) as u64) else {
+    let slot = find(ctx.arg::<*const u8>(0) as u64);
+    if slot.is_null() {
         return 0;
-    };
+    }
     let length: i32 = ctx.arg(1);
     // SAFETY: a slot of the array.
     let phase = unsafe { (*slot).facts.phase };
@@ -373,7 +377,10 @@ fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
 fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::TcpDestroySock);
     let socket = ctx.arg::<*const u8>(0) as u64;
-    let Some(slot) = find(socket) else { return 0 };
+    let slot = find(socket);
+    if slot.is_null() {
+        return 0;
+    }
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         if (*slot).facts.phase != Phase::IDLE {

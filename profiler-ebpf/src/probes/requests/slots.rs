@@ -1,7 +1,7 @@
 //! Where followed sockets live: a table from socket to slot, the slots, the ring of finished
 //! requests, and the counters of what was lost.
 
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::{null_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
@@ -52,29 +52,37 @@ pub(super) fn counters() -> Option<*mut Counters> {
     REQUEST_COUNTERS.get_ptr_mut(0)
 }
 
-/// The slot of a followed socket.
+/// The slot of a followed socket; null for any other. Not an `Option` of a pointer: that is two
+/// registers, of which the verifier finds the second without a value.
 #[inline(always)]
-pub(super) fn find(socket: u64) -> Option<*mut Slot> {
-    let index = REQUEST_SOCKETS.get_ptr(socket)?;
+pub(super) fn find(socket: u64) -> *mut Slot {
+    let Some(index) = REQUEST_SOCKETS.get_ptr(socket) else {
+        return null_mut();
+    };
     // SAFETY: an entry of the table.
-    REQUEST_SLOTS.get_ptr_mut(unsafe { *index })
+    match REQUEST_SLOTS.get_ptr_mut(unsafe { *index }) {
+        Some(slot) => slot,
+        None => null_mut(),
+    }
 }
 
-/// A slot for a socket that is not yet followed.
+/// A slot for a socket that is not yet followed; null if there is none.
 #[inline(always)]
-pub(super) fn allocate(socket: u64) -> Option<*mut Slot> {
+pub(super) fn allocate(socket: u64) -> *mut Slot {
     let Ok(Some(index)) = REQUEST_FREE_SLOTS.pop() else {
         count!(slots_exhausted);
-        return None;
+        return null_mut();
     };
-    let slot = REQUEST_SLOTS.get_ptr_mut(index)?;
+    let Some(slot) = REQUEST_SLOTS.get_ptr_mut(index) else {
+        return null_mut();
+    };
     if REQUEST_SOCKETS
         .insert(socket, index, u64::from(BPF_NOEXIST))
         .is_err()
     {
         let _ = REQUEST_FREE_SLOTS.push(index, 0);
         count!(slots_exhausted);
-        return None;
+        return null_mut();
     }
     // SAFETY: the slot is this socket's from now on.
     unsafe {
@@ -93,7 +101,7 @@ pub(super) fn allocate(socket: u64) -> Option<*mut Slot> {
             }
         }
     }
-    Some(slot)
+    slot
 }
 
 /// Forgets a socket that is gone.
