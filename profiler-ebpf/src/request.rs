@@ -66,6 +66,8 @@ pub const CLIENT_CLOSED: u16 = 1 << 7;
 pub const BODYLESS: u16 = 1 << 8;
 /// The request line is known: whole, or as much as is kept of it.
 pub const LINE_WHOLE: u16 = 1 << 9;
+/// The socket is idle, and what was received may be the beginning of a method.
+pub const METHOD_CUT: u16 = 1 << 10;
 
 /// What a response's own headers set, and a further response on the socket must not inherit.
 pub const RESPONSE_FLAGS: u16 = CHUNKED | SSE | NDJSON | LENGTH | UNTIL_CLOSE;

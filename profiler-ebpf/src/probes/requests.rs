@@ -17,7 +17,7 @@ use profiler_ebpf::ABSENT;
 use profiler_ebpf::cost::Program;
 use profiler_ebpf::http1::{self, FRONT, Start, mask};
 use profiler_ebpf::owners::FIRST_SERVICE;
-use profiler_ebpf::request::{CLIENT_CLOSED, LINE_WHOLE, Phase, REQUEST_LINE, Slot};
+use profiler_ebpf::request::{CLIENT_CLOSED, LINE_WHOLE, METHOD_CUT, Phase, REQUEST_LINE, Slot};
 
 use super::cost::Running;
 use super::owners::owner_of;
@@ -108,7 +108,8 @@ fn received(
             more_received(found, length);
             return;
         }
-        if phase == Phase::IDLE || (phase == Phase::WAITING && !line_known) {
+        let method_cut = phase == Phase::IDLE && facts.flags & METHOD_CUT != 0;
+        if method_cut || (phase == Phase::WAITING && !line_known) {
             kept = u64::from(facts.line_len);
         }
     }
@@ -173,7 +174,7 @@ fn received(
         (*slot).facts.start = now;
         (*slot).facts.request_bytes = 0;
         (*slot).facts.line_len = 0;
-        (*slot).facts.flags = 0;
+        (*slot).facts.flags = METHOD_CUT;
         begin(sock, slot, start, tgid, owner);
         append_line(slot, buffer, 0, filled);
         (*slot).facts.request_bytes = length;
