@@ -2,9 +2,12 @@
 //!
 //! `no_std` and free of aya, so that it builds and is tested on the host with no BPF tools.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod cost;
+pub mod http1;
 pub mod owners;
+pub mod request;
 pub mod sched;
 pub mod syscalls;
 

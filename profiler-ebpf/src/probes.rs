@@ -2,5 +2,6 @@
 
 mod cost;
 mod owners;
+mod requests;
 mod sched;
 mod syscalls;

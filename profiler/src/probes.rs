@@ -6,6 +6,7 @@ pub mod health;
 pub mod load_error;
 pub mod loader;
 pub mod owners;
+pub mod requests;
 pub mod requirements;
 pub mod sched;
 pub mod shared_memory;

@@ -1,0 +1,409 @@
+//! HTTP/1.1 from the server's side of a socket, for any split of its bytes.
+//!
+//! In: what the server received ([`request_line`]) and sent ([`window`]). Out: the socket's
+//! [`Slot`]: status, time of the first body data, chunks, end. Pure and without allocation; the
+//! kernel runs this very code, so it is written for the BPF verifier: every offset is masked,
+//! nothing can panic, and what one loop finds goes through memory before another uses it
+//! (the verifier would otherwise follow each value it can have).
+//!
+//! A response is lines (status, headers, chunk sizes, trailers) and data. A line is looked at
+//! when its newline has come; of a line cut by the end of a send only its first bytes are kept,
+//! which is all that is ever compared. Source: RFC 9112 (messages), WHATWG HTML §9.2 (SSE).
+
+mod lines;
+mod request_line;
+mod window;
+
+pub use request_line::{Start, classify as request_line};
+pub use window::{BYTES, FRONT, WINDOW, Window, mask};
+
+use core::ptr::{read_volatile, write_volatile};
+
+use crate::request::{
+    BODYLESS, CHUNKED, HEAD, LENGTH, NDJSON, Outcome, Phase, RESPONSE_FLAGS, SSE, Slot, TRUNCATED,
+    UNTIL_CLOSE,
+};
+use lines::Line;
+
+/// The bytes of one send, and how they are reached.
+pub trait Payload {
+    /// The buffer, and the socket that sends.
+    fn parts(&mut self) -> (&mut Window, &mut Slot);
+    /// Puts the next bytes at [`FRONT`] of the buffer, at most [`WINDOW`] and at most what the
+    /// send has left, and returns how many; 0 if they cannot be read.
+    fn fill(&mut self) -> u64;
+    /// Passes over bytes without reading them.
+    fn skip(&mut self, bytes: u64);
+    /// Repeats [`step`] until it returns true.
+    fn steps(&mut self);
+}
+
+/// Begins a request: `slot.facts` holds its first bytes, times and owner; all else is set here.
+#[inline(always)]
+pub fn begin_request(slot: &mut Slot, flags: u16) {
+    let facts = &mut slot.facts;
+    facts.head = 0;
+    facts.first_data = 0;
+    facts.last_data = 0;
+    facts.end = 0;
+    facts.response_bytes = 0;
+    facts.chunks = 0;
+    facts.first_chunks = 0;
+    facts.status = 0;
+    facts.flags = flags;
+    facts.outcome = Outcome::OPEN;
+    facts.phase = Phase::WAITING;
+    slot.cursor.line_len = 0;
+    slot.cursor.data_len = 0;
+    slot.cursor.left = 0;
+}
+
+/// Counts the bytes of a send that belongs to an open request.
+#[inline(always)]
+pub fn begin_send(slot: &mut Slot, bytes: u64, now: u64) {
+    let facts = &mut slot.facts;
+    if facts.phase == Phase::WAITING || facts.phase == Phase::HEAD {
+        facts.head = now;
+    }
+    facts.response_bytes = facts.response_bytes.wrapping_add(bytes);
+}
+
+/// Notes which chunks went out with the first data.
+#[inline(always)]
+pub fn end_send(slot: &mut Slot, now: u64) {
+    if slot.facts.first_data == now {
+        slot.facts.first_chunks = slot.facts.chunks;
+    }
+}
+
+/// True where the next bytes are data of which only the number matters.
+#[inline(always)]
+pub fn passes(slot: &Slot) -> bool {
+    (phase(slot) == Phase::DATA && flags(slot) & (SSE | NDJSON) == 0) || phase(slot) == Phase::LOST
+}
+
+/// Takes up to `bytes` such bytes unread; returns how many they were.
+#[inline(always)]
+pub fn pass(slot: &mut Slot, bytes: u64, now: u64) -> u64 {
+    if phase(slot) == Phase::LOST {
+        slot.facts.last_data = now;
+        return bytes;
+    }
+    let left = left(slot);
+    let taken = if bytes < left { bytes } else { left };
+    take(slot, taken, now);
+    taken
+}
+
+/// Follows one window of a send with `remaining` bytes left. True when no more of this send
+/// needs to be looked at: the rest is 0, or the response has ended.
+#[inline(always)]
+pub fn window<P: Payload>(payload: &mut P) -> bool {
+    let (window, slot) = payload.parts();
+    let remaining = window.remaining();
+    let now = window.now();
+    if remaining == 0 || phase(slot) == Phase::IDLE {
+        return true;
+    }
+    if passes(slot) {
+        let passed = pass(slot, remaining, now);
+        window.set_remaining(remaining.wrapping_sub(passed));
+        payload.skip(passed);
+        return false;
+    }
+    window.open(slot);
+    let filled = payload.fill();
+    let (window, slot) = payload.parts();
+    if filled == 0 {
+        window.set_unreadable();
+        unread(slot, remaining, now);
+        window.set_remaining(0);
+        return true;
+    }
+    window.set_end(filled);
+    if phase(slot) == Phase::DATA {
+        window.enter_data(slot);
+    }
+    payload.steps();
+    let (window, slot) = payload.parts();
+    // What a finished response leaves over belongs to another one: it stays in `remaining`.
+    let left_over = window.left_over();
+    let remaining = remaining.wrapping_sub(filled).wrapping_add(left_over);
+    window.set_remaining(remaining);
+    remaining == 0 || phase(slot) == Phase::IDLE
+}
+
+/// Accounts for bytes that could not be read, or were too many.
+#[inline(always)]
+pub fn unread(slot: &mut Slot, bytes: u64, now: u64) {
+    slot.facts.flags |= TRUNCATED;
+    slot.cursor.data_len = 0;
+    slot.cursor.line_len = 0;
+    if slot.facts.phase == Phase::DATA && bytes <= slot.cursor.left {
+        take(slot, bytes, now);
+    } else {
+        slot.facts.phase = Phase::LOST;
+        if slot.facts.first_data == 0 && slot.facts.status != 0 {
+            slot.facts.first_data = now;
+        }
+        slot.facts.last_data = now;
+    }
+}
+
+/// Looks at the next 64 bytes at most, up to a line's end; true when the window is used up or
+/// the response has ended.
+#[inline(always)]
+pub fn step(window: &mut Window, slot: &mut Slot) -> bool {
+    let cursor = window.cursor();
+    let end = window.end();
+    if cursor >= end || phase(slot) == Phase::IDLE {
+        return true;
+    }
+    if passes(slot) {
+        let passed = pass(slot, end - cursor, window.now());
+        window.set_cursor(cursor.wrapping_add(passed));
+        window.set_line(cursor.wrapping_add(passed));
+        return false;
+    }
+    let mut limit = end;
+    if phase(slot) == Phase::DATA {
+        let left = left(slot);
+        if left < end - cursor {
+            limit = cursor.wrapping_add(left);
+        }
+    }
+    window.set_limit(limit);
+    window.find_newline(cursor, limit);
+    if phase(slot) == Phase::DATA {
+        data(window, slot, cursor);
+    } else {
+        framing(window, slot);
+    }
+    false
+}
+
+/// Data from `start` to the window's new cursor.
+#[inline(always)]
+fn data(window: &mut Window, slot: &mut Slot, start: u64) {
+    if window.found() != 0 {
+        if lines::is_chunk(&Line::new(window), flags(slot)) {
+            slot.facts.chunks = slot.facts.chunks.wrapping_add(1);
+        }
+        slot.cursor.data_len = 0;
+        window.set_line(window.cursor());
+    } else if window.cursor() >= window.limit() {
+        window.keep_data(slot);
+    }
+    take(slot, window.cursor().wrapping_sub(start), window.now());
+    if phase(slot) == Phase::SIZE {
+        window.set_line(window.cursor());
+    }
+}
+
+/// A line that frames the data, or a piece of one.
+#[inline(always)]
+fn framing(window: &mut Window, slot: &mut Slot) {
+    if window.found() == 0 {
+        if window.cursor() >= window.limit() {
+            window.keep_line(slot);
+        }
+        return;
+    }
+    let line = Line::new(window);
+    let now = window.now();
+    match phase(slot) {
+        Phase::WAITING => lines::status(&line, slot),
+        Phase::HEAD => {
+            if line.is_blank() {
+                end_head(slot, now);
+            } else {
+                lines::header(&line, slot);
+            }
+        }
+        Phase::SIZE => size(&line, slot),
+        _ => {
+            if line.is_blank() {
+                done(slot, now);
+            }
+        }
+    }
+    slot.cursor.line_len = 0;
+    if phase(slot) == Phase::DATA {
+        window.enter_data(slot);
+    } else {
+        window.set_line(window.cursor());
+    }
+}
+
+/// Where the exchange stands: read anew each time, so that the verifier need not follow what an
+/// earlier test found. So for the others.
+#[inline(always)]
+fn phase(slot: &Slot) -> Phase {
+    // SAFETY: a field of `slot`.
+    unsafe { read_volatile(&raw const slot.facts.phase) }
+}
+
+#[inline(always)]
+fn set_phase(slot: &mut Slot, phase: Phase) {
+    // SAFETY: a field of `slot`.
+    unsafe { write_volatile(&raw mut slot.facts.phase, phase) }
+}
+
+#[inline(always)]
+fn flags(slot: &Slot) -> u16 {
+    // SAFETY: a field of `slot`.
+    unsafe { read_volatile(&raw const slot.facts.flags) }
+}
+
+#[inline(always)]
+fn set_flags(slot: &mut Slot, flags: u16) {
+    // SAFETY: a field of `slot`.
+    unsafe { write_volatile(&raw mut slot.facts.flags, flags) }
+}
+
+#[inline(always)]
+fn left(slot: &Slot) -> u64 {
+    // SAFETY: a field of `slot`.
+    unsafe { read_volatile(&raw const slot.cursor.left) }
+}
+
+#[inline(always)]
+fn set_left(slot: &mut Slot, left: u64) {
+    // SAFETY: a field of `slot`.
+    unsafe { write_volatile(&raw mut slot.cursor.left, left) }
+}
+
+/// Takes bytes of data; the last of them ends the chunk or the body.
+#[inline(always)]
+fn take(slot: &mut Slot, bytes: u64, now: u64) {
+    let facts = &mut slot.facts;
+    if facts.first_data == 0 {
+        facts.first_data = now;
+    }
+    facts.last_data = now;
+    if flags(slot) & UNTIL_CLOSE != 0 {
+        return;
+    }
+    let left = left(slot).wrapping_sub(bytes);
+    set_left(slot, left);
+    if left == 0 {
+        if flags(slot) & CHUNKED != 0 {
+            set_phase(slot, Phase::SIZE);
+        } else {
+            done(slot, now);
+        }
+    }
+}
+
+/// The whole response has gone out.
+#[inline(always)]
+pub fn done(slot: &mut Slot, now: u64) {
+    // The last line of NDJSON may lack its newline.
+    if flags(slot) & NDJSON != 0 && slot.cursor.data_len != 0 {
+        if slot.cursor.data[0] as u8 != b'\r' {
+            slot.facts.chunks = slot.facts.chunks.wrapping_add(1);
+        }
+        slot.cursor.data_len = 0;
+    }
+    slot.facts.end = now;
+    slot.facts.outcome = Outcome::DONE;
+    set_phase(slot, Phase::IDLE);
+}
+
+/// The connection is gone with the request open; `facts.end` may hold the client's close.
+#[inline(always)]
+pub fn closed(slot: &mut Slot, client_left: bool, now: u64) {
+    let facts = &mut slot.facts;
+    let client_closed = facts.end;
+    let last = latest(slot);
+    // A client that closes its side alone still reads: data sent after that says so.
+    let wanted = !client_left && client_closed <= last;
+    if wanted && slot.facts.flags & UNTIL_CLOSE != 0 && slot.facts.phase == Phase::DATA {
+        done(slot, last);
+        return;
+    }
+    let facts = &mut slot.facts;
+    if client_left {
+        facts.end = now;
+        facts.outcome = Outcome::ABORTED;
+    } else if client_closed != 0 {
+        facts.end = if client_closed > last {
+            client_closed
+        } else {
+            last
+        };
+        facts.outcome = Outcome::ABORTED;
+    } else {
+        facts.end = last;
+        facts.outcome = Outcome::INCOMPLETE;
+    }
+    facts.phase = Phase::IDLE;
+}
+
+/// The last moment at which a byte of the exchange was seen to move.
+#[inline(always)]
+fn latest(slot: &Slot) -> u64 {
+    let facts = &slot.facts;
+    if facts.last_data != 0 {
+        facts.last_data
+    } else if facts.head != 0 {
+        facts.head
+    } else {
+        facts.request_end
+    }
+}
+
+/// The blank line behind the headers.
+#[inline(always)]
+fn end_head(slot: &mut Slot, now: u64) {
+    // SAFETY: a field of `slot`.
+    let status = unsafe { read_volatile(&raw const slot.facts.status) };
+    if status < 200 && status != 101 {
+        // An interim response: the true one is still to come.
+        slot.facts.status = 0;
+        set_flags(slot, flags(slot) & !RESPONSE_FLAGS);
+        set_phase(slot, Phase::WAITING);
+    } else if status == 101 {
+        // Another protocol until the connection closes.
+        set_flags(slot, flags(slot) & !RESPONSE_FLAGS | UNTIL_CLOSE);
+        set_left(slot, u64::MAX);
+        set_phase(slot, Phase::DATA);
+    } else if flags(slot) & HEAD != 0 || status == 204 || status == 304 {
+        done(slot, now);
+    } else if flags(slot) & CHUNKED != 0 {
+        set_phase(slot, Phase::SIZE);
+    } else if flags(slot) & LENGTH == 0 {
+        set_flags(slot, flags(slot) | UNTIL_CLOSE);
+        set_left(slot, u64::MAX);
+        set_phase(slot, Phase::DATA);
+    } else if left(slot) == 0 {
+        done(slot, now);
+    } else {
+        set_phase(slot, Phase::DATA);
+    }
+}
+
+/// A chunk-size line, or the blank line behind a chunk's data.
+#[inline(always)]
+fn size(line: &Line<'_>, slot: &mut Slot) {
+    if line.is_blank() {
+        return;
+    }
+    match line.hexadecimal() {
+        None => {
+            set_phase(slot, Phase::LOST);
+            set_flags(slot, flags(slot) | TRUNCATED);
+        }
+        Some(0) => set_phase(slot, Phase::TRAILER),
+        Some(bytes) => {
+            set_left(slot, bytes);
+            set_phase(slot, Phase::DATA);
+        }
+    }
+}
+
+/// True for a request whose method has no body: a further request line is a further request.
+#[inline(always)]
+pub const fn is_bodyless(flags: u16) -> bool {
+    flags & BODYLESS != 0
+}

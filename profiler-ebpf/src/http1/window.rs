@@ -1,0 +1,291 @@
+//! A window of a send: up to [`WINDOW`] of its bytes, with room in front for the beginning of a
+//! line that an earlier window cut.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use crate::request::{Phase, Slot};
+
+/// Where a window's bytes begin; what lies before is the kept beginning of a line.
+pub const FRONT: usize = 64;
+
+/// The most bytes of one window.
+pub const WINDOW: usize = 1008;
+
+/// The buffer's size: any masked offset (≤ 2,047) and the 72 bytes from there lie in it.
+pub const BYTES: usize = 2128;
+
+const OFFSET: i32 = 0x7ff;
+
+/// `x & M`, such that the verifier sees it too: LLVM would drop a mask it can prove redundant,
+/// and the verifier cannot follow the proof.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn mask<const M: i32>(mut x: u64) -> u64 {
+    // SAFETY: one AND on a register.
+    unsafe {
+        core::arch::asm!("{x} &= {m}", x = inout(reg) x, m = const M, options(pure, nomem, nostack));
+    }
+    x
+}
+
+/// `x & M`.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+pub fn mask<const M: i32>(x: u64) -> u64 {
+    x & M as u64
+}
+
+/// The buffer and where the parser stands in it. Positions are offsets into `bytes`. They are
+/// read and written as volatile, so that the verifier forgets what it knew of a value.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Window {
+    bytes: [u8; BYTES],
+    cursor: u64,
+    end: u64,
+    line: u64,
+    remaining: u64,
+    now: u64,
+    unreadable: u64,
+    limit: u64,
+    found: u64,
+}
+
+macro_rules! volatile_fields {
+    ($($get:ident, $set:ident, $field:ident: $doc:literal;)*) => {$(
+        #[doc = $doc]
+        #[inline(always)]
+        pub fn $get(&self) -> u64 {
+            // SAFETY: a field of `self`, initialised and aligned.
+            unsafe { read_volatile(addr_of!(self.$field)) }
+        }
+
+        #[doc = $doc]
+        #[inline(always)]
+        pub fn $set(&mut self, value: u64) {
+            // SAFETY: a field of `self`, aligned.
+            unsafe { write_volatile(addr_of_mut!(self.$field), value) }
+        }
+    )*};
+}
+
+impl Window {
+    /// An empty window.
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; BYTES],
+            cursor: 0,
+            end: 0,
+            line: 0,
+            remaining: 0,
+            now: 0,
+            unreadable: 0,
+            limit: 0,
+            found: 0,
+        }
+    }
+
+    volatile_fields! {
+        cursor, set_cursor, cursor: "The next byte to look at.";
+        line, set_line, line: "The first byte of the present line.";
+        remaining, set_remaining, remaining: "Bytes of the send not yet looked at.";
+        now, set_now, now: "When the bytes were sent, nanoseconds.";
+        end, set_end_offset, end: "Behind the last byte.";
+        limit, set_limit, limit: "Behind the last byte that can belong to the present line.";
+        found, set_found, found: "1 if the last search found a newline.";
+        unreadable, set_unreadable_to, unreadable: "1 if a buffer could not be read.";
+    }
+
+    /// Prepares for a send of `bytes` bytes at `now`.
+    #[inline(always)]
+    pub fn begin(&mut self, bytes: u64, now: u64) {
+        self.set_remaining(bytes);
+        self.set_now(now);
+        self.set_unreadable_to(0);
+    }
+
+    /// Notes that a buffer could not be read.
+    #[inline(always)]
+    pub fn set_unreadable(&mut self) {
+        self.set_unreadable_to(1);
+    }
+
+    /// Sets how many bytes lie at [`FRONT`].
+    #[inline(always)]
+    pub fn set_end(&mut self, filled: u64) {
+        self.set_end_offset(FRONT as u64 + filled);
+    }
+
+    /// Bytes behind the cursor.
+    #[inline(always)]
+    pub fn left_over(&self) -> u64 {
+        self.end().wrapping_sub(self.cursor())
+    }
+
+    /// The first 16 bytes as words.
+    #[inline(always)]
+    pub fn beginning(&self) -> (u64, u64) {
+        let front = FRONT as u64;
+        (self.word(front, 0), self.word(front, 8))
+    }
+
+    /// Whether a line ends in the first `filled` (≤ 64) bytes, and how many bytes it has there.
+    #[inline(always)]
+    pub fn line_end(&mut self, filled: u64) -> (bool, u64) {
+        let front = FRONT as u64;
+        self.find_newline(front, front.wrapping_add(filled));
+        (self.found() != 0, self.cursor().wrapping_sub(front))
+    }
+
+    /// Where the bytes go.
+    #[inline(always)]
+    pub fn bytes(&mut self) -> &mut [u8; BYTES] {
+        &mut self.bytes
+    }
+
+    /// The 8 bytes at `at + ahead`, first byte lowest; `ahead` ≤ 64.
+    #[inline(always)]
+    pub(super) fn word(&self, at: u64, ahead: usize) -> u64 {
+        let offset = mask::<OFFSET>(at) as usize;
+        // SAFETY: offset ≤ 2,047 and ahead ≤ 64, so the word ends within BYTES = 2,128. BPF
+        // targets and x86 load unaligned words; elsewhere `read_unaligned` does.
+        unsafe {
+            let word = addr_of!(self.bytes)
+                .cast::<u8>()
+                .add(offset)
+                .add(ahead)
+                .cast::<u64>();
+            #[cfg(target_arch = "bpf")]
+            let value = read_volatile(word);
+            #[cfg(not(target_arch = "bpf"))]
+            let value = word.read_unaligned();
+            u64::from_le(value)
+        }
+    }
+
+    /// Writes the 8 bytes at `at + ahead`.
+    #[inline(always)]
+    fn set_word(&mut self, at: u64, ahead: usize, value: u64) {
+        let offset = mask::<OFFSET>(at) as usize;
+        let value = value.to_le();
+        // SAFETY: as in `word`.
+        unsafe {
+            let word = addr_of_mut!(self.bytes)
+                .cast::<u8>()
+                .add(offset)
+                .add(ahead)
+                .cast::<u64>();
+            #[cfg(target_arch = "bpf")]
+            write_volatile(word, value);
+            #[cfg(not(target_arch = "bpf"))]
+            word.write_unaligned(value);
+        }
+    }
+
+    /// Looks for a newline in the 64 bytes from `cursor`, before `limit`; sets `found`, and the
+    /// cursor to where to go on.
+    #[inline(always)]
+    pub(super) fn find_newline(&mut self, cursor: u64, limit: u64) {
+        let mut block = 0;
+        let mut next = cursor.wrapping_add(64);
+        self.set_found(0);
+        while block < 64 {
+            let newlines = newlines(self.word(cursor, block));
+            if newlines != 0 {
+                let at = cursor.wrapping_add(block as u64).wrapping_add(first(newlines));
+                next = at.wrapping_add(1);
+                if at < limit {
+                    self.set_found(1);
+                }
+                break;
+            }
+            block += 8;
+        }
+        self.set_cursor(if next < limit { next } else { limit });
+    }
+
+    /// Before a window is filled: puts the kept beginning of a cut line in front.
+    #[inline(always)]
+    pub(super) fn open(&mut self, slot: &Slot) {
+        let front = FRONT as u64;
+        self.set_cursor(front);
+        if slot.facts.phase == Phase::DATA {
+            return;
+        }
+        let kept = u64::from(slot.cursor.line_len);
+        let line = front.wrapping_sub(kept);
+        self.set_line(line);
+        if kept != 0 {
+            let [a, b, c, d, e] = slot.cursor.line;
+            self.set_word(line, 0, a);
+            self.set_word(line, 8, b);
+            self.set_word(line, 16, c);
+            self.set_word(line, 24, d);
+            self.set_word(line, 32, e);
+        }
+    }
+
+    /// Before data is looked at: puts the kept beginning of a cut line of data before the
+    /// cursor, over bytes that have been used.
+    #[inline(always)]
+    pub(super) fn enter_data(&mut self, slot: &Slot) {
+        let cursor = self.cursor();
+        let kept = u64::from(slot.cursor.data_len);
+        let line = cursor.wrapping_sub(kept);
+        self.set_line(line);
+        if kept != 0 {
+            let ahead = (self.word(cursor, 0), self.word(cursor, 8));
+            let [a, b] = slot.cursor.data;
+            self.set_word(line, 0, a);
+            self.set_word(line, 8, b);
+            // Kept bytes may be fewer than 16: what was written too far is put back.
+            self.set_word(cursor, 0, ahead.0);
+            self.set_word(cursor, 8, ahead.1);
+        }
+    }
+
+    /// Keeps the beginning of the line of data that is cut at `limit`.
+    #[inline(always)]
+    pub(super) fn keep_data(&self, slot: &mut Slot) {
+        let line = self.line();
+        let length = self.limit().wrapping_sub(line);
+        let cursor = &mut slot.cursor;
+        cursor.data = [self.word(line, 0), self.word(line, 8)];
+        cursor.data_len = if length < 16 { length as u8 } else { 16 };
+    }
+
+    /// Keeps the beginning of the framing line that is cut at `limit`.
+    #[inline(always)]
+    pub(super) fn keep_line(&self, slot: &mut Slot) {
+        let line = self.line();
+        let length = self.limit().wrapping_sub(line);
+        let cursor = &mut slot.cursor;
+        cursor.line = [
+            self.word(line, 0),
+            self.word(line, 8),
+            self.word(line, 16),
+            self.word(line, 24),
+            self.word(line, 32),
+        ];
+        cursor.line_len = if length < 40 { length as u8 } else { 40 };
+    }
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Marks (0x80) the newlines of a word; exact up to the first.
+#[inline(always)]
+fn newlines(word: u64) -> u64 {
+    let zeros = word ^ 0x0a0a_0a0a_0a0a_0a0a;
+    zeros.wrapping_sub(0x0101_0101_0101_0101) & !zeros & 0x8080_8080_8080_8080
+}
+
+/// Index of the first marked byte: a multiplication, since BPF has no count of trailing zeros.
+#[inline(always)]
+fn first(marks: u64) -> u64 {
+    ((marks & marks.wrapping_neg()) >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56
+}

@@ -1,0 +1,275 @@
+//! The bytes of the system call that is running: found through its registers, read from the
+//! process's own buffers. The hooks fire after the copy, so the pages are there.
+//!
+//! Calls whose buffers are not plain (sendfile, splice, sendmmsg, io_uring) give nothing.
+
+use core::ffi::c_void;
+use core::ptr::{read_volatile, write_volatile};
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs,
+};
+use profiler_ebpf::http1::{self, FRONT, Payload, WINDOW, Window, mask};
+use profiler_ebpf::request::Slot;
+
+/// The most windows of one send: 63 KiB of what must be read (a plain body is not read at all).
+const WINDOWS: u32 = 64;
+
+/// The most pieces a window is put together from.
+const SEGMENTS: u32 = 64;
+
+/// Which way the bytes went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Received,
+    Sent,
+}
+
+/// Registers of a system call as the kernel saves them: `struct pt_regs`, an ABI.
+#[cfg(bpf_target_arch = "x86_64")]
+#[repr(C)]
+struct Registers {
+    unused: [u64; 12],
+    dx: u64,
+    si: u64,
+    di: u64,
+    orig_ax: u64,
+}
+
+/// A window of payload and where the rest of it lies in the process's memory.
+#[repr(C)]
+pub(super) struct Buffer {
+    pub(super) window: Window,
+    /// An array of {address, length} in the process.
+    segments: u64,
+    segment_count: u64,
+    next_segment: u64,
+    /// What is left of the present segment.
+    address: u64,
+    left: u64,
+    /// Bytes to pass over before the next that is read.
+    skip: u64,
+    /// The present fill: bytes read, and wanted.
+    filled: u64,
+    wanted: u64,
+    failed: u64,
+    segment: [u64; 2],
+}
+
+/// Fields are read and written as volatile: see [`http1`].
+macro_rules! get {
+    ($buffer:ident.$field:ident) => {
+        // SAFETY: a field of the per-CPU buffer.
+        unsafe { read_volatile(&raw const (*$buffer).$field) }
+    };
+}
+macro_rules! set {
+    ($buffer:ident.$field:ident = $value:expr) => {
+        // SAFETY: as above.
+        unsafe { write_volatile(&raw mut (*$buffer).$field, $value) }
+    };
+}
+
+/// Reads `length` bytes of the process's memory; false if they are not there.
+///
+/// # Safety
+/// `to` must have room for `length` bytes.
+#[inline(always)]
+unsafe fn read_user(to: *mut u8, length: u64, from: u64) -> bool {
+    // SAFETY: the helper checks `from`; `to` is the caller's promise, which the verifier proves.
+    unsafe { bpf_probe_read_user(to.cast::<c_void>(), length as u32, from as *const c_void) == 0 }
+}
+
+/// Finds the running system call's buffers, which hold `total` bytes. Of a call without plain
+/// buffers nothing will be read.
+#[inline(always)]
+pub(super) fn open(buffer: *mut Buffer, direction: Direction, total: u64) {
+    set!(buffer.segment_count = 0);
+    set!(buffer.next_segment = 0);
+    set!(buffer.left = 0);
+    set!(buffer.skip = 0);
+    #[cfg(bpf_target_arch = "x86_64")]
+    {
+        // SAFETY: the current task always exists; the helper returns a trusted pointer.
+        let registers =
+            unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const Registers;
+        // SAFETY: a trusted pointer to `pt_regs`.
+        let (number, second, third) =
+            unsafe { ((*registers).orig_ax, (*registers).si, (*registers).dx) };
+        let (plain, plain_to, vector, message) = match direction {
+            // read, recvfrom, readv, recvmsg; write, sendto, writev, sendmsg
+            Direction::Received => (0, 45, 19, 47),
+            Direction::Sent => (1, 44, 20, 46),
+        };
+        if number == plain || number == plain_to {
+            set!(buffer.address = second);
+            set!(buffer.left = total);
+        } else if number == vector {
+            set!(buffer.segments = second);
+            set!(buffer.segment_count = third);
+        } else if number == message {
+            let segment = (&raw mut buffer_mut(buffer).segment).cast::<u8>();
+            // SAFETY: two words; `msg_iov` and `msg_iovlen` of `struct msghdr`.
+            if unsafe { read_user(segment, 16, second.wrapping_add(16)) } {
+                set!(buffer.segments = get!(buffer.segment)[0]);
+                set!(buffer.segment_count = get!(buffer.segment)[1]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn buffer_mut<'a>(buffer: *mut Buffer) -> &'a mut Buffer {
+    // SAFETY: the per-CPU buffer, which one program at a time uses: programs do not nest on it.
+    unsafe { &mut *buffer }
+}
+
+/// Reads up to `wanted` (≤ [`WINDOW`]) bytes to [`FRONT`]; returns how many, 0 if none can be.
+#[inline(always)]
+pub(super) fn fill(buffer: *mut Buffer, wanted: u64) -> u64 {
+    let wanted = if wanted < WINDOW as u64 {
+        wanted
+    } else {
+        WINDOW as u64
+    };
+    set!(buffer.wanted = wanted);
+    set!(buffer.filled = 0);
+    set!(buffer.failed = 0);
+    let mut context = buffer;
+    // SAFETY: the callback takes this context; both live until the loop returns.
+    unsafe {
+        bpf_loop(
+            SEGMENTS,
+            fill_step as *const () as *mut c_void,
+            (&raw mut context).cast::<c_void>(),
+            0,
+        );
+    }
+    if get!(buffer.failed) != 0 {
+        return 0;
+    }
+    get!(buffer.filled)
+}
+
+/// Reads from one segment, or moves on to the next. 1 = stop.
+#[inline(never)]
+unsafe extern "C" fn fill_step(_: u64, context: *mut *mut Buffer) -> i64 {
+    // SAFETY: the context `fill` passed.
+    let buffer = unsafe { *context };
+    let filled = get!(buffer.filled);
+    let wanted = get!(buffer.wanted);
+    if filled >= wanted {
+        return 1;
+    }
+    let mut left = get!(buffer.left);
+    let mut address = get!(buffer.address);
+    if left == 0 {
+        let next = get!(buffer.next_segment);
+        if next >= get!(buffer.segment_count) {
+            return 1;
+        }
+        set!(buffer.next_segment = next + 1);
+        let segment = (&raw mut buffer_mut(buffer).segment).cast::<u8>();
+        // SAFETY: two words.
+        if !unsafe { read_user(segment, 16, get!(buffer.segments).wrapping_add(next * 16)) } {
+            set!(buffer.failed = 1);
+            return 1;
+        }
+        [address, left] = get!(buffer.segment);
+    }
+    let skip = get!(buffer.skip);
+    if skip != 0 {
+        let passed = if skip < left { skip } else { left };
+        set!(buffer.skip = skip - passed);
+        set!(buffer.address = address.wrapping_add(passed));
+        set!(buffer.left = left - passed);
+        return 0;
+    }
+    let room = wanted - filled;
+    let length = mask::<0x3ff>(if left < room { left } else { room });
+    let at = FRONT + mask::<0x3ff>(filled) as usize;
+    let to = buffer_mut(buffer).window.bytes().as_mut_ptr();
+    // SAFETY: FRONT + 1,023 + 1,023 lies in the window's bytes.
+    if !unsafe { read_user(to.add(at), length, address) } {
+        set!(buffer.failed = 1);
+        return 1;
+    }
+    set!(buffer.filled = filled + length);
+    set!(buffer.address = address.wrapping_add(length));
+    set!(buffer.left = left - length);
+    0
+}
+
+/// A send of a followed socket. It lies on the stack, and holds nothing but two pointers into
+/// maps: loops' callbacks get at it through a stack pointer.
+#[repr(C)]
+struct Send {
+    buffer: *mut Buffer,
+    slot: *mut Slot,
+}
+
+impl Payload for Send {
+    #[inline(always)]
+    fn parts(&mut self) -> (&mut Window, &mut Slot) {
+        // SAFETY: entries of two maps; this program alone uses them while it runs (a second
+        // system call on the same socket at the same moment can garble a request, no more).
+        unsafe { (&mut (*self.buffer).window, &mut *self.slot) }
+    }
+
+    #[inline(always)]
+    fn fill(&mut self) -> u64 {
+        let wanted = buffer_mut(self.buffer).window.remaining();
+        fill(self.buffer, wanted)
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, bytes: u64) {
+        let buffer = self.buffer;
+        set!(buffer.skip = get!(buffer.skip).wrapping_add(bytes));
+    }
+
+    #[inline(always)]
+    fn steps(&mut self) {
+        // Every step takes a byte at least, so this many always do.
+        // SAFETY: the callback takes this context; it lives until the loop returns.
+        unsafe {
+            bpf_loop(
+                WINDOW as u32 + 1,
+                step as *const () as *mut c_void,
+                (&raw mut *self).cast::<c_void>(),
+                0,
+            );
+        }
+    }
+}
+
+#[inline(never)]
+unsafe extern "C" fn step(_: u64, send: *mut Send) -> i64 {
+    // SAFETY: the context `steps` passed.
+    let (window, slot) = unsafe { (*send).parts() };
+    i64::from(http1::step(window, slot))
+}
+
+#[inline(never)]
+unsafe extern "C" fn window(_: u64, send: *mut Send) -> i64 {
+    // SAFETY: the context `follow` passed.
+    i64::from(http1::window(unsafe { &mut *send }))
+}
+
+/// Follows a send of `total` bytes. What it leaves in the window as remaining lies behind the
+/// response's end.
+#[inline(always)]
+pub(super) fn follow(buffer: *mut Buffer, slot: *mut Slot, total: u64, now: u64) {
+    open(buffer, Direction::Sent, total);
+    buffer_mut(buffer).window.begin(total, now);
+    let mut send = Send { buffer, slot };
+    // SAFETY: as in `steps`.
+    unsafe {
+        bpf_loop(
+            WINDOWS,
+            window as *const () as *mut c_void,
+            (&raw mut send).cast::<c_void>(),
+            0,
+        );
+    }
+}

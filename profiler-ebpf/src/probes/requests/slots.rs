@@ -1,0 +1,184 @@
+//! Where followed sockets live: a table from socket to slot, the slots, the ring of finished
+//! requests, and the counters of what was lost.
+
+use core::ptr::{null_mut, read_volatile, write_volatile};
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, Stack};
+use profiler_ebpf::request::{Counters, Facts, Outcome, Phase, Slot};
+
+use super::payload::Buffer;
+
+const MMAPABLE: u32 = 1 << 10;
+const NO_WAKEUP: u64 = 1;
+
+/// Sized by the loader, as are the others.
+#[map]
+static REQUEST_SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
+#[map]
+static REQUEST_SLOTS: Array<Slot> = Array::with_max_entries(1, MMAPABLE);
+/// Indices of free slots, filled by the agent, lowest on top: a slot that is freed is the next to
+/// be used, so that the slots in use stay few at the array's beginning.
+#[map]
+static REQUEST_FREE_SLOTS: Stack<u32> = Stack::with_max_entries(1, 0);
+#[map]
+static REQUEST_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
+#[map]
+static REQUEST_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static REQUEST_BUFFER: PerCpuArray<Buffer> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's buffer. The hooks run in a process's system call and do not nest on a CPU.
+#[inline(always)]
+pub(super) fn buffer() -> Option<*mut Buffer> {
+    REQUEST_BUFFER.get_ptr_mut(0)
+}
+
+/// Adds one to a counter of this CPU.
+macro_rules! count {
+    ($field:ident) => {
+        if let Some(counters) = $crate::probes::requests::slots::counters() {
+            // SAFETY: this CPU's own counters.
+            unsafe { (*counters).$field = (*counters).$field.wrapping_add(1) };
+        }
+    };
+}
+pub(super) use count;
+
+#[inline(always)]
+pub(super) fn counters() -> Option<*mut Counters> {
+    REQUEST_COUNTERS.get_ptr_mut(0)
+}
+
+/// The slot of a followed socket; null for any other. Not an `Option` of a pointer: that is two
+/// registers, of which the verifier finds the second without a value.
+#[inline(always)]
+pub(super) fn find(socket: u64) -> *mut Slot {
+    let Some(index) = REQUEST_SOCKETS.get_ptr(socket) else {
+        return null_mut();
+    };
+    // SAFETY: an entry of the table.
+    match REQUEST_SLOTS.get_ptr_mut(unsafe { *index }) {
+        Some(slot) => slot,
+        None => null_mut(),
+    }
+}
+
+/// A slot for a socket that is not yet followed; null if there is none.
+#[inline(always)]
+pub(super) fn allocate(socket: u64) -> *mut Slot {
+    let Ok(Some(index)) = REQUEST_FREE_SLOTS.pop() else {
+        count!(slots_exhausted);
+        return null_mut();
+    };
+    let Some(slot) = REQUEST_SLOTS.get_ptr_mut(index) else {
+        return null_mut();
+    };
+    if REQUEST_SOCKETS
+        .insert(socket, index, u64::from(BPF_NOEXIST))
+        .is_err()
+    {
+        let _ = REQUEST_FREE_SLOTS.push(index, 0);
+        count!(slots_exhausted);
+        return null_mut();
+    }
+    // SAFETY: the slot is this socket's from now on.
+    unsafe {
+        begin_write(slot);
+        (*slot).facts.socket = socket;
+        (*slot).facts.slot = index;
+        (*slot).facts.phase = Phase::IDLE;
+        (*slot).facts.line_len = 0;
+        end_write(slot);
+    }
+    if let Some(counters) = counters() {
+        // SAFETY: this CPU's own counters.
+        unsafe {
+            if (*counters).high_water <= u64::from(index) {
+                (*counters).high_water = u64::from(index) + 1;
+            }
+        }
+    }
+    slot
+}
+
+/// Forgets a socket that is gone.
+#[inline(always)]
+pub(super) fn release(socket: u64, slot: *mut Slot) {
+    // SAFETY: a slot of the array.
+    let index = unsafe { (*slot).facts.slot };
+    if REQUEST_SOCKETS.remove(socket).is_ok() {
+        let _ = REQUEST_FREE_SLOTS.push(index, 0);
+    }
+}
+
+/// A new request's identity: the CPU it began on, and its number there.
+#[inline(always)]
+pub(super) fn next_id() -> u64 {
+    let Some(counters) = counters() else { return 0 };
+    // SAFETY: this CPU's own counters; the helper has no preconditions.
+    unsafe {
+        let started = (*counters).started.wrapping_add(1);
+        (*counters).started = started;
+        u64::from(bpf_get_smp_processor_id()) << 48 | started
+    }
+}
+
+/// Keeps the compiler from moving memory accesses across. One real instruction: an empty one
+/// would leave a line record without code, which the kernel refuses.
+#[inline(always)]
+fn barrier() {
+    let mut register = 0u64;
+    // SAFETY: a move of a register to itself.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) register) };
+    let _ = &mut register;
+}
+
+/// Before a slot is written: its sequence becomes odd.
+///
+/// # Safety
+/// `slot` must be an entry of the slots.
+#[inline(always)]
+pub(super) unsafe fn begin_write(slot: *mut Slot) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let sequence = read_volatile(&raw const (*slot).sequence);
+        write_volatile(&raw mut (*slot).sequence, sequence | 1);
+    }
+    barrier();
+}
+
+/// After a slot was written: its sequence becomes even, and another than before.
+///
+/// # Safety
+/// `slot` must be an entry of the slots.
+#[inline(always)]
+pub(super) unsafe fn end_write(slot: *mut Slot) {
+    barrier();
+    // SAFETY: the caller's promise.
+    unsafe {
+        let sequence = read_volatile(&raw const (*slot).sequence);
+        write_volatile(&raw mut (*slot).sequence, (sequence | 1).wrapping_add(1));
+    }
+}
+
+/// Gives the agent the request that has just ended. The slot is idle already and its sequence
+/// still odd, so that a reader who finds the record can no longer take the slot for alive.
+#[inline(always)]
+pub(super) fn emit(slot: *mut Slot) {
+    match REQUEST_RING.reserve::<Facts>(0) {
+        Some(mut record) => {
+            // SAFETY: both are whole `Facts`.
+            unsafe {
+                core::ptr::copy_nonoverlapping(&raw const (*slot).facts, record.as_mut_ptr(), 1);
+            }
+            record.submit(NO_WAKEUP);
+            count!(finished);
+        }
+        None => count!(ring_full),
+    }
+    // SAFETY: a slot of the array.
+    unsafe { (*slot).facts.outcome = Outcome::OPEN };
+}

@@ -1,0 +1,536 @@
+//! The HTTP/1.1 state machine on the host: whatever way the bytes are cut, the request is the
+//! same.
+
+use profiler_ebpf::http1::{self, FRONT, Payload, Start, WINDOW, Window};
+use profiler_ebpf::request::*;
+use proptest::prelude::*;
+
+/// A send from memory.
+struct Sent<'a> {
+    bytes: &'a [u8],
+    window: &'a mut Window,
+    slot: &'a mut Slot,
+    window_size: usize,
+}
+
+impl Payload for Sent<'_> {
+    fn parts(&mut self) -> (&mut Window, &mut Slot) {
+        (self.window, self.slot)
+    }
+    fn fill(&mut self) -> u64 {
+        let length = self.bytes.len().min(self.window_size);
+        let (now, rest) = self.bytes.split_at(length);
+        self.window.bytes()[FRONT..FRONT + length].copy_from_slice(now);
+        self.bytes = rest;
+        length as u64
+    }
+    fn skip(&mut self, bytes: u64) {
+        self.bytes = &self.bytes[bytes as usize..];
+    }
+    fn steps(&mut self) {
+        // A step that made no progress would loop for ever in the kernel's bound instead.
+        for _ in 0..=2 * WINDOW {
+            if http1::step(self.window, self.slot) {
+                return;
+            }
+        }
+        panic!("a window was not used up");
+    }
+}
+
+/// A socket on which a request has been read.
+struct Socket {
+    window: Box<Window>,
+    slot: Slot,
+    window_size: usize,
+}
+
+impl Socket {
+    fn new(request: &[u8], window_size: usize) -> Self {
+        let mut word = [0; 16];
+        let length = request.len().min(16);
+        word[..length].copy_from_slice(&request[..length]);
+        let first = u64::from_le_bytes(word[..8].try_into().unwrap());
+        let second = u64::from_le_bytes(word[8..].try_into().unwrap());
+        let Start::Request(flags) = http1::request_line(first, second, request.len() as u64) else {
+            panic!("not a request");
+        };
+        // SAFETY: plain integers, for which zero is a value.
+        let mut slot: Slot = unsafe { std::mem::zeroed() };
+        slot.facts.start = 1;
+        slot.facts.request_end = 1;
+        http1::begin_request(&mut slot, flags);
+        Self {
+            window: Box::default(),
+            slot,
+            window_size,
+        }
+    }
+
+    /// Sends; returns how many bytes lay behind the response's end.
+    fn send(&mut self, bytes: &[u8], now: u64) -> u64 {
+        http1::begin_send(&mut self.slot, bytes.len() as u64, now);
+        self.window.begin(bytes.len() as u64, now);
+        let mut sent = Sent {
+            bytes,
+            window: &mut self.window,
+            slot: &mut self.slot,
+            window_size: self.window_size,
+        };
+        while !http1::window(&mut sent) {}
+        http1::end_send(&mut self.slot, now);
+        self.window.remaining()
+    }
+
+    fn facts(&self) -> Facts {
+        self.slot.facts
+    }
+}
+
+/// What a split of the bytes must not change, with the offset of the byte that completed each.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    status: u16,
+    outcome: Outcome,
+    chunks: u32,
+    flags: u16,
+    response_bytes: u64,
+}
+
+fn seen(facts: &Facts) -> Seen {
+    Seen {
+        status: facts.status,
+        outcome: facts.outcome,
+        chunks: facts.chunks,
+        flags: facts.flags,
+        response_bytes: facts.response_bytes,
+    }
+}
+
+/// A response with what is true of it: chunks, the offset of its first body byte.
+#[derive(Debug, Clone)]
+struct Response {
+    bytes: Vec<u8>,
+    chunks: u32,
+    status: u16,
+    head: usize,
+    first_body: Option<usize>,
+    last_body: Option<usize>,
+    request: &'static str,
+    until_close: bool,
+}
+
+const POST: &str = "POST /v1/completions HTTP/1.1\r\n";
+
+/// Cuts `bytes` at the given points (taken modulo what is left) and sends piece `i` at
+/// 1,000 + i; returns the socket and each piece's range.
+fn exchange(response: &Response, cuts: &[usize], window: usize) -> (Socket, Vec<(usize, usize)>) {
+    let mut socket = Socket::new(response.request.as_bytes(), window);
+    let mut pieces = Vec::new();
+    let (mut at, mut i) = (0, 0);
+    while at < response.bytes.len() {
+        let size = cuts.get(i).copied().unwrap_or(usize::MAX);
+        let next = at.saturating_add(size.max(1)).min(response.bytes.len());
+        let over = socket.send(&response.bytes[at..next], 1_000 + i as u64);
+        assert_eq!(over, 0, "nothing lies behind the end");
+        pieces.push((at, next));
+        at = next;
+        i += 1;
+    }
+    (socket, pieces)
+}
+
+fn check(response: &Response, cuts: &[usize], window: usize) {
+    let (mut socket, pieces) = exchange(response, cuts, window);
+    let piece_of = |offset: usize| {
+        let index = pieces
+            .iter()
+            .position(|(from, to)| (*from..*to).contains(&offset));
+        1_000 + index.unwrap() as u64
+    };
+    let last_piece = 1_000 + pieces.len() as u64 - 1;
+    if response.until_close {
+        assert_eq!(socket.facts().outcome, Outcome::OPEN);
+        http1::closed(&mut socket.slot, false, 1_000_000);
+    }
+    let facts = socket.facts();
+    assert_eq!(facts.outcome, Outcome::DONE, "{facts:?}");
+    assert_eq!(facts.phase, Phase::IDLE);
+    assert_eq!(facts.status, response.status);
+    assert_eq!(
+        facts.chunks,
+        response.chunks,
+        "{}",
+        String::from_utf8_lossy(&response.bytes)
+    );
+    assert_eq!(facts.response_bytes, response.bytes.len() as u64);
+    assert_eq!(facts.flags & TRUNCATED, 0);
+    assert_eq!(facts.first_data, response.first_body.map_or(0, piece_of));
+    assert_eq!(facts.last_data, response.last_body.map_or(0, piece_of));
+    assert_eq!(facts.end, last_piece);
+    assert_eq!(facts.head, piece_of(response.head - 1));
+    if facts.first_data == last_piece {
+        assert_eq!(facts.first_chunks, facts.chunks);
+    }
+}
+
+fn event() -> impl Strategy<Value = (String, u32)> {
+    prop_oneof![
+        "[a-z{}:\", ]{0,90}".prop_map(|text| (format!("data: {text}x\n\n"), 1)),
+        "[a-z]{0,9}".prop_map(|text| (format!("event: {text}\r\ndata:{text}y\r\n\r\n"), 1)),
+        Just((": keep-alive\n\n".to_owned(), 0)),
+        Just(("data: [DONE]\n\n".to_owned(), 0)),
+        Just(("data:[DONE]\n\n".to_owned(), 0)),
+        Just(("dat\nda\n\n".to_owned(), 0)),
+        "[ -~]{900,2500}".prop_map(|text| (format!("data: x{text}\n\n"), 1)),
+    ]
+}
+
+fn json_line() -> impl Strategy<Value = (String, u32)> {
+    prop_oneof![
+        "[a-z:\" ]{0,40}".prop_map(|text| (format!("{{{text}}}\n"), 1)),
+        Just(("\n".to_owned(), 0)),
+        Just(("\r\n".to_owned(), 0)),
+        Just(("{}\r\n".to_owned(), 1)),
+    ]
+}
+
+fn headers() -> impl Strategy<Value = String> {
+    prop::collection::vec(
+        prop_oneof![
+            Just("Server: uvicorn\r\n".to_owned()),
+            Just("Content-Language: en\r\nContent-Typo: text/event-stream\r\n".to_owned()),
+            "[A-Z][a-z]{1,20}: [ -~]{0,200}\r\n".prop_filter(
+                "a header that means something",
+                |line| {
+                    !line.to_lowercase().starts_with("content")
+                        && !line.to_lowercase().starts_with("transfer")
+                }
+            ),
+        ],
+        0..6,
+    )
+    .prop_map(|lines| lines.concat())
+}
+
+fn spelling() -> impl Strategy<Value = (fn(&str) -> String, &'static str)> {
+    (
+        prop_oneof![
+            Just((|name: &str| name.to_lowercase()) as fn(&str) -> String),
+            Just((|name: &str| name.to_uppercase()) as fn(&str) -> String),
+            Just((|name: &str| name.to_owned()) as fn(&str) -> String),
+        ],
+        prop_oneof![Just(""), Just(" "), Just("  \t")],
+    )
+}
+
+/// Cuts a body into HTTP chunks at `sizes`, in turn.
+fn chunked(body: &str, sizes: &[usize], trailers: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = body.as_bytes();
+    let mut i = 0;
+    while !rest.is_empty() {
+        let size = sizes
+            .get(i)
+            .copied()
+            .unwrap_or(usize::MAX)
+            .clamp(1, rest.len());
+        let (now, later) = rest.split_at(size);
+        let extension = if i % 3 == 2 { ";a=b" } else { "" };
+        let line = if i % 2 == 0 {
+            format!("{size:x}")
+        } else {
+            format!("{size:X}")
+        };
+        out.extend_from_slice(format!("{line}{extension}\r\n").as_bytes());
+        out.extend_from_slice(now);
+        out.extend_from_slice(b"\r\n");
+        rest = later;
+        i += 1;
+    }
+    out.extend_from_slice(b"0\r\n");
+    out.extend_from_slice(trailers.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Framing {
+    Chunked,
+    Length,
+    Close,
+}
+
+fn response() -> impl Strategy<Value = Response> {
+    let body = prop_oneof![
+        prop::collection::vec(event(), 0..12).prop_map(|e| ("text/event-stream", e)),
+        prop::collection::vec(json_line(), 0..12).prop_map(|e| ("application/x-ndjson", e)),
+        "[ -~\\n\\r]{0,3000}".prop_map(|text| ("application/json", vec![(text, 0)])),
+    ];
+    (
+        headers(),
+        spelling(),
+        body,
+        prop_oneof![
+            Just(Framing::Chunked),
+            Just(Framing::Length),
+            Just(Framing::Close)
+        ],
+        prop::collection::vec(1usize..400, 0..40),
+        prop_oneof![Just(""), Just("Digest: 0\r\nX: data: y\r\n")],
+        prop::bool::ANY,
+    )
+        .prop_map(
+            |(headers, (spell, blank), (kind, parts), framing, sizes, trailers, interim)| {
+                let body: String = parts.iter().map(|(text, _)| text.as_str()).collect();
+                let chunks = parts.iter().map(|(_, chunks)| chunks).sum();
+                let mut bytes = Vec::new();
+                if interim {
+                    bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\nContent-Length: 7\r\n\r\n");
+                }
+                bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+                bytes.extend_from_slice(headers.as_bytes());
+                bytes.extend_from_slice(
+                    format!("{}:{blank}{kind}\r\n", spell("Content-Type")).as_bytes(),
+                );
+                match framing {
+                    Framing::Chunked => bytes.extend_from_slice(
+                        format!("{}:{blank}chunked\r\n", spell("Transfer-Encoding")).as_bytes(),
+                    ),
+                    Framing::Length => bytes.extend_from_slice(
+                        format!("{}:{blank}{}\r\n", spell("Content-Length"), body.len()).as_bytes(),
+                    ),
+                    Framing::Close => bytes.extend_from_slice(b"Connection: close\r\n"),
+                }
+                bytes.extend_from_slice(b"\r\n");
+                let head = bytes.len();
+                let (mut first_body, mut last_body) = (None, None);
+                match framing {
+                    Framing::Chunked => {
+                        let framed = chunked(&body, &sizes, trailers);
+                        if !body.is_empty() {
+                            let line = framed.iter().position(|byte| *byte == b'\n').unwrap();
+                            first_body = Some(head + line + 1);
+                            last_body = Some(head + framed.len() - 2 - trailers.len() - 3 - 3);
+                        }
+                        bytes.extend_from_slice(&framed);
+                    }
+                    _ => {
+                        bytes.extend_from_slice(body.as_bytes());
+                        if !body.is_empty() {
+                            first_body = Some(head);
+                            last_body = Some(bytes.len() - 1);
+                        }
+                    }
+                }
+                Response {
+                    bytes,
+                    chunks,
+                    status: 200,
+                    head,
+                    first_body,
+                    last_body,
+                    request: POST,
+                    until_close: framing == Framing::Close,
+                }
+            },
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_split_of_a_response_gives_the_same_request(
+        response in response(),
+        cuts in prop::collection::vec(1usize..300, 0..60),
+        window in prop_oneof![Just(WINDOW), 1usize..WINDOW],
+    ) {
+        check(&response, &[], WINDOW);
+        check(&response, &cuts, WINDOW);
+        check(&response, &cuts, window);
+    }
+
+    #[test]
+    fn a_response_sent_byte_by_byte_gives_the_same_request(response in response()) {
+        check(&response, &vec![1; response.bytes.len()], WINDOW);
+    }
+
+    #[test]
+    fn malformed_bytes_never_panic_and_any_split_reads_them_alike(
+        bytes in prop::collection::vec(
+            prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..50),
+                Just(b"HTTP/1.1 200 OK\r\n".to_vec()),
+                Just(b"HTTP/1.1 101 Switching\r\n".to_vec()),
+                Just(b"\r\n".to_vec()),
+                Just(b"content-length: 99999999999999999999\r\n".to_vec()),
+                Just(b"content-length: -1\r\n".to_vec()),
+                Just(b"transfer-encoding: chunked\r\n".to_vec()),
+                Just(b"content-type: text/event-stream\r\n".to_vec()),
+                Just(b"fffffffffffffffffffff\r\n".to_vec()),
+                Just(b"fffffffffffffff\r\n".to_vec()),
+                Just(b"data: x\n\n".to_vec()),
+                Just(b"0\r\n".to_vec()),
+            ], 0..30).prop_map(|parts| parts.concat()),
+        cuts in prop::collection::vec(1usize..40, 0..60),
+    ) {
+        let run = |cuts: &[usize]| {
+            let mut socket = Socket::new(POST.as_bytes(), WINDOW);
+            let (mut at, mut i) = (0, 0);
+            while at < bytes.len() && socket.facts().phase != Phase::IDLE {
+                let size = cuts.get(i).copied().unwrap_or(usize::MAX);
+                let next = at.saturating_add(size).min(bytes.len());
+                at = next - socket.send(&bytes[at..next], 5) as usize;
+                i += 1;
+            }
+            (at, seen(&socket.facts()))
+        };
+        let (whole_at, mut whole) = run(&[]);
+        let (cut_at, mut cut) = run(&cuts);
+        prop_assert_eq!(whole_at, cut_at);
+        // What is sent behind the end in one write is counted with it.
+        whole.response_bytes = 0;
+        cut.response_bytes = 0;
+        prop_assert_eq!(whole, cut);
+    }
+
+    #[test]
+    fn a_method_is_known_from_any_beginning(
+        method in prop_oneof![
+            Just("GET"), Just("POST"), Just("HEAD"), Just("PUT"),
+            Just("PATCH"), Just("DELETE"), Just("OPTIONS"),
+        ],
+        length in 1usize..20,
+    ) {
+        let line = format!("{method} /v1/completions HTTP/1.1\r\n");
+        let mut known = [0xffu8; 16];
+        let length = length.min(16);
+        known[..length].copy_from_slice(&line.as_bytes()[..length]);
+        let first = u64::from_le_bytes(known[..8].try_into().unwrap());
+        let second = u64::from_le_bytes(known[8..].try_into().unwrap());
+        let start = http1::request_line(first, second, length as u64);
+        if length >= method.len() + 2 {
+            prop_assert!(matches!(start, Start::Request(_)));
+        } else {
+            prop_assert_eq!(start, Start::Partial);
+        }
+    }
+
+    #[test]
+    fn other_bytes_begin_no_request(bytes in prop::collection::vec(any::<u8>(), 16)) {
+        let first = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        let second = u64::from_le_bytes(bytes[8..].try_into().unwrap());
+        let text = String::from_utf8_lossy(&bytes);
+        let expected = ["GET /", "POST /", "HEAD /", "PUT /", "PATCH /", "DELETE /", "OPTIONS /"]
+            .iter()
+            .any(|method| text.starts_with(method));
+        let start = http1::request_line(first, second, 16);
+        prop_assert_eq!(matches!(start, Start::Request(_)), expected);
+    }
+}
+
+fn fixed(request: &'static str, bytes: &str, status: u16, first_body: Option<usize>) -> Response {
+    Response {
+        bytes: bytes.as_bytes().to_vec(),
+        chunks: 0,
+        status,
+        head: bytes.find("\r\n\r\n").unwrap() + 4,
+        first_body,
+        last_body: first_body.map(|_| bytes.len() - 1),
+        request,
+        until_close: false,
+    }
+}
+
+#[test]
+fn a_response_without_a_body_ends_with_its_head() {
+    let get = "GET / HTTP/1.1\r\n";
+    let head = "HEAD / HTTP/1.1\r\n";
+    for (request, bytes, status) in [
+        (get, "HTTP/1.1 204 No Content\r\nX: y\r\n\r\n", 204),
+        (
+            get,
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+            304,
+        ),
+        (
+            get,
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            404,
+        ),
+        (head, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", 200),
+        (
+            head,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            200,
+        ),
+    ] {
+        let response = fixed(request, bytes, status, None);
+        check(&response, &[], WINDOW);
+        check(&response, &vec![1; bytes.len()], WINDOW);
+    }
+}
+
+#[test]
+fn a_second_response_behind_the_end_is_left_over() {
+    let one = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let mut socket = Socket::new(b"GET / HTTP/1.1", WINDOW);
+    assert_eq!(
+        socket.send(format!("{one}{one}").as_bytes(), 7),
+        one.len() as u64
+    );
+    assert_eq!(socket.facts().outcome, Outcome::DONE);
+}
+
+#[test]
+fn an_unreadable_body_of_known_length_still_ends() {
+    let mut socket = Socket::new(b"GET / HTTP/1.1", WINDOW);
+    socket.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n", 7);
+    assert!(http1::passes(&socket.slot));
+    assert_eq!(http1::pass(&mut socket.slot, 8_000, 8), 8_000);
+    assert_eq!(http1::pass(&mut socket.slot, 2_000, 9), 1_000);
+    let facts = socket.facts();
+    assert_eq!(
+        (facts.outcome, facts.first_data, facts.end),
+        (Outcome::DONE, 8, 9)
+    );
+}
+
+#[test]
+fn an_unreadable_stream_is_marked_and_ends_with_its_connection() {
+    let mut socket = Socket::new(b"GET / HTTP/1.1", WINDOW);
+    socket.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 7);
+    http1::unread(&mut socket.slot, 100, 8);
+    assert_eq!(socket.facts().phase, Phase::LOST);
+    http1::closed(&mut socket.slot, false, 99);
+    let facts = socket.facts();
+    assert_eq!((facts.outcome, facts.end), (Outcome::INCOMPLETE, 8));
+    assert_ne!(facts.flags & TRUNCATED, 0);
+}
+
+#[test]
+fn a_client_that_closes_before_the_end_has_aborted() {
+    let mut socket = Socket::new(b"GET / HTTP/1.1", WINDOW);
+    socket.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nhalf", 7);
+    socket.slot.facts.end = 9;
+    socket.slot.facts.flags |= CLIENT_CLOSED;
+    http1::closed(&mut socket.slot, false, 99);
+    assert_eq!(
+        (socket.facts().outcome, socket.facts().end),
+        (Outcome::ABORTED, 9)
+    );
+}
+
+#[test]
+fn a_client_that_closes_its_side_alone_still_gets_its_response() {
+    let mut socket = Socket::new(b"GET / HTTP/1.0", WINDOW);
+    socket.slot.facts.end = 5;
+    socket.slot.facts.flags |= CLIENT_CLOSED;
+    socket.send(b"HTTP/1.0 200 OK\r\n\r\nbody", 7);
+    http1::closed(&mut socket.slot, false, 99);
+    assert_eq!(
+        (socket.facts().outcome, socket.facts().end),
+        (Outcome::DONE, 7)
+    );
+}

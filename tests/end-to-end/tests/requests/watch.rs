@@ -1,0 +1,116 @@
+//! The probe, attached for one test, and what it told.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use profiler::ledger::{Outcome, Owner, Route, ServiceId};
+use profiler::probes::loader::{Loader, Options};
+use profiler::probes::owners::Owners;
+use profiler::probes::requests::{Observed, RequestProbe};
+
+/// One test at a time: each counts what happens on this machine.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub(crate) const SERVICE: ServiceId = ServiceId(40);
+
+pub(crate) struct Watch {
+    pub(crate) probe: RequestProbe,
+    pub(crate) owners: Owners,
+    pub(crate) loader: Loader,
+    pub(crate) told: Vec<Observed>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+fn route(path: &[u8]) -> Route {
+    match path {
+        b"/v1/completions" => Route::Completions,
+        b"/health" => Route::Health,
+        _ => Route::Other,
+    }
+}
+
+impl Watch {
+    /// Attaches the probe; `None`, with the reason printed, where the kernel cannot be probed.
+    pub(crate) fn attach() -> Option<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: no preconditions.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("SKIPPED: needs root");
+            return None;
+        }
+        let mut options = Options::default();
+        Owners::configure(&mut options);
+        RequestProbe::configure(&mut options);
+        let mut loader = match Loader::new(&options) {
+            Ok(loader) => loader,
+            Err(error) => {
+                eprintln!("SKIPPED: {error}: {}", error.fix());
+                return None;
+            }
+        };
+        let owners = Owners::attach(&mut loader).expect("the owners table");
+        let probe = RequestProbe::attach(&mut loader).expect("the request probe");
+        Some(Self {
+            probe,
+            owners,
+            loader,
+            told: Vec::new(),
+            _turn: turn,
+        })
+    }
+
+    /// The probe, with this test's own process as the service: its servers are threads.
+    pub(crate) fn this_process() -> Option<Self> {
+        let mut watch = Self::attach()?;
+        watch.serve(std::process::id());
+        Some(watch)
+    }
+
+    pub(crate) fn serve(&mut self, tgid: u32) {
+        assert!(self.owners.set(tgid, Owner::Service(SERVICE)));
+    }
+
+    pub(crate) fn poll(&mut self) {
+        self.probe.poll(&self.owners, route, &mut self.told);
+    }
+
+    /// Ended requests on `port`, in the order they were told.
+    pub(crate) fn ended(&self, port: u16) -> Vec<Observed> {
+        let ended = |seen: &&Observed| seen.port == port && seen.request.end.is_some();
+        self.told.iter().filter(ended).copied().collect()
+    }
+
+    /// Polls until `count` requests on `port` have ended, and a little longer: one too many
+    /// would be told too.
+    pub(crate) fn wait(&mut self, port: u16, count: usize) -> Vec<Observed> {
+        let give_up = Instant::now() + Duration::from_secs(5);
+        while self.ended(port).len() < count && Instant::now() < give_up {
+            std::thread::sleep(Duration::from_millis(20));
+            self.poll();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        self.poll();
+        let ended = self.ended(port);
+        assert_eq!(ended.len(), count, "{:?}", self.probe.losses());
+        self.check_stories();
+        ended
+    }
+
+    /// Each request is told in order, and ends once.
+    fn check_stories(&self) {
+        use std::collections::HashMap;
+        let mut stories: HashMap<u64, &Observed> = HashMap::new();
+        for seen in &self.told {
+            if let Some(before) = stories.insert(seen.request.id.0, seen) {
+                assert!(before.request.end.is_none(), "told after its end: {seen:?}");
+                assert!(seen.request.chunks >= before.request.chunks);
+                assert!(seen.at >= before.at);
+                assert_eq!(seen.request.start, before.request.start);
+            }
+        }
+    }
+}
+
+pub(crate) fn outcome(seen: &Observed) -> Option<Outcome> {
+    seen.request.end.map(|end| end.outcome)
+}
