@@ -27,13 +27,19 @@ use self::summary::Tally;
 /// `log`.
 ///
 /// # Errors
-/// The server cannot be reached at all, or the log cannot be written. Single requests that fail
+/// Rate or seconds make no sense, the server cannot be reached at all, or the log cannot be written. Single requests that fail
 /// are counted.
 pub async fn run(
     address: &str,
     config: &LoadConfig,
     log: Option<Box<dyn Write>>,
 ) -> anyhow::Result<Summary> {
+    for (name, value) in [("rate", config.rate), ("seconds", config.seconds)] {
+        anyhow::ensure!(
+            value > 0.0 && value < 1e9,
+            "--{name} {value} makes no sense"
+        );
+    }
     let client = Rc::new(Client::new(address.to_owned()));
     client
         .connect()

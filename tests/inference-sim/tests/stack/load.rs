@@ -112,11 +112,16 @@ fn a_seed_sends_the_same_requests_again() {
 }
 
 #[test]
-fn a_load_against_nothing_says_so() {
+fn a_load_against_nothing_or_of_nothing_says_so() {
     let output = Command::new(PROGRAM)
         .args(["load", "--url", "http://127.0.0.1:1"])
         .output()
         .unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("no server at 127.0.0.1:1"));
+    let output = Command::new(PROGRAM)
+        .args(["load", "--url", "http://127.0.0.1:1", "--rate=-1"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--rate -1 makes no sense"));
 }
