@@ -20,8 +20,8 @@ use crate::clock::Timestamp;
 use crate::export::Exposition;
 use crate::finding::Finding;
 use crate::ledger::{
-    self, Booked, BookedRequest, Class, Component, CpuTime, Event, Holders, Ledger, Meter, MeterId,
-    Owner, Route, ServiceId,
+    self, Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId,
+    Route, ServiceId,
 };
 use crate::meters::{self, Discovery, News, Running};
 use crate::probes::health::Verdict;
@@ -87,6 +87,8 @@ pub struct Agent {
     meters: HashMap<MeterId, Meter>,
     observed: Vec<Observed>,
     lost_requests: u64,
+    /// System calls already told, by service and class.
+    syscalls: HashMap<(ServiceId, &'static str), u64>,
     began: Timestamp,
     cpu_read: Timestamp,
     published: Timestamp,
@@ -169,6 +171,7 @@ impl Agent {
             meters,
             observed: Vec::new(),
             lost_requests: 0,
+            syscalls: HashMap::new(),
             began: now,
             cpu_read: now,
             published: now,
@@ -348,9 +351,16 @@ impl Agent {
                     metrics.record_probe_cost(program.program, program.runs, nanos);
                 }
             }
-            for (owner, class, count) in probes.read_syscalls() {
-                if let Owner::Service(id) = owner {
-                    metrics.record_syscalls(id, class, count);
+            let services: Vec<ServiceId> = self.services.iter().map(|service| service.id).collect();
+            for counts in probes.read_syscalls(&services) {
+                for (class, count) in counts.iter() {
+                    let told = self.syscalls.entry((counts.service, class.name())).or_default();
+                    metrics.record_syscalls(
+                        counts.service,
+                        class.name(),
+                        count.saturating_sub(*told),
+                    );
+                    *told = count;
                 }
             }
             let losses = probes.losses();

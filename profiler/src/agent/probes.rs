@@ -12,7 +12,7 @@ use crate::probes::owners::Owners;
 use crate::probes::requirements;
 use crate::probes::requests::{Losses, Observed, RequestProbe};
 use crate::probes::sched::{CpuWindow, SchedProbe};
-use crate::probes::syscalls::SyscallProbe;
+use crate::probes::syscalls::{SyscallCounts, SyscallProbe};
 use crate::services::routes::route;
 
 /// Whatever could be attached.
@@ -29,11 +29,14 @@ pub(super) struct Probes {
 impl Probes {
     /// Loads the object and attaches each probe. An error means that no probe can run at all.
     pub(super) fn attach(syscalls: bool, log_level: log::LevelFilter) -> Result<Self, LoadError> {
-        let mut options = Options { log_level, ..Options::default() };
+        let mut options = Options::default();
+        options.log_level = log_level;
         Owners::configure(&mut options);
         SchedProbe::configure(&mut options);
         RequestProbe::configure(&mut options);
-        SyscallProbe::configure(&mut options);
+        if syscalls {
+            SyscallProbe::configure(&mut options);
+        }
         let mut loader = Loader::new(&options)?;
         let owners = Owners::attach(&mut loader)?;
         // The loader keeps each verdict for doctor, /metrics and the log.
@@ -76,9 +79,20 @@ impl Probes {
         Some(self.sched.as_mut()?.read(&self.owners))
     }
 
-    /// System calls by service and class, since attached.
-    pub(super) fn read_syscalls(&mut self) -> Vec<(Owner, &'static str, u64)> {
-        self.syscalls.as_mut().map_or_else(Vec::new, |probe| probe.read(&self.owners))
+    /// Calls of each of these services by class, since it was first counted; empty without the
+    /// probe.
+    pub(super) fn read_syscalls(&mut self, services: &[ServiceId]) -> Vec<SyscallCounts> {
+        let Some(probe) = &mut self.syscalls else { return Vec::new() };
+        let counts = probe.set_services(&self.owners, services).and_then(|refused| {
+            if refused > 0 {
+                log::debug!("system calls of {refused} services are not counted: no room");
+            }
+            probe.read()
+        });
+        counts.unwrap_or_else(|error| {
+            log::warn!("system calls cannot be read: {error}");
+            Vec::new()
+        })
     }
 
     /// What the request probe lost.

@@ -81,8 +81,11 @@ fn watch(
         }
         next = Instant::now() + period;
         match look(&mut services, &gpus) {
-            Ok(update) if updates.send(update).is_err() => return,
-            Ok(_) => {}
+            Ok(update) => {
+                if updates.send(update).is_err() {
+                    return;
+                }
+            }
             Err(error) => log::warn!("services are not looked for: /proc: {error}"),
         }
     }

@@ -74,7 +74,8 @@ impl Target {
 
 /// The user's file, else the machine's if there is one, below environment and flags.
 pub(super) fn load(file: Option<&Path>, flags: PartialConfig) -> Result<Config, ConfigError> {
-    Config::load(file.or_else(Config::default_file), |name| env::var(name).ok(), flags)
+    let file = file.or_else(|| Config::default_file());
+    Config::load(file, |name| env::var(name).ok(), flags)
 }
 
 /// What `-v` asks for; `None` leaves it to the settings.

@@ -5,18 +5,18 @@ use std::io;
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
+use crate::finding::Finding;
 use thiserror::Error;
 
 use super::btf::BtfError;
 use super::health::Verdict;
-use super::requirements::Check;
 
 /// Why no program can run.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The machine or the process lacks something.
     #[error("{}: {}", .0.id, .0.found)]
-    Requirement(Check),
+    Requirement(Finding),
     /// The kernel's types cannot be read.
     #[error(transparent)]
     Btf(#[from] BtfError),
@@ -32,6 +32,9 @@ pub enum LoadError {
     /// The object lacks a map the agent needs.
     #[error("the BPF object has no map {0}")]
     Incomplete(&'static str),
+    /// A map that every probe needs cannot be used.
+    #[error(transparent)]
+    Map(#[from] ProbeError),
 }
 
 impl LoadError {
@@ -59,7 +62,7 @@ impl LoadError {
             Self::Memory(_) => "raise the memory limit of the agent's cgroup by 32 MiB: kernel \
                                 memory of maps counts there"
                 .to_owned(),
-            Self::Object(_) | Self::Incomplete(_) => {
+            Self::Object(_) | Self::Incomplete(_) | Self::Map(_) => {
                 "use the object built with this agent (unset PROFILER_EBPF_OBJECT at build \
                  time); if it is, report this message with the output of `uname -r`"
                     .to_owned()

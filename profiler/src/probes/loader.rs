@@ -20,7 +20,8 @@ use profiler_ebpf::cost::{Cost, Program};
 use super::btf::{self, Types};
 use super::health::{ProgramHealth, Tier, Verdict};
 use super::load_error::{LoadError, ProbeError};
-use super::requirements::{self, Status};
+use super::requirements;
+use crate::finding::Status;
 use super::shared_memory::{SharedArray, SharedMemory, Words};
 
 /// A kernel struct's member whose offset a program reads as a global.

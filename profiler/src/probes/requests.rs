@@ -104,6 +104,25 @@ pub struct Losses {
 }
 
 impl Losses {
+    /// Each count with its reason, as metrics have it; a drained request is no loss.
+    pub const fn by_reason(&self) -> [(&'static str, u64); 6] {
+        let Self { ring_full, slots_exhausted, pipelined, unreadable, malformed, unowned, .. } =
+            *self;
+        [
+            ("ring_full", ring_full),
+            ("slots_exhausted", slots_exhausted),
+            ("pipelined", pipelined),
+            ("unreadable", unreadable),
+            ("malformed", malformed),
+            ("unowned", unowned),
+        ]
+    }
+
+    /// Losses of any kind, of parts of requests included.
+    pub fn events(&self) -> u64 {
+        self.by_reason().iter().map(|(_, count)| count).sum()
+    }
+
     /// Requests of which nothing was ever told.
     pub const fn requests(&self) -> u64 {
         self.ring_full.saturating_sub(self.recovered)

@@ -1,58 +1,13 @@
 //! What the machine must offer for kernel probes to run: each requirement as one small check with
 //! what was found and what to do about it.
 //!
-//! In: files below a root folder (`/` on a real machine). Out: [`Check`] values for `doctor`, and
+//! In: files below a root folder (`/` on a real machine). Out: [`Finding`] values for `doctor`, and
 //! the first failure for [`super::loader`].
 
 use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
-
-/// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Fine, or absent and not needed.
-    Pass,
-    /// Works with a limit.
-    Warn,
-    /// Does not work.
-    Fail,
-}
-
-/// One check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// Stable name.
-    pub id: &'static str,
-    /// How it ended.
-    pub status: Status,
-    /// What was found.
-    pub found: String,
-    /// What to do; `None` if nothing is to be done.
-    pub fix: Option<String>,
-}
-
-impl Check {
-    fn pass(id: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            id,
-            status: Status::Pass,
-            found: found.into(),
-            fix: None,
-        }
-    }
-
-    fn of(id: &'static str, status: Status, found: impl Into<String>, fix: &str) -> Self {
-        Self {
-            id,
-            status,
-            found: found.into(),
-            fix: Some(fix.to_owned()),
-        }
-    }
-}
+use crate::finding::{Finding, Status};
 
 /// The oldest kernel the probes are written for.
 pub const OLDEST_KERNEL: (u32, u32) = (5, 15);
@@ -65,7 +20,7 @@ const CAP_BPF: u32 = 39;
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Every check, in the order in which they matter.
-pub fn check(root: &Path) -> Vec<Check> {
+pub fn check(root: &Path) -> Vec<Finding> {
     vec![
         kernel(root),
         privileges(root),
@@ -73,7 +28,7 @@ pub fn check(root: &Path) -> Vec<Check> {
         lockdown(root),
         pid_namespace(root),
         unprivileged(root),
-        Check::pass("tracefs", "not needed: probes attach without it"),
+        Finding::pass("tracefs", "not needed: probes attach without it"),
     ]
 }
 
@@ -81,11 +36,11 @@ fn read(root: &Path, path: &str) -> Option<String> {
     Some(fs::read_to_string(root.join(path)).ok()?.trim().to_owned())
 }
 
-fn kernel(root: &Path) -> Check {
+fn kernel(root: &Path) -> Finding {
     const ID: &str = "kernel";
     const FIX: &str = "run a kernel of 5.15 or later";
     let Some(release) = read(root, "proc/sys/kernel/osrelease") else {
-        return Check::of(
+        return Finding::of(
             ID,
             Status::Warn,
             "the kernel's release is not readable",
@@ -97,16 +52,16 @@ fn kernel(root: &Path) -> Check {
         .map_while(|number| number.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) >= OLDEST_KERNEL => {
-            Check::pass(ID, format!("Linux {release}"))
+            Finding::pass(ID, format!("Linux {release}"))
         }
-        _ => Check::of(ID, Status::Fail, format!("Linux {release}"), FIX),
+        _ => Finding::of(ID, Status::Fail, format!("Linux {release}"), FIX),
     }
 }
 
-fn privileges(root: &Path) -> Check {
+fn privileges(root: &Path) -> Finding {
     const ID: &str = "privileges";
     let Some(status) = read(root, "proc/thread-self/status") else {
-        return Check::of(
+        return Finding::of(
             ID,
             Status::Warn,
             "the process's capabilities are not readable",
@@ -129,7 +84,7 @@ fn privileges(root: &Path) -> Check {
         .map(|(_, name)| name)
         .collect();
     if !missing.is_empty() {
-        return Check::of(
+        return Finding::of(
             ID,
             Status::Fail,
             format!("user {uid} lacks {}", missing.join(" and ")),
@@ -142,7 +97,7 @@ fn privileges(root: &Path) -> Check {
     let whole = read(root, "proc/self/uid_map")
         .is_none_or(|map| map.split_whitespace().collect::<Vec<_>>() == ["0", "0", "4294967295"]);
     if !whole {
-        return Check::of(
+        return Finding::of(
             ID,
             Status::Fail,
             format!("user {uid} of a user namespace: its capabilities do not reach the kernel"),
@@ -154,20 +109,20 @@ fn privileges(root: &Path) -> Check {
     } else {
         "CAP_SYS_ADMIN"
     };
-    Check::pass(ID, format!("user {uid} with {by}"))
+    Finding::pass(ID, format!("user {uid} with {by}"))
 }
 
-fn types(root: &Path) -> Check {
+fn types(root: &Path) -> Finding {
     const ID: &str = "btf";
     const FIX: &str = "run a kernel built with CONFIG_DEBUG_INFO_BTF=y (every current \
                        distribution's is); in a container, leave /sys/kernel/btf visible";
     let path = root.join(super::btf::VMLINUX.trim_start_matches('/'));
     match fs::File::open(&path).and_then(|file| file.metadata()) {
-        Ok(metadata) => Check::pass(
+        Ok(metadata) => Finding::pass(
             ID,
             format!("{}, {} bytes", super::btf::VMLINUX, metadata.len()),
         ),
-        Err(error) => Check::of(
+        Err(error) => Finding::of(
             ID,
             Status::Fail,
             format!("{}: {error}", super::btf::VMLINUX),
@@ -176,33 +131,33 @@ fn types(root: &Path) -> Check {
     }
 }
 
-fn lockdown(root: &Path) -> Check {
+fn lockdown(root: &Path) -> Finding {
     const ID: &str = "lockdown";
     let Some(modes) = read(root, "sys/kernel/security/lockdown") else {
-        return Check::pass(ID, "not there");
+        return Finding::pass(ID, "not there");
     };
     let mode = modes
         .split_once('[')
         .and_then(|(_, rest)| rest.split_once(']'))
         .map_or(modes.as_str(), |(mode, _)| mode);
     if mode == "confidentiality" {
-        return Check::of(
+        return Finding::of(
             ID,
             Status::Fail,
             "confidentiality: BPF programs may not read kernel memory",
             "boot with lockdown=integrity or none (kernel command line)",
         );
     }
-    Check::pass(ID, mode)
+    Finding::pass(ID, mode)
 }
 
-fn pid_namespace(root: &Path) -> Check {
+fn pid_namespace(root: &Path) -> Finding {
     const ID: &str = "pid_namespace";
     match fs::read_link(root.join("proc/self/ns/pid")) {
         Ok(namespace) if namespace.as_os_str() == FIRST_PID_NAMESPACE => {
-            Check::pass(ID, "the machine's own")
+            Finding::pass(ID, "the machine's own")
         }
-        Ok(namespace) => Check::of(
+        Ok(namespace) => Finding::of(
             ID,
             Status::Fail,
             format!(
@@ -211,7 +166,7 @@ fn pid_namespace(root: &Path) -> Check {
             ),
             "share the host's process ids: hostPID: true in a pod, --pid=host in a container",
         ),
-        Err(error) => Check::of(
+        Err(error) => Finding::of(
             ID,
             Status::Warn,
             format!("/proc/self/ns/pid: {error}"),
@@ -220,14 +175,14 @@ fn pid_namespace(root: &Path) -> Check {
     }
 }
 
-fn unprivileged(root: &Path) -> Check {
+fn unprivileged(root: &Path) -> Finding {
     const ID: &str = "unprivileged_bpf";
     let found = match read(root, "proc/sys/kernel/unprivileged_bpf_disabled").as_deref() {
         Some("0") => "allowed; not used",
         Some(_) => "disabled; not needed",
         None => "not known; not needed",
     };
-    Check::pass(ID, found)
+    Finding::pass(ID, found)
 }
 
 #[cfg(test)]

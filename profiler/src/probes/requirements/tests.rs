@@ -31,12 +31,12 @@ fn put(root: &TempDir, path: &str, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-fn of(root: &TempDir, id: &str) -> Check {
+fn of(root: &TempDir, id: &str) -> Finding {
     let checks = check(root.path());
     checks.into_iter().find(|check| check.id == id).unwrap()
 }
 
-fn assert_fails(check: &Check, found: &str, fix: &str) {
+fn assert_fails(check: &Finding, found: &str, fix: &str) {
     assert_eq!(check.status, Status::Fail, "{check:?}");
     assert!(check.found.contains(found), "{check:?}");
     assert!(check.fix.as_ref().unwrap().contains(fix), "{check:?}");
