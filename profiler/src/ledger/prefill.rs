@@ -29,6 +29,8 @@ const BYTES_PER_TOKEN: f64 = 5.0;
 const START_SPACING: f64 = 0.015;
 /// First data this close together left the same step.
 pub(super) const SAME_STEP: Duration = Duration::from_millis(3);
+/// What passes between two prefill steps in a row, seconds.
+const BACK_TO_BACK: f64 = 0.002;
 /// Requests that are remembered.
 const REMEMBERED: usize = 64;
 /// With fewer the starting speed holds.
@@ -142,7 +144,9 @@ impl PrefillSpeed {
         } else {
             QUEUED_AT_START
         };
-        let least = (seconds - self.spacing()).max(0.0);
+        // A prompt that came while another was read is read next, before any decode step.
+        let slack = if free > start { BACK_TO_BACK } else { self.spacing() };
+        let least = (seconds - slack).max(0.0);
         let excess = (least - expected).max(0.0);
         // How far the observed time is believed where it exceeds the expected one: wholly at
         // first, not at all once it can only be queueing, and no jump between.
