@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
 
 use super::prefill::{PrefillSpeed, Prompt, SAME_STEP};
 use super::work::{Change, Edge, Kind, RATE_ONE, Worker};
@@ -162,9 +163,17 @@ impl Service {
     /// True if a response whose first data is overdue most likely does not stream: where streams
     /// are quick to begin, silence tells that it does not.
     fn overdue_is_unstreamed(&self) -> bool {
-        let Kinds { streamed, unstreamed } = self.overdue_kinds;
+        let Kinds {
+            streamed,
+            unstreamed,
+        } = self.overdue_kinds;
         let known = streamed + unstreamed > 0.0;
-        if known { self.overdue_kinds } else { self.kinds }.mostly_unstreamed()
+        if known {
+            self.overdue_kinds
+        } else {
+            self.kinds
+        }
+        .mostly_unstreamed()
     }
 }
 
@@ -373,13 +382,19 @@ impl Flights {
                 prompts.push((flight, Prompt { start, input }));
                 continue;
             }
-            let end = end.map(|end| end.at);
             if known.mode != Mode::Presumed(true) {
                 let worker = Worker {
                     flight,
                     service: known.service,
                 };
-                worker.begin(start, end, Kind::Unstreamed, edges);
+                // Where streams have shown the speed, its prompt weighs as theirs do.
+                let seconds = service
+                    .speed
+                    .learned(Prompt { start, input })
+                    .unwrap_or(0.0);
+                let read = start.plus(Duration::from_secs_f64(seconds)).min(at);
+                worker.stretch(start, read, Kind::Prefill, RATE_ONE, edges);
+                worker.begin(read, end.map(|end| end.at), Kind::Unstreamed, edges);
             }
             known.mode = Mode::Unstreamed;
         }

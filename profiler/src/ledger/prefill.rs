@@ -114,6 +114,12 @@ impl PrefillSpeed {
         self.spacing.unwrap_or(START_SPACING)
     }
 
+    /// How long the prompt is read for, if the speed has been learned, seconds; an hour at most.
+    pub(super) fn learned(&self, prompt: Prompt) -> Option<f64> {
+        self.slope
+            .map(|slope| (slope * prompt.tokens()).min(3_600.0))
+    }
+
     /// The window of requests whose first data left the same step, the last at `first`; steps come
     /// in order of time.
     pub(super) fn step(&mut self, first: Timestamp, prompts: &[Prompt]) -> Window {
@@ -145,7 +151,11 @@ impl PrefillSpeed {
             QUEUED_AT_START
         };
         // A prompt that came while another was read is read next, before any decode step.
-        let slack = if free > start { BACK_TO_BACK } else { self.spacing() };
+        let slack = if free > start {
+            BACK_TO_BACK
+        } else {
+            self.spacing()
+        };
         let least = (seconds - slack).max(0.0);
         let excess = (least - expected).max(0.0);
         // How far the observed time is believed where it exceeds the expected one: wholly at
