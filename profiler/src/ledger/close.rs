@@ -182,7 +182,7 @@ impl Ledger {
             };
             if base.is_some() && division.busy > 0.0 {
                 let joules = division.accounts.requests.joules().0;
-                meter.learn_busy(division.busy, joules);
+                meter.learn_busy(division.busy, joules, division.by_time() * 1e-6);
                 if let Some(phases) = division.phases {
                     meter.phases.learn(phases.prefill, phases.decode, joules);
                 }

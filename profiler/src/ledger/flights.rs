@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
 
 use super::prefill::{PrefillSpeed, Prompt, SAME_STEP};
 use super::work::{Change, Edge, Kind, RATE_ONE, Worker};
@@ -99,9 +100,33 @@ pub(super) struct Service {
     /// By component: what rounding has left over, 2⁻⁶⁴ µJ.
     pub(super) carry: [u64; 3],
     pub(super) speed: PrefillSpeed,
+    /// No first data yet.
     waiting: BTreeSet<(Timestamp, u32)>,
+    /// The same, and some interval could not wait for it; later ones still do.
+    overdue: BTreeSet<(Timestamp, u32)>,
+    /// Responses that stream, and that do not.
+    kinds: Kinds,
+    /// The same of those whose first data was overdue.
+    overdue_kinds: Kinds,
+}
+
+/// How many responses streamed and how many did not, lately.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kinds {
     streamed: f64,
     unstreamed: f64,
+}
+
+impl Kinds {
+    fn count(&mut self, streamed: bool) {
+        const KEEP: f64 = 0.98;
+        self.streamed = self.streamed * KEEP + f64::from(u8::from(streamed));
+        self.unstreamed = self.unstreamed * KEEP + f64::from(u8::from(!streamed));
+    }
+
+    fn mostly_unstreamed(self) -> bool {
+        self.unstreamed > self.streamed
+    }
 }
 
 impl Service {
@@ -114,26 +139,41 @@ impl Service {
             carry: [0; 3],
             speed: PrefillSpeed::default(),
             waiting: BTreeSet::new(),
-            streamed: 0.0,
-            unstreamed: 0.0,
+            overdue: BTreeSet::new(),
+            kinds: Kinds::default(),
+            overdue_kinds: Kinds::default(),
         }
     }
 
     /// True if a request that started before `before` has no first data yet.
     pub(super) fn waits(&self, before: Timestamp) -> bool {
-        self.waiting
-            .first()
-            .is_some_and(|(start, _)| *start < before)
+        let waits = |set: &BTreeSet<(Timestamp, u32)>| {
+            set.first().is_some_and(|(start, _)| *start < before)
+        };
+        waits(&self.waiting) || waits(&self.overdue)
     }
 
-    fn mostly_unstreamed(&self) -> bool {
-        self.unstreamed > self.streamed
+    /// Waits no longer for this request.
+    fn forget(&mut self, start: Timestamp, flight: u32) {
+        if !self.waiting.remove(&(start, flight)) {
+            self.overdue.remove(&(start, flight));
+        }
     }
 
-    fn count(&mut self, streamed: bool) {
-        const KEEP: f64 = 0.98;
-        self.streamed = self.streamed * KEEP + f64::from(u8::from(streamed));
-        self.unstreamed = self.unstreamed * KEEP + f64::from(u8::from(!streamed));
+    /// True if a response whose first data is overdue most likely does not stream: where streams
+    /// are quick to begin, silence tells that it does not.
+    fn overdue_is_unstreamed(&self) -> bool {
+        let Kinds {
+            streamed,
+            unstreamed,
+        } = self.overdue_kinds;
+        let known = streamed + unstreamed > 0.0;
+        if known {
+            self.overdue_kinds
+        } else {
+            self.kinds
+        }
+        .mostly_unstreamed()
     }
 }
 
@@ -233,11 +273,14 @@ impl Flights {
             if matches!(known.mode, Mode::Unstreamed | Mode::Presumed(true)) {
                 edges.push(worker.edge(end.at, Kind::Unstreamed, Change::End(RATE_ONE)));
             }
-            if known.mode == Mode::Waiting && known.request.first_data.is_none() {
-                service.waiting.remove(&(known.request.start, flight));
-                known.mode = Mode::Presumed(service.mostly_unstreamed());
-                if known.mode == Mode::Presumed(true) {
-                    worker.begin(known.request.start, Some(end.at), Kind::Unstreamed, edges);
+            if known.request.first_data.is_none() {
+                service.forget(known.request.start, flight);
+                if known.mode == Mode::Waiting {
+                    known.mode = Mode::Presumed(service.kinds.mostly_unstreamed());
+                    if known.mode == Mode::Presumed(true) {
+                        let (from, to) = (known.request.start, Some(end.at));
+                        worker.begin(from, to, Kind::Unstreamed, edges);
+                    }
                 }
             }
             self.ended.insert((end.at, flight));
@@ -329,20 +372,29 @@ impl Flights {
                 end,
                 ..
             } = known.request;
-            service.waiting.remove(&(start, flight));
-            service.count(streamed);
+            service.forget(start, flight);
+            service.kinds.count(streamed);
+            if matches!(known.mode, Mode::Presumed(_)) {
+                service.overdue_kinds.count(streamed);
+            }
             if streamed && (chunks > 0 || end.is_none()) {
                 last = last.max(at);
                 prompts.push((flight, Prompt { start, input }));
                 continue;
             }
-            let end = end.map(|end| end.at);
             if known.mode != Mode::Presumed(true) {
                 let worker = Worker {
                     flight,
                     service: known.service,
                 };
-                worker.begin(start, end, Kind::Unstreamed, edges);
+                // Where streams have shown the speed, its prompt weighs as theirs do.
+                let seconds = service
+                    .speed
+                    .learned(Prompt { start, input })
+                    .unwrap_or(0.0);
+                let read = start.plus(Duration::from_secs_f64(seconds)).min(at);
+                worker.stretch(start, read, Kind::Prefill, RATE_ONE, edges);
+                worker.begin(read, end.map(|end| end.at), Kind::Unstreamed, edges);
             }
             known.mode = Mode::Unstreamed;
         }
@@ -392,7 +444,10 @@ impl Flights {
             let Some(waiting) = self.slots.get_mut(flight as usize).and_then(Option::as_mut) else {
                 continue;
             };
-            waiting.mode = Mode::Presumed(known.mostly_unstreamed());
+            waiting.mode = Mode::Presumed(known.overdue_is_unstreamed());
+            if waiting.mode == Mode::Presumed(false) {
+                known.overdue.insert((start, flight));
+            }
             if waiting.mode == Mode::Presumed(true) {
                 let end = waiting.request.end.map(|end| end.at);
                 Worker { flight, service }.begin(start, end, Kind::Unstreamed, edges);

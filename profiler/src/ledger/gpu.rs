@@ -48,6 +48,17 @@ pub(super) struct Division {
     pub(super) busy: f64,
 }
 
+impl Division {
+    /// µJ of requests that were shared by time in service.
+    pub(super) fn by_time(&self) -> f64 {
+        let [unstreamed, resident] = [Kind::Unstreamed as usize, Kind::Residency as usize];
+        self.energies
+            .iter()
+            .map(|kinds| (kinds[unstreamed] + kinds[resident]) as f64)
+            .sum()
+    }
+}
+
 /// A service's part of an interval, µJ.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ServiceShareParts {

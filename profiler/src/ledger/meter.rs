@@ -65,8 +65,9 @@ pub(super) struct MeterState {
     pub(super) busy_until: Timestamp,
     /// Until when intervals were booked with no floor known.
     pub(super) floorless_until: Timestamp,
-    /// Time and energy above idle in busy intervals, decayed: seconds, joules.
-    pub(super) busy: (f64, f64),
+    /// Time in flight and energy of requests, and the part of that energy that was shared by time
+    /// in service, decayed: seconds, joules, joules.
+    busy: (f64, f64, f64),
     /// Mean error of an interval's edge, seconds.
     pub(super) edge_error: f64,
     /// The latest stretch whose energy nobody knows or could place.
@@ -89,7 +90,7 @@ impl MeterState {
             pending: VecDeque::new(),
             busy_until: Timestamp(0),
             floorless_until: Timestamp(0),
-            busy: (0.0, 0.0),
+            busy: (0.0, 0.0, 0.0),
             edge_error: 0.0,
             hole: None,
             refused: 0,
@@ -211,10 +212,25 @@ impl MeterState {
         self.earlier + epoch - self.accounted - waiting
     }
 
-    /// Learns how much is drawn above idle when something is in flight.
-    pub(super) fn learn_busy(&mut self, seconds: f64, joules: f64) {
+    /// Learns from a busy interval: seconds with anything in flight, joules of requests, and
+    /// joules of them that were shared by time in service.
+    pub(super) fn learn_busy(&mut self, seconds: f64, joules: f64, by_time: f64) {
         const KEEP: f64 = 0.99;
-        self.busy = (self.busy.0 * KEEP + seconds, self.busy.1 * KEEP + joules);
+        let (all_seconds, all_joules, all_by_time) = self.busy;
+        self.busy = (
+            all_seconds * KEEP + seconds,
+            all_joules * KEEP + joules,
+            all_by_time * KEEP + by_time,
+        );
+    }
+
+    /// The part of its requests' energy that is shared by time in service.
+    pub(super) fn by_time_part(&self) -> f64 {
+        if self.busy.1 > 0.0 {
+            self.busy.2 / self.busy.1
+        } else {
+            0.0
+        }
     }
 
     /// Mean power above idle while something is in flight, watts.

@@ -29,6 +29,8 @@ const BYTES_PER_TOKEN: f64 = 5.0;
 const START_SPACING: f64 = 0.015;
 /// First data this close together left the same step.
 pub(super) const SAME_STEP: Duration = Duration::from_millis(3);
+/// What passes between two prefill steps in a row, seconds.
+const BACK_TO_BACK: f64 = 0.002;
 /// Requests that are remembered.
 const REMEMBERED: usize = 64;
 /// With fewer the starting speed holds.
@@ -112,6 +114,12 @@ impl PrefillSpeed {
         self.spacing.unwrap_or(START_SPACING)
     }
 
+    /// How long the prompt is read for, if the speed has been learned, seconds; an hour at most.
+    pub(super) fn learned(&self, prompt: Prompt) -> Option<f64> {
+        self.slope
+            .map(|slope| (slope * prompt.tokens()).min(3_600.0))
+    }
+
     /// The window of requests whose first data left the same step, the last at `first`; steps come
     /// in order of time.
     pub(super) fn step(&mut self, first: Timestamp, prompts: &[Prompt]) -> Window {
@@ -142,7 +150,13 @@ impl PrefillSpeed {
         } else {
             QUEUED_AT_START
         };
-        let least = (seconds - self.spacing()).max(0.0);
+        // A prompt that came while another was read is read next, before any decode step.
+        let slack = if free > start {
+            BACK_TO_BACK
+        } else {
+            self.spacing()
+        };
+        let least = (seconds - slack).max(0.0);
         let excess = (least - expected).max(0.0);
         // How far the observed time is believed where it exceeds the expected one: wholly at
         // first, not at all once it can only be queueing, and no jump between.

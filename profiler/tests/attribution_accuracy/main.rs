@@ -7,6 +7,7 @@ mod random;
 
 use engine::Load;
 use observer::{Run, observe};
+use profiler::ledger::Class;
 
 fn show(name: &str, load: &Load, run: &Run) {
     println!(
@@ -78,4 +79,84 @@ fn requests_in_large_batches_are_within_five_percent() {
         0.05,
         0.20,
     );
+}
+#[test]
+fn engines_unlike_the_starting_values_are_learned() {
+    let base = Load::default();
+    for load in [
+        Load {
+            prefill_speed: 4_000.0,
+            rate: 1.0,
+            ..base
+        },
+        // Nearly all of the engine's time is prefill: prompts queue for seconds.
+        Load {
+            prefill_speed: 4_000.0,
+            ..base
+        },
+        Load {
+            prefill_speed: 40_000.0,
+            ..base
+        },
+        Load {
+            prefill_watts: 350.0,
+            ..base
+        },
+        Load {
+            prefill_watts: 700.0,
+            ..base
+        },
+    ] {
+        for seed in 1..=3 {
+            let load = Load { seed, ..load };
+            let run = observe(load);
+            show("other engine", &load, &run);
+            assert!((run.ratio() - 1.0).abs() <= 0.02, "sum: {}", run.ratio());
+            assert!(run.error(0.5) <= 0.03, "median: {}", run.error(0.5));
+            assert!(run.error(0.95) <= 0.12, "p95: {}", run.error(0.95));
+        }
+    }
+}
+
+#[test]
+fn nine_in_ten_requests_lie_within_their_bound() {
+    for rate in [1.0, 2.5, 5.0] {
+        let runs = (21..=24).map(|seed| {
+            observe(Load {
+                rate,
+                seed,
+                ..Load::default()
+            })
+        });
+        let covered: Vec<f64> = runs.map(|run| run.covered()).collect();
+        let mean = covered.iter().sum::<f64>() / covered.len() as f64;
+        println!(
+            "rate {rate}: {:.1} % of requests within their bound",
+            100.0 * mean
+        );
+        assert!(mean >= 0.9, "{mean}");
+    }
+}
+
+#[test]
+fn responses_that_do_not_stream_are_never_class_a_and_still_add_up() {
+    for (unstreamed, rate) in [(0.3, 1.0), (0.3, 2.5), (1.0, 1.0), (1.0, 2.5)] {
+        let load = Load {
+            unstreamed,
+            rate,
+            ..Load::default()
+        };
+        let run = observe(load);
+        show(
+            &format!("{:.0} % unstreamed,", 100.0 * unstreamed),
+            &load,
+            &run,
+        );
+        assert!((run.ratio() - 1.0).abs() <= 0.02, "sum: {}", run.ratio());
+        if unstreamed == 1.0 {
+            assert!(run.pairs.iter().all(|pair| pair.class > Class::A));
+        } else {
+            assert!(run.error(0.5) <= 0.08, "median: {}", run.error(0.5));
+        }
+    }
 }
