@@ -29,8 +29,9 @@ use lines::Line;
 pub trait Payload {
     /// The buffer, and the socket that sends.
     fn parts(&mut self) -> (&mut Window, &mut Slot);
-    /// Puts the next bytes at [`FRONT`] of the buffer, at most [`WINDOW`] and at most what the
-    /// send has left, and returns how many; 0 if they cannot be read.
+    /// Puts the next bytes at [`FRONT`] of the buffer, at most [`WINDOW`] (in the head fewer may
+    /// do: a plain body is not read) and at most what the send has left, and returns how many;
+    /// 0 if they cannot be read.
     fn fill(&mut self) -> u64;
     /// Passes over bytes without reading them.
     fn skip(&mut self, bytes: u64);
@@ -150,7 +151,7 @@ pub fn unread(slot: &mut Slot, bytes: u64, now: u64) {
     }
 }
 
-/// Looks at the next 64 bytes at most, up to a line's end; true when the window is used up or
+/// Looks at the next 128 bytes at most, up to a line's end; true when the window is used up or
 /// the response has ended.
 #[inline(always)]
 pub fn step(window: &mut Window, slot: &mut Slot) -> bool {
@@ -179,7 +180,7 @@ pub fn step(window: &mut Window, slot: &mut Slot) -> bool {
     } else {
         framing(window, slot);
     }
-    false
+    window.cursor() >= window.end() || phase(slot) == Phase::IDLE
 }
 
 /// Data from `start` to the window's new cursor.
@@ -190,12 +191,15 @@ fn data(window: &mut Window, slot: &mut Slot, start: u64) {
             slot.facts.chunks = slot.facts.chunks.wrapping_add(1);
         }
         slot.cursor.data_len = 0;
+        // Most lines of a stream are followed by an empty one.
+        window.pass_newline();
         window.set_line(window.cursor());
     } else if window.cursor() >= window.limit() {
         window.keep_data(slot);
     }
     take(slot, window.cursor().wrapping_sub(start), window.now());
     if phase(slot) == Phase::SIZE {
+        window.pass_line_end();
         window.set_line(window.cursor());
     }
 }

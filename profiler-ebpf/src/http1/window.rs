@@ -11,8 +11,11 @@ pub const FRONT: usize = 64;
 /// The most bytes of one window.
 pub const WINDOW: usize = 1008;
 
-/// The buffer's size: any masked offset (≤ 2,047) and the 72 bytes from there lie in it.
-pub const BYTES: usize = 2128;
+/// The buffer's size: any masked offset (≤ 2,047) and the 136 bytes from there lie in it.
+pub const BYTES: usize = 2184;
+
+/// The most bytes one search looks at.
+const SEARCH: usize = 128;
 
 const OFFSET: i32 = 0x7ff;
 
@@ -143,11 +146,11 @@ impl Window {
         &mut self.bytes
     }
 
-    /// The 8 bytes at `at + ahead`, first byte lowest; `ahead` ≤ 64.
+    /// The 8 bytes at `at + ahead`, first byte lowest; `ahead` ≤ 128.
     #[inline(always)]
     pub(super) fn word(&self, at: u64, ahead: usize) -> u64 {
         let offset = mask::<OFFSET>(at) as usize;
-        // SAFETY: offset ≤ 2,047 and ahead ≤ 64, so the word ends within BYTES = 2,128. BPF
+        // SAFETY: offset ≤ 2,047 and ahead ≤ 128, so the word ends within BYTES = 2,184. BPF
         // targets and x86 load unaligned words; elsewhere `read_unaligned` does.
         unsafe {
             let word = addr_of!(self.bytes)
@@ -182,14 +185,14 @@ impl Window {
         }
     }
 
-    /// Looks for a newline in the 64 bytes from `cursor`, before `limit`; sets `found`, and the
+    /// Looks for a newline in the 128 bytes from `cursor`, before `limit`; sets `found`, and the
     /// cursor to where to go on.
     #[inline(always)]
     pub(super) fn find_newline(&mut self, cursor: u64, limit: u64) {
         let mut block = 0;
-        let mut next = cursor.wrapping_add(64);
+        let mut next = cursor.wrapping_add(SEARCH as u64);
         self.set_found(0);
-        while block < 64 {
+        while block < SEARCH {
             let newlines = newlines(self.word(cursor, block));
             if newlines != 0 {
                 let at = cursor.wrapping_add(block as u64).wrapping_add(first(newlines));
@@ -202,6 +205,25 @@ impl Window {
             block += 8;
         }
         self.set_cursor(if next < limit { next } else { limit });
+    }
+
+    /// Passes over a newline at the cursor, if it lies before the limit: a blank line.
+    #[inline(always)]
+    pub(super) fn pass_newline(&mut self) {
+        let cursor = self.cursor();
+        if cursor < self.limit() && self.word(cursor, 0) & 0xff == u64::from(b'\n') {
+            self.set_cursor(cursor.wrapping_add(1));
+        }
+    }
+
+    /// Passes over the line end behind a chunk's data, if all of it is here.
+    #[inline(always)]
+    pub(super) fn pass_line_end(&mut self) {
+        let cursor = self.cursor();
+        let here = cursor.wrapping_add(2) <= self.end();
+        if here && self.word(cursor, 0) & 0xffff == 0x0a0d {
+            self.set_cursor(cursor.wrapping_add(2));
+        }
     }
 
     /// Before a window is filled: puts the kept beginning of a cut line in front.

@@ -10,10 +10,13 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs,
 };
 use profiler_ebpf::http1::{self, FRONT, Payload, WINDOW, Window, mask};
-use profiler_ebpf::request::Slot;
+use profiler_ebpf::request::{Phase, Slot};
 
 /// The most windows of one send: 63 KiB of what must be read (a plain body is not read at all).
 const WINDOWS: u32 = 64;
+
+/// Bytes of a head that are read at a time: the body behind it may not be needed.
+const HEAD_WINDOW: u64 = 384;
 
 /// The most pieces a window is put together from.
 const SEGMENTS: u32 = 64;
@@ -136,6 +139,12 @@ pub(super) fn fill(buffer: *mut Buffer, wanted: u64) -> u64 {
     set!(buffer.filled = 0);
     set!(buffer.failed = 0);
     let mut context = buffer;
+    // Most calls have one segment.
+    // SAFETY: the context it takes.
+    unsafe { fill_step(0, &raw mut context) };
+    if get!(buffer.filled) >= wanted {
+        return get!(buffer.filled);
+    }
     // SAFETY: the callback takes this context; both live until the loop returns.
     unsafe {
         bpf_loop(
@@ -218,7 +227,14 @@ impl Payload for Send {
 
     #[inline(always)]
     fn fill(&mut self) -> u64 {
-        let wanted = buffer_mut(self.buffer).window.remaining();
+        let (window, slot) = self.parts();
+        let remaining = window.remaining();
+        let in_head = slot.facts.phase == Phase::WAITING || slot.facts.phase == Phase::HEAD;
+        let wanted = if in_head && remaining > HEAD_WINDOW {
+            HEAD_WINDOW
+        } else {
+            remaining
+        };
         fill(self.buffer, wanted)
     }
 
