@@ -40,7 +40,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            nvml_library: Some("libnvidia-ml.so.1".into()),
+            nvml_library: Some(nvml::DEFAULT_LIBRARY.into()),
             powercap: "/sys/class/powercap".into(),
             proc: "/proc".into(),
         }
@@ -94,7 +94,10 @@ pub struct Discovery {
 pub fn discover(config: &Config) -> Discovery {
     let mut findings = Vec::new();
     let nvml = match config.nvml_library.as_deref().map(nvml::Node::open) {
-        None => None,
+        None => {
+            findings.push(finding("nvml", Status::Pass, "switched off".into(), None));
+            None
+        }
         Some(Ok(node)) => {
             findings.extend(gpu_findings(&node));
             Some(node)
@@ -238,7 +241,7 @@ mod tests {
     #[test]
     fn a_bare_machine_gets_an_estimate_and_is_told_what_is_absent_without_a_complaint() {
         let config = Config {
-            nvml_library: Some("libnvidia-ml-of-no-machine.so.1".into()),
+            nvml_library: None,
             powercap: "/nonexistent/powercap".into(),
             ..Config::default()
         };

@@ -29,6 +29,9 @@ const ENOUGH_EDGES: usize = 5;
 const FAST_POLL: u64 = 100 * MILLISECOND;
 /// What is assumed of a counter until its period is learned.
 const NOMINAL_PERIOD: u64 = 100 * MILLISECOND;
+/// One read so long before the others around a change keeps the bracket at this width when the
+/// next one comes too late, because the thread was woken late or the change came early.
+const GUARD: u64 = 10 * MILLISECOND;
 /// The finest distance of two reads around an expected change.
 const FINEST_STEP: u64 = 2_500_000;
 
@@ -182,12 +185,15 @@ impl Follower {
             energy: value,
         };
         if value < previous.value {
-            // A reset of the driver or the board: whatever was known of the phase is gone.
-            self.phase = Phase::Learning {
-                since: end,
-                edges: Vec::new(),
-            };
-            self.next = end.plus(self.poll());
+            // A reset of the driver or the board: the phase is gone, the period most likely not.
+            match self.phase {
+                Phase::Locked { .. } | Phase::Searching { .. } => self.search_from(end),
+                Phase::Learning { .. } | Phase::Fast { .. } => {
+                    let (since, edges) = (end, Vec::new());
+                    self.phase = Phase::Learning { since, edges };
+                    self.next = end.plus(self.poll());
+                }
+            }
         } else {
             self.changed(edge, start);
         }
@@ -231,8 +237,9 @@ impl Follower {
                     self.phase = Phase::Searching { since: end };
                     self.next = end.plus(self.search_poll());
                 } else {
-                    // Late, or this was the read before the change.
-                    self.next = end.plus(Duration::from_nanos(step));
+                    // Late, or this was the guard or the read before the change.
+                    let before = Timestamp(expected.saturating_sub(self.lead));
+                    self.next = end.plus(Duration::from_nanos(step)).max(before);
                 }
             }
             Phase::Fast { .. } => {
@@ -289,11 +296,15 @@ impl Follower {
             Phase::Locked { expected } => {
                 let expected = *expected;
                 if edge.width() as f64 <= self.period / 4.0 {
+                    if edge.width() > self.step() * 3 / 2 {
+                        // Only the guard saw the old value.
+                        self.grow_lead(1.25);
+                    }
                     self.refine(edge, expected);
                 } else {
-                    // The change came before the reads began, or the thread was woken too late
-                    // to see it come.
-                    self.grow_lead();
+                    // The change came before all reads around it, or the thread was woken too
+                    // late to see it come.
+                    self.grow_lead(1.6);
                     if start.0 > expected {
                         let passed = ((start.0 - expected) as f64 / self.period).floor();
                         self.expect(expected + (passed * self.period) as u64);
@@ -306,27 +317,35 @@ impl Follower {
         }
     }
 
-    /// A change seen within a narrow bracket moves the expected phase and period towards it.
+    /// A change moves the expected phase and period towards it, the more the narrower its
+    /// bracket is.
     fn refine(&mut self, edge: Edge, expected: u64) {
         let error = edge.middle() as f64 - expected as f64;
-        self.period = (self.period + 0.02 * error).max(self.fastest());
-        let corrected = expected as f64 + 0.3 * error;
+        let trust = (self.step() as f64 / edge.width().max(1) as f64)
+            .min(1.0)
+            .powi(2);
+        self.period = (self.period + 0.02 * trust * error).max(self.fastest());
+        let corrected = expected as f64 + 0.3 * trust * error;
         // The bracket is certain; the expectation is not.
         let phase = (corrected as u64).clamp(edge.after.0, edge.until.0);
-        // One miss in about thirty changes keeps the balance of growing and shrinking.
+        // One change in about fifteen that only the guard saw come keeps the balance of growing
+        // and shrinking.
         self.lead = (self.lead * 985 / 1_000).max(FINEST_STEP * self.strain);
         self.expect(phase);
     }
 
-    fn grow_lead(&mut self) {
-        self.lead = (self.lead * 8 / 5).min((self.period / 4.0) as u64);
+    fn grow_lead(&mut self, factor: f64) {
+        self.lead = ((self.lead as f64 * factor) as u64).min((self.period / 4.0) as u64);
     }
 
     /// Plans the reads around the change that follows the one at `latest`.
     fn expect(&mut self, latest: u64) {
         let expected = latest + self.period as u64;
         self.phase = Phase::Locked { expected };
-        self.next = Timestamp(expected.saturating_sub(self.lead));
+        let guard = GUARD.min(self.period as u64 / 10);
+        // A device that is slow to answer is spared this read.
+        let guard = if self.strain == 1 { guard } else { 0 };
+        self.next = Timestamp(expected.saturating_sub(self.lead + guard));
     }
 
     fn search_from(&mut self, now: Timestamp) {

@@ -22,7 +22,7 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
 pub use board::Board;
-pub use library::Unavailable;
+pub use library::{DEFAULT_LIBRARY, Unavailable};
 
 use super::source::{Feed, Running};
 use crate::ledger::{Component, Meter, MeterId, Source};

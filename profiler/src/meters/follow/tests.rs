@@ -181,11 +181,13 @@ fn jitter_and_late_wake_ups_widen_the_margins_instead_of_losing_the_lock() {
         .filter(|width| **width > 20 * MILLISECOND)
         .count();
     assert!(
-        wide * 20 < late.len(),
+        wide * 100 < late.len(),
         "{wide} of {} brackets above 20 ms",
         late.len()
     );
-    assert!(run.median_width(Timestamp(START + 5 * SECOND)) <= 7 * MILLISECOND);
+    let median = run.median_width(Timestamp(START + 5 * SECOND));
+    // What the counter and the thread themselves scatter by, and little more.
+    assert!(median <= 9 * MILLISECOND, "{median} ns");
 }
 
 #[test]
@@ -234,7 +236,7 @@ fn a_counter_that_changes_at_every_read_is_taken_as_it_comes() {
 }
 
 #[test]
-fn a_fallen_value_is_reported_and_the_phase_is_learned_anew() {
+fn a_fallen_value_is_reported_and_the_phase_is_looked_for_anew() {
     let mut follower = Follower::new(Timestamp(START));
     let mut simulation = Simulation::steady();
     simulation.delay = 0;
@@ -247,7 +249,7 @@ fn a_fallen_value_is_reported_and_the_phase_is_learned_anew() {
     let later = Timestamp(now + 2 * MILLISECOND);
     let edge = follower.observe(later, later, Microjoules(1_000));
     assert_eq!(edge.map(|e| e.energy), Some(Microjoules(1_000)));
-    assert_eq!(follower.lock(), Lock::Learning);
+    assert_eq!(follower.lock(), Lock::Searching);
 }
 
 #[test]

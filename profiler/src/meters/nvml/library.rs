@@ -7,6 +7,9 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use thiserror::Error;
 
+/// What the driver installs it as.
+pub const DEFAULT_LIBRARY: &str = "libnvidia-ml.so.1";
+
 /// Functions without which nothing can be measured. `nvmlShutdown` is among them because
 /// nvml-wrapper panics on dropping a library that lacks it.
 const REQUIRED: [&CStr; 4] = [
@@ -19,8 +22,11 @@ const REQUIRED: [&CStr; 4] = [
 /// Why there is no GPU to measure.
 #[derive(Debug, Error)]
 pub enum Unavailable {
-    /// The loader does not know the library: no NVIDIA driver is installed.
-    #[error("{} not found: no NVIDIA driver is installed", library.display())]
+    /// The loader does not know the driver's library.
+    #[error("{DEFAULT_LIBRARY} not found: no NVIDIA driver is installed")]
+    NoDriver,
+    /// The library that was asked for is not there.
+    #[error("{} not found", library.display())]
     NoLibrary {
         /// What was asked for.
         library: OsString,
@@ -64,13 +70,16 @@ pub enum Unavailable {
 impl Unavailable {
     /// Whether this is a machine without NVIDIA hardware rather than one with a fault.
     pub fn is_absent(&self) -> bool {
-        matches!(self, Self::NoLibrary { .. } | Self::NoDevice)
+        matches!(self, Self::NoDriver | Self::NoDevice)
     }
 
     /// What to do about it; `None` where nothing is wrong.
     pub fn fix(&self) -> Option<String> {
         Some(match self {
-            Self::NoLibrary { .. } | Self::NoDevice => return None,
+            Self::NoDriver | Self::NoDevice => return None,
+            Self::NoLibrary { .. } => {
+                format!("leave --nvml-library out to use the driver's {DEFAULT_LIBRARY}")
+            }
             Self::Broken { .. } => "check --nvml-library and the driver's installation".into(),
             Self::Incomplete { .. } => {
                 "point --nvml-library at the driver's libnvidia-ml.so.1".into()
@@ -124,12 +133,12 @@ fn check(library: &OsStr) -> Result<(), Unavailable> {
         // needs.
         let missing = reason.starts_with(&*library.to_string_lossy())
             && reason.contains("No such file or directory");
-        return Err(if missing {
-            Unavailable::NoLibrary {
+        return Err(match missing {
+            true if library == DEFAULT_LIBRARY => Unavailable::NoDriver,
+            true => Unavailable::NoLibrary {
                 library: library.into(),
-            }
-        } else {
-            broken(reason)
+            },
+            false => broken(reason),
         });
     }
     let missing = REQUIRED.into_iter().find(|symbol| {
@@ -165,12 +174,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_without_the_library_is_absent_and_needs_no_fix() {
-        let library = OsStr::new("libnvidia-ml-of-no-machine.so.1");
+    fn a_library_that_was_asked_for_and_is_not_there_is_a_fault_and_a_missing_driver_is_none() {
+        let library = OsStr::new("/nonexistent/libnvidia-ml.so.1");
         let error = open(library).expect_err("no such library exists");
         assert!(matches!(error, Unavailable::NoLibrary { .. }), "{error}");
-        assert!(error.is_absent());
-        assert_eq!(error.fix(), None);
+        assert!(!error.is_absent() && error.fix().is_some());
+        assert!(Unavailable::NoDriver.is_absent());
+        assert_eq!(Unavailable::NoDriver.fix(), None);
     }
 
     #[test]

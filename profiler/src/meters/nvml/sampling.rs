@@ -137,7 +137,8 @@ impl Boards for Found<'_> {
         let device = self.devices.get(index).and_then(Option::as_ref);
         match (self.boards.get(index), device) {
             (Some((board, _)), Some(device)) => board.read(device),
-            _ => Err(NvmlError::NotFound),
+            // Not among the driver's devices any more.
+            _ => Err(NvmlError::GpuLost),
         }
     }
 
