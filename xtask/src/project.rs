@@ -41,10 +41,6 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// True if the program is found on PATH.
-pub(crate) fn on_path(program: &str) -> bool {
-    find_on_path(program).is_some()
-}
 
 /// Where the program is on PATH.
 pub(crate) fn find_on_path(program: &str) -> Option<PathBuf> {
