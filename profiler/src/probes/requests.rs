@@ -339,8 +339,8 @@ impl RequestProbe {
             let Some((sequence, facts)) = read_slot(&self.slots, index) else {
                 continue;
             };
-            let quiet = facts.phase == Phase::IDLE
-                && now.since(observed::latest(&facts)) > SOCKET_IDLE;
+            let quiet =
+                facts.phase == Phase::IDLE && now.since(observed::latest(&facts)) > SOCKET_IDLE;
             let endless = facts.family == AF_UNIX || !self.sees_ends;
             if quiet
                 && endless
