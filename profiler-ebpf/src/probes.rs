@@ -4,3 +4,6 @@ mod cost;
 mod owners;
 mod sched;
 mod syscalls;
+
+/// `BPF_F_MMAPABLE`: the agent reads the array as memory, without a system call.
+const MMAPABLE: u32 = 1 << 10;
