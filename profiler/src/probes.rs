@@ -8,6 +8,8 @@ pub mod loader;
 pub mod owners;
 pub mod requests;
 pub mod requirements;
+pub mod sched;
 pub mod shared_memory;
+pub mod syscalls;
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));

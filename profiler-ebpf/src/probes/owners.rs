@@ -6,13 +6,13 @@ use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_ebpf::{EbpfContext as _, Global};
+use aya_log_ebpf::debug;
 use profiler_ebpf::ABSENT;
 use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::{AGENT, OTHER, OwnerIndex, PROCESSES_PER_ENTRY, entry_of};
 
+use super::MMAPABLE;
 use super::cost::Running;
-
-const MMAPABLE: u32 = 1 << 10;
 
 /// Sized by the loader from `kernel.pid_max`.
 #[map]
@@ -67,9 +67,11 @@ fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
             AGENT => OTHER,
             owner => owner,
         };
-        if let Some(cell) = cell(tgid) {
+        match cell(tgid) {
             // SAFETY: the cell lies in the map; nobody else writes it before the child is known.
-            unsafe { core::ptr::write_volatile(cell, parent) };
+            Some(cell) => unsafe { core::ptr::write_volatile(cell, parent) },
+            // Only after pid_max was raised under a running agent.
+            None => debug!(&ctx, "process {} has no cell in the owners' table", tgid),
         }
     }
     0

@@ -107,6 +107,12 @@ pub enum ProbeError {
         /// What the kernel said.
         reason: String,
     },
+    /// The program is attached, and its event does not run it.
+    #[error("{program}: attached, but it does not run when its event happens")]
+    Silent {
+        /// The program.
+        program: &'static str,
+    },
     /// The object has no such program.
     #[error("{program}: not in the BPF object")]
     NoProgram {
@@ -151,6 +157,7 @@ impl ProbeError {
                 Verdict::Unsupported
             }
             Self::Refused { .. }
+            | Self::Silent { .. }
             | Self::NoProgram { .. }
             | Self::NoMap { .. }
             | Self::MapShape { .. }

@@ -38,6 +38,7 @@ pub struct Owners {
     /// Owner of each index; the first three are fixed.
     names: Vec<Option<Owner>>,
     index: HashMap<ServiceId, OwnerIndex>,
+    used: usize,
     refused: u64,
 }
 
@@ -55,7 +56,7 @@ impl Owners {
     /// If only the inheritance fails, its verdict says so and the table still works: a service's
     /// new children are then `Other` until the agent names them.
     pub fn attach(loader: &mut Loader) -> Result<Self, ProbeError> {
-        let table = loader.shared_memory(TABLE, true)?;
+        let table = loader.shared_bytes(TABLE)?;
         let mut names = vec![None; OWNERS];
         for (index, owner) in [(OTHER, Owner::Other), (AGENT, Owner::Agent)] {
             if let Some(name) = names.get_mut(index as usize) {
@@ -66,6 +67,7 @@ impl Owners {
             table,
             names,
             index: HashMap::new(),
+            used: FIRST_SERVICE as usize,
             refused: 0,
         };
         owners.table.set_byte(0, IDLE);
@@ -127,6 +129,11 @@ impl Owners {
         self.names.get(index as usize).copied().flatten()
     }
 
+    /// Cells of a per-owner array that are or were in use: every index lies below it.
+    pub(super) const fn used(&self) -> usize {
+        self.used
+    }
+
     /// The index of a service, if it has one.
     pub(super) fn service_index(&self, service: ServiceId) -> Option<OwnerIndex> {
         self.index.get(&service).copied()
@@ -150,6 +157,7 @@ impl Owners {
             .find(|index| self.names.get(*index as usize).is_some_and(Option::is_none))?;
         *self.names.get_mut(free as usize)? = Some(Owner::Service(service));
         self.index.insert(service, free);
+        self.used = self.used.max(free as usize + 1);
         Some(free)
     }
 }

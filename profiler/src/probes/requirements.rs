@@ -105,7 +105,7 @@ fn kernel(root: &Path) -> Check {
 
 fn privileges(root: &Path) -> Check {
     const ID: &str = "privileges";
-    let Some(status) = read(root, "proc/self/status") else {
+    let Some(status) = read(root, "proc/thread-self/status") else {
         return Check::of(
             ID,
             Status::Warn,

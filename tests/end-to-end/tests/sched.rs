@@ -1,28 +1,315 @@
-//! On-CPU time by owner, on the real kernel. Root.
+//! On-CPU time by owner, on the real kernel. Needs root.
 
-use std::time::Instant;
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::Duration;
 
+use profiler::ledger::{Event, Owner, ServiceId};
+use profiler::probes::health::Verdict;
 use profiler::probes::loader::{Loader, Options};
 use profiler::probes::owners::Owners;
+use profiler::probes::sched::{CpuWindow, SchedProbe};
 
-#[test]
-fn loads() {
+const SERVICE: Owner = Owner::Service(ServiceId(7));
+
+/// The machine has few CPUs: one busy test at a time.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+struct Running {
+    probe: SchedProbe,
+    owners: Owners,
+    loader: Loader,
+    _machine: MutexGuard<'static, ()>,
+}
+
+fn start() -> Running {
+    let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut options = Options::default();
     Owners::configure(&mut options);
-    options.map_entries("CPU_ACCOUNTS", 2);
-    let t = Instant::now();
-    let mut loader = Loader::new(&options).unwrap_or_else(|e| panic!("{e}: {}", e.fix()));
-    eprintln!("load {:?}", t.elapsed());
-    let owners = Owners::attach(&mut loader).unwrap();
-    let t = Instant::now();
-    let r = loader.attach_btf_tracepoint("sched_switch", "sched_switch");
-    eprintln!("attach {:?} {r:?}", t.elapsed());
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    eprintln!("{:#?} {:?}", loader.health(), loader.map_bytes());
-    eprintln!(
-        "{:?} {:?}",
-        loader.verified_instructions("sched_switch"),
-        loader.verified_instructions("sched_process_fork")
+    SchedProbe::configure(&mut options);
+    let mut loader =
+        Loader::new(&options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
+    let owners = Owners::attach(&mut loader).expect("the owners' table");
+    let probe = SchedProbe::attach(&mut loader, &owners).expect("the scheduler probe");
+    Running {
+        probe,
+        owners,
+        loader,
+        _machine: machine,
+    }
+}
+
+impl Running {
+    fn read(&mut self) -> CpuWindow {
+        self.probe.read(&self.owners)
+    }
+}
+
+fn of(window: &CpuWindow, owner: Owner) -> u64 {
+    window
+        .owners
+        .iter()
+        .filter(|(name, _)| *name == owner)
+        .map(|(_, nanos)| nanos)
+        .sum()
+}
+
+/// A shell that waits for [`Shell::release`] before it runs its script; killed when dropped.
+struct Shell(Child);
+
+fn gated(script: &str) -> Shell {
+    Shell(
+        Command::new("sh")
+            .args(["-c", &format!("read go; {script}")])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("sh"),
+    )
+}
+
+impl Shell {
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn release(&mut self) {
+        let mut stdin = self.0.stdin.take().expect("piped");
+        stdin.write_all(b"go\n").expect("the shell reads");
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().expect("running");
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // It may have ended, or been waited for by the test itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// On-CPU nanoseconds as the scheduler itself counts them for a single-threaded process.
+fn schedstat(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("schedstat");
+    let first = text.split_whitespace().next().expect("a number");
+    first.parse().expect("a number")
+}
+
+/// Waits for `pid`; the CPU time of it and of all its waited-for descendants, nanoseconds.
+fn waited_cpu_time(pid: u32) -> u64 {
+    let mut status = 0;
+    // SAFETY: rusage is plain integers, for which zero is valid; both are valid to write.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        assert_eq!(
+            libc::wait4(pid as i32, &raw mut status, 0, &raw mut usage),
+            pid as i32
+        );
+        usage
+    };
+    let nanos = |time: libc::timeval| (time.tv_sec * 1_000_000 + time.tv_usec) as u64 * 1_000;
+    nanos(usage.ru_utime) + nanos(usage.ru_stime)
+}
+
+fn close(measured: u64, truth: u64, ratio: f64, slack: Duration) -> bool {
+    let off = measured.abs_diff(truth) as f64;
+    off <= truth as f64 * ratio + slack.as_nanos() as f64
+}
+
+/// The scheduler brings its own count up to date at its tick.
+const TICK: Duration = Duration::from_millis(10);
+
+fn within(measured: u64, least: u64, most: u64) -> bool {
+    (least..=most).contains(&measured)
+        || close(measured, least, 0.01, TICK)
+        || close(measured, most, 0.01, TICK)
+}
+
+#[test]
+fn a_busy_thread_is_seen_at_every_read_though_it_never_leaves_the_cpu() {
+    let mut running = start();
+    let mut child = gated("while :; do :; done");
+    assert!(running.owners.set(child.id(), SERVICE));
+    running.read();
+    let before = schedstat(child.id());
+    child.release();
+    let mut total = 0;
+    for _ in 0..10 {
+        sleep(Duration::from_millis(100));
+        // This test may be kept off the CPU between two looks, so the truth is a bracket.
+        let least = schedstat(child.id()) - before;
+        let seen = of(&running.read(), SERVICE);
+        let most = schedstat(child.id()) - before;
+        total += seen;
+        assert!(seen > 10_000_000, "it was busy: {seen}");
+        assert!(
+            within(total, least, most),
+            "{total} seen, {least} to {most} true"
+        );
+    }
+}
+
+#[test]
+fn short_lived_children_of_a_service_lose_nothing() {
+    let mut running = start();
+    let mut child = gated("i=0; while [ $i -lt 500 ]; do /bin/true; i=$((i+1)); done");
+    assert!(running.owners.set(child.id(), SERVICE));
+    let mut seen = of(&running.read(), SERVICE);
+    let idle_child = seen;
+    child.release();
+    let truth = waited_cpu_time(child.id());
+    // Its last slice may end a moment after it was waited for.
+    sleep(Duration::from_millis(20));
+    seen += of(&running.read(), SERVICE);
+    assert!(idle_child < 10_000_000);
+    assert!(truth > 20_000_000, "500 processes ran: {truth}");
+    assert!(
+        close(seen, truth, 0.05, TICK),
+        "seen {seen}, the kernel accounted {truth}"
     );
-    let _ = owners;
+}
+
+#[test]
+fn a_killed_process_keeps_its_time() {
+    let mut running = start();
+    let mut child = gated("while :; do :; done");
+    assert!(running.owners.set(child.id(), SERVICE));
+    running.read();
+    child.release();
+    sleep(Duration::from_millis(300));
+    child.kill();
+    let truth = waited_cpu_time(child.id());
+    sleep(Duration::from_millis(20));
+    let seen = of(&running.read(), SERVICE);
+    assert!(close(seen, truth, 0.02, TICK), "{seen} beside {truth}");
+}
+
+#[test]
+fn a_process_named_while_it_runs_counts_for_its_owner_from_then_on() {
+    let mut running = start();
+    let mut child = gated("while :; do :; done");
+    child.release();
+    sleep(Duration::from_millis(100));
+    assert_eq!(of(&running.read(), SERVICE), 0);
+    assert_eq!(running.owners.get(child.id()), Owner::Other);
+    // This test may be kept off the CPU anywhere here, so the truth is a bracket.
+    let before = schedstat(child.id());
+    assert!(running.owners.set(child.id(), SERVICE));
+    let named = schedstat(child.id());
+    sleep(Duration::from_millis(200));
+    let least = schedstat(child.id()) - named;
+    let seen = of(&running.read(), SERVICE);
+    let most = schedstat(child.id()) - before;
+    assert!(
+        within(seen, least, most),
+        "{seen} seen, {least} to {most} true"
+    );
+}
+
+#[test]
+fn every_cpu_nanosecond_is_owned_or_idle() {
+    let mut running = start();
+    let mut child = gated("while :; do /bin/true; done");
+    child.release();
+    let cpus = running.probe.cpus() as u64;
+    assert_eq!(
+        cpus,
+        std::thread::available_parallelism().expect("cpus").get() as u64
+    );
+    let (mut accounted, mut wall) = (0, 0);
+    for _ in 0..20 {
+        sleep(Duration::from_millis(25));
+        let window = running.read();
+        accounted += window.idle + window.owners.iter().map(|(_, nanos)| nanos).sum::<u64>();
+        wall += window.to.since(window.from);
+    }
+    // The window's two clocks are read one after the other.
+    assert!(
+        accounted.abs_diff(cpus * wall) < cpus * 2_000_000,
+        "accounted {accounted} of {}",
+        cpus * wall
+    );
+}
+
+#[test]
+fn a_command_the_agent_starts_is_not_the_agent() {
+    let mut running = start();
+    let mut child = gated("while :; do :; done");
+    child.release();
+    running.read();
+    sleep(Duration::from_millis(200));
+    let window = running.read();
+    assert_eq!(running.owners.get(std::process::id()), Owner::Agent);
+    assert_eq!(running.owners.get(child.id()), Owner::Other);
+    assert!(of(&window, Owner::Agent) < 50_000_000);
+    assert!(of(&window, Owner::Other) > 50_000_000);
+}
+
+#[test]
+fn a_forgotten_service_makes_room_and_its_processes_are_others() {
+    let mut running = start();
+    let child = gated("exit");
+    assert!(running.owners.set(child.id(), SERVICE));
+    running.owners.forget(ServiceId(7));
+    assert_eq!(running.owners.get(child.id()), Owner::Other);
+    for id in 100..400 {
+        assert!(
+            running
+                .owners
+                .set(child.id(), Owner::Service(ServiceId(id)))
+        );
+        running.owners.forget(ServiceId(id));
+    }
+    for id in 1_000..1_253 {
+        assert!(
+            running
+                .owners
+                .set(child.id(), Owner::Service(ServiceId(id)))
+        );
+    }
+    assert!(
+        !running
+            .owners
+            .set(child.id(), Owner::Service(ServiceId(2_000)))
+    );
+    assert_eq!(running.owners.refused(), 1);
+}
+
+#[test]
+fn the_ledger_is_told_each_owner_and_how_far() {
+    let mut running = start();
+    sleep(Duration::from_millis(30));
+    let window = running.read();
+    let events: Vec<Event> = window.events().collect();
+    assert_eq!(events.len(), window.owners.len() + 1);
+    assert!(matches!(events.last(), Some(Event::CpuUntil(until)) if *until == window.to));
+    for event in events.iter().take(window.owners.len()) {
+        assert!(
+            matches!(event, Event::Cpu(time) if time.from == window.from && time.to == window.to)
+        );
+    }
+}
+
+#[test]
+fn the_programs_are_healthy_and_know_their_cost() {
+    let running = start();
+    sleep(Duration::from_millis(200));
+    let health = running.loader.health();
+    let switch = health
+        .iter()
+        .find(|health| health.program == "sched_switch")
+        .expect("listed");
+    assert_eq!(switch.verdict, Verdict::Ok, "{}", switch.text);
+    assert!(switch.runs > 0);
+    let each = switch.seconds.expect("timed") / switch.runs as f64;
+    assert!((10e-9..100e-6).contains(&each), "{each} s a run");
+    let syscalls = health
+        .iter()
+        .find(|health| health.program == "sys_enter")
+        .expect("listed");
+    assert_eq!((syscalls.verdict, syscalls.runs), (Verdict::Off, 0));
 }
