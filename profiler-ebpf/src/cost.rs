@@ -37,6 +37,17 @@ impl Program {
     }
 }
 
+/// Cells of a CPU's cost counters: room for programs to come, in whole cache lines.
+pub const CELLS: usize = 16;
+
+const _: () = assert!(Program::ALL.len() <= CELLS);
+
+/// Words (8 bytes) of a [`Cost`].
+pub const COST_WORDS: usize = size_of::<Cost>() / 8;
+
+/// One CPU's cost counters, by program.
+pub type CpuCosts = [Cost; CELLS];
+
 /// One run in this many is timed; a power of two.
 pub const SAMPLE_EVERY: u64 = 1_024;
 

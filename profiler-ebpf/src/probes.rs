@@ -5,3 +5,6 @@ mod owners;
 mod requests;
 mod sched;
 mod syscalls;
+
+/// `BPF_F_MMAPABLE`: the agent reads the array as memory, without a system call.
+const MMAPABLE: u32 = 1 << 10;

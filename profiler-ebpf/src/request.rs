@@ -157,7 +157,7 @@ pub struct Slot {
     pub cursor: Cursor,
 }
 
-/// What was refused or lost, per CPU.
+/// What was refused or lost, on one CPU.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counters {
@@ -179,4 +179,6 @@ pub struct Counters {
     pub pipelined: u64,
     /// Slots ever used: the highest index + 1.
     pub high_water: u64,
+    /// Keeps two CPUs' counters out of one cache line.
+    pub padding: [u64; 7],
 }

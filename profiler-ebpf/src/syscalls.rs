@@ -75,11 +75,14 @@ impl Class {
 /// Cells of one service's counters; a power of two, so that a masked index stays inside.
 pub const CLASS_CELLS: usize = 16;
 
-/// One service's calls by class, on one CPU.
-pub type Counts = [u64; CLASS_CELLS];
+/// Rows of the counters, one a counted service; row 0 is nobody's. A power of two.
+pub const ROWS: usize = 32;
 
-/// Services that can be counted at a time; row 0 of the counters is nobody's.
-pub const ROWS: usize = 33;
+/// Cells of one CPU's counters.
+pub const CELLS: usize = ROWS * CLASS_CELLS;
+
+/// One CPU's counters: row by row, calls by class.
+pub type CpuCounts = [u64; CELLS];
 
 /// Entries of [`CLASSES`]; a power of two above every number in use.
 pub const NUMBERS: usize = 512;

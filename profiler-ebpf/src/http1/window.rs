@@ -193,16 +193,31 @@ impl Window {
         let mut next = cursor.wrapping_add(SEARCH as u64);
         self.set_found(0);
         while block < SEARCH {
-            let newlines = newlines(self.word(cursor, block));
-            if newlines != 0 {
-                let at = cursor.wrapping_add(block as u64).wrapping_add(first(newlines));
+            // Four words a test: most of them hold no newline.
+            let first_word = newlines(self.word(cursor, block));
+            let second_word = newlines(self.word(cursor, block + 8));
+            let third_word = newlines(self.word(cursor, block + 16));
+            let fourth_word = newlines(self.word(cursor, block + 24));
+            if (first_word | second_word | third_word | fourth_word) & MARKS != 0 {
+                let (marks, ahead) = if first_word & MARKS != 0 {
+                    (first_word, 0)
+                } else if second_word & MARKS != 0 {
+                    (second_word, 8)
+                } else if third_word & MARKS != 0 {
+                    (third_word, 16)
+                } else {
+                    (fourth_word, 24)
+                };
+                let at = cursor
+                    .wrapping_add(block as u64 + ahead)
+                    .wrapping_add(first(marks & MARKS));
                 next = at.wrapping_add(1);
                 if at < limit {
                     self.set_found(1);
                 }
                 break;
             }
-            block += 8;
+            block += 32;
         }
         self.set_cursor(if next < limit { next } else { limit });
     }
@@ -299,11 +314,14 @@ impl Default for Window {
     }
 }
 
-/// Marks (0x80) the newlines of a word; exact up to the first.
+/// The bits of [`newlines`] that count.
+const MARKS: u64 = 0x8080_8080_8080_8080;
+
+/// Marks the newlines of a word by their bytes' highest bits; exact up to the first.
 #[inline(always)]
 fn newlines(word: u64) -> u64 {
     let zeros = word ^ 0x0a0a_0a0a_0a0a_0a0a;
-    zeros.wrapping_sub(0x0101_0101_0101_0101) & !zeros & 0x8080_8080_8080_8080
+    zeros.wrapping_sub(0x0101_0101_0101_0101) & !zeros
 }
 
 /// Index of the first marked byte: a multiplication, since BPF has no count of trailing zeros.

@@ -11,9 +11,8 @@ use profiler_ebpf::ABSENT;
 use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::{AGENT, OTHER, OwnerIndex, PROCESSES_PER_ENTRY, entry_of};
 
+use super::MMAPABLE;
 use super::cost::Running;
-
-const MMAPABLE: u32 = 1 << 10;
 
 /// Sized by the loader from `kernel.pid_max`.
 #[map]

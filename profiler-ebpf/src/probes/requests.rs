@@ -265,11 +265,7 @@ unsafe fn append_line(slot: *mut Slot, buffer: *mut Buffer, kept: u64, filled: u
             .cast::<u8>()
             .add(mask::<0x3f>(kept) as usize);
         let from = (*buffer).window.bytes().as_ptr().add(FRONT);
-        bpf_probe_read_kernel(
-            at.cast::<c_void>(),
-            length as u32,
-            from.cast::<c_void>(),
-        );
+        bpf_probe_read_kernel(at.cast::<c_void>(), length as u32, from.cast::<c_void>());
         let facts = &mut (*slot).facts;
         facts.line_len = kept.wrapping_add(length) as u8;
         if whole || end >= room {

@@ -8,10 +8,9 @@ use aya_ebpf::programs::BtfTracePointContext;
 use profiler_ebpf::cost::Program;
 use profiler_ebpf::sched::CpuAccount;
 
+use super::MMAPABLE;
 use super::cost::Running;
 use super::owners::{TASK_TGID, owner_of, task_field};
-
-const MMAPABLE: u32 = 1 << 10;
 
 /// One account a CPU, sized by the loader. Not a per-CPU map: those cannot be read without a
 /// system call.

@@ -1,28 +1,27 @@
 //! Counts the system calls of chosen services by class. The hook slows every system call of the
 //! machine, so the agent attaches it only when somebody asks.
 
-use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_get_smp_processor_id};
 use aya_ebpf::macros::{btf_tracepoint, map};
-use aya_ebpf::maps::{Array, PerCpuArray};
+use aya_ebpf::maps::Array;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_ebpf::{EbpfContext as _, Global};
 use profiler_ebpf::ABSENT;
 use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::OWNERS;
-use profiler_ebpf::syscalls::{CLASS_CELLS, CLASSES, Class, Counts, NUMBERS};
+use profiler_ebpf::syscalls::{CELLS, CLASS_CELLS, CLASSES, Class, CpuCounts, NUMBERS};
 
+use super::MMAPABLE;
 use super::cost::Running;
 use super::owners::{owner_of, task_field};
-
-const MMAPABLE: u32 = 1 << 10;
 
 /// Each owner's row in the counters, by its index; 0 = not counted.
 #[map]
 static SYSCALL_ROWS: Array<[u8; OWNERS]> = Array::with_max_entries(1, MMAPABLE);
 
-/// Sized by the loader: one entry a row.
+/// One entry a CPU, sized by the loader.
 #[map]
-static SYSCALL_COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(1, 0);
+static SYSCALL_COUNTS: Array<CpuCounts> = Array::with_max_entries(1, MMAPABLE);
 
 #[unsafe(no_mangle)]
 static TASK_THREAD_STATUS: Global<u32> = Global::new(ABSENT);
@@ -43,7 +42,8 @@ fn sys_enter(ctx: BtfTracePointContext) -> i32 {
     if row == 0 {
         return 0;
     }
-    let Some(counts) = SYSCALL_COUNTS.get_ptr_mut(u32::from(row)) else {
+    // SAFETY: the helper has no preconditions.
+    let Some(counts) = SYSCALL_COUNTS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else {
         return 0;
     };
     let number: u64 = ctx.arg(1);
@@ -58,11 +58,12 @@ fn sys_enter(ctx: BtfTracePointContext) -> i32 {
             )
         };
     }
+    let cell = u64::from(row) * CLASS_CELLS as u64 + u64::from(class);
     // SAFETY: masked below the cells' number; the counters are this CPU's own.
     unsafe {
         let cell = counts
             .cast::<u64>()
-            .add(masked::<{ CLASS_CELLS as i32 - 1 }>(u64::from(class)));
+            .add(masked::<{ CELLS as i32 - 1 }>(cell));
         *cell = (*cell).wrapping_add(1);
     }
     0

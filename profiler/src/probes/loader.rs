@@ -6,16 +6,15 @@
 //! detaches everything.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::Map;
 use aya::programs::BtfTracePoint;
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
 use profiler_ebpf::ABSENT;
-use profiler_ebpf::cost::{Cost, Program};
+use profiler_ebpf::cost::{COST_WORDS, Cost, CpuCosts, Program};
 
 use super::btf::{self, Types};
 use super::health::{ProgramHealth, Tier, Verdict};
@@ -23,6 +22,11 @@ use super::load_error::{LoadError, ProbeError};
 use super::requirements;
 use crate::finding::Status;
 use super::shared_memory::{SharedArray, SharedMemory, Words};
+
+const COSTS: &str = "PROGRAM_COST";
+
+// SAFETY: repr(C), u64 only.
+unsafe impl Words for CpuCosts {}
 
 /// A kernel struct's member whose offset a program reads as a global.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +95,7 @@ pub struct Loader {
     object: Ebpf,
     types: Btf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    costs: PerCpuArray<MapData, [u64; 3]>,
+    costs: SharedArray<CpuCosts>,
     missing: Vec<(Field, String)>,
     fates: BTreeMap<&'static str, Fate>,
     map_bytes: Vec<(String, u64)>,
@@ -109,11 +113,7 @@ impl Loader {
     /// Checks that the machine can run probes, finds the fields' offsets and makes the maps. No
     /// program is loaded yet.
     pub fn new(options: &Options) -> Result<Self, LoadError> {
-        Self::with_root(options, Path::new("/"))
-    }
-
-    fn with_root(options: &Options, root: &Path) -> Result<Self, LoadError> {
-        if let Some(check) = requirements::check(root)
+        if let Some(check) = requirements::check(Path::new("/"))
             .into_iter()
             .find(|check| check.status == Status::Fail)
         {
@@ -146,6 +146,7 @@ impl Loader {
         for (map, entries) in &options.entries {
             loader.map_max_entries(map, *entries);
         }
+        loader.map_max_entries(COSTS, possible_cpus());
         loader.override_global(aya_log::LEVEL, &log_level, false);
         let mut object = loader.load(super::object()).map_err(LoadError::from_load)?;
 
@@ -153,10 +154,10 @@ impl Loader {
             .maps()
             .filter_map(|(name, map)| Some((name.to_owned(), map_info(map)?.memory)))
             .collect();
-        let costs = object
-            .take_map("PROGRAM_COST")
-            .and_then(|map| PerCpuArray::try_from(map).ok())
-            .ok_or(LoadError::Incomplete("PROGRAM_COST"))?;
+        let costs = shared_memory(&object, COSTS, false)
+            .ok()
+            .and_then(SharedArray::new)
+            .ok_or(LoadError::Incomplete(COSTS))?;
         // Without a log statement in the object there is no log to read.
         let logger = EbpfLogger::init(&mut object).ok();
         Ok(Self {
@@ -249,24 +250,13 @@ impl Loader {
 
     /// An array (made with `BPF_F_MMAPABLE`) as memory to read.
     pub fn shared_array<T: Words>(&self, name: &'static str) -> Result<SharedArray<T>, ProbeError> {
-        SharedArray::new(self.shared_memory(name, false)?).ok_or(ProbeError::MapShape { map: name })
+        SharedArray::new(shared_memory(&self.object, name, false)?)
+            .ok_or(ProbeError::MapShape { map: name })
     }
 
     /// An array of bytes (made with `BPF_F_MMAPABLE`) as memory to read and write.
-    pub(crate) fn shared_memory(
-        &self,
-        name: &'static str,
-        writable: bool,
-    ) -> Result<SharedMemory, ProbeError> {
-        let map = self
-            .object
-            .map(name)
-            .ok_or(ProbeError::NoMap { map: name })?;
-        let (Map::Array(data), Some(info)) = (map, map_info(map)) else {
-            return Err(ProbeError::MapShape { map: name });
-        };
-        SharedMemory::new(data.fd().as_fd(), info.entries, info.value_bytes, writable)
-            .map_err(|source| ProbeError::Map { map: name, source })
+    pub(crate) fn shared_bytes(&self, name: &'static str) -> Result<SharedMemory, ProbeError> {
+        shared_memory(&self.object, name, true)
     }
 
     /// Kernel fields that were not found, with the reason.
@@ -288,19 +278,18 @@ impl Loader {
         }
     }
 
-    /// What a program cost so far, over all CPUs; `None` if it cannot be read.
-    pub fn cost(&self, program: Program) -> Option<Cost> {
-        let cells = self.costs.get(&(program as u32), 0).ok()?;
-        Some(
-            cells
-                .iter()
-                .map(|[runs, timed, timed_ns]| Cost {
-                    runs: *runs,
-                    timed: *timed,
-                    timed_ns: *timed_ns,
+    /// What a program cost so far, over all CPUs. No system call.
+    pub fn cost(&self, program: Program) -> Cost {
+        let first = program as usize * COST_WORDS;
+        (0..self.costs.len())
+            .filter_map(|cpu| {
+                Some(Cost {
+                    runs: self.costs.word(cpu, first)?,
+                    timed: self.costs.word(cpu, first + 1)?,
+                    timed_ns: self.costs.word(cpu, first + 2)?,
                 })
-                .fold(Cost::default(), Cost::plus),
-        )
+            })
+            .fold(Cost::default(), Cost::plus)
     }
 
     /// Every program's verdict and cost.
@@ -308,7 +297,7 @@ impl Loader {
         Program::ALL
             .into_iter()
             .map(|program| {
-                let cost = self.cost(program).unwrap_or_default();
+                let cost = self.cost(program);
                 let fate = self.fates.get(program.name());
                 ProgramHealth {
                     program: program.name(),
@@ -330,6 +319,19 @@ impl Loader {
             .ok()?
             .verified_instruction_count()
     }
+}
+
+fn shared_memory(
+    object: &Ebpf,
+    name: &'static str,
+    writable: bool,
+) -> Result<SharedMemory, ProbeError> {
+    let map = object.map(name).ok_or(ProbeError::NoMap { map: name })?;
+    let (Map::Array(data), Some(info)) = (map, map_info(map)) else {
+        return Err(ProbeError::MapShape { map: name });
+    };
+    SharedMemory::new(data.fd().as_fd(), info.entries, info.value_bytes, writable)
+        .map_err(|source| ProbeError::Map { map: name, source })
 }
 
 struct MapInfo {
@@ -374,7 +376,12 @@ pub(crate) fn pid_max() -> Option<u32> {
         .ok()
 }
 
-/// CPUs that may ever come online.
-pub(crate) fn possible_cpus() -> io::Result<usize> {
-    aya::util::nr_cpus().map_err(|(_, error)| error)
+/// CPUs that may ever come online: entries of an array with one entry a CPU. If the kernel does
+/// not say, its largest number: memory is then spent on CPUs that do not exist.
+pub(crate) fn possible_cpus() -> u32 {
+    const MOST_CPUS: u32 = 8_192;
+    aya::util::nr_cpus()
+        .ok()
+        .and_then(|cpus| u32::try_from(cpus).ok())
+        .unwrap_or(MOST_CPUS)
 }

@@ -56,7 +56,7 @@ impl Owners {
     /// If only the inheritance fails, its verdict says so and the table still works: a service's
     /// new children are then `Other` until the agent names them.
     pub fn attach(loader: &mut Loader) -> Result<Self, ProbeError> {
-        let table = loader.shared_memory(TABLE, true)?;
+        let table = loader.shared_bytes(TABLE)?;
         let mut names = vec![None; OWNERS];
         for (index, owner) in [(OTHER, Owner::Other), (AGENT, Owner::Agent)] {
             if let Some(name) = names.get_mut(index as usize) {

@@ -2,21 +2,22 @@
 //!
 //! In: the owners table (whose processes are followed), the kernel side's slots, ring and
 //! counters. Out: [`Observed`] requests for the ledger, a moment up to which all is told, and
-//! what was lost. A poll reads memory; it makes one system call.
+//! what was lost. A poll reads memory and makes no system call, but to forget a quiet Unix socket
+//! (where that is refused, such sockets keep their slots).
 
 mod follower;
 mod observed;
 
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf, Stack};
+use aya::maps::{HashMap, Map, MapData, RingBuf, Stack};
 use profiler_ebpf::owners::OwnerIndex;
 use profiler_ebpf::request::{Counters, Facts, Phase, SLOTS, Slot};
 
 pub use observed::Observed;
 
 use super::load_error::ProbeError;
-use super::loader::{Field, Loader, Options};
+use super::loader::{Field, Loader, Options, possible_cpus};
 use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
@@ -73,13 +74,13 @@ struct Copied(Slot);
 unsafe impl Words for Copied {}
 const _: () = assert!(size_of::<Slot>() == 256 && size_of::<Facts>() == 176);
 
-/// The per-CPU counters as the map library takes them.
+/// A copy of one CPU's counters.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct CpuCounters(Counters);
 
 // SAFETY: `repr(C)`, `u64` fields only.
-unsafe impl aya::Pod for CpuCounters {}
+unsafe impl Words for CpuCounters {}
 
 /// What the probe refused or lost since it was attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -136,7 +137,7 @@ impl Losses {
 pub struct RequestProbe {
     slots: SharedArray<Copied>,
     ring: RingBuf<MapData>,
-    counters: PerCpuArray<MapData, CpuCounters>,
+    counters: SharedArray<CpuCounters>,
     sockets: HashMap<MapData, u64, u32>,
     free: Stack<MapData, u32>,
     /// False where a TCP socket's end cannot be seen.
@@ -147,6 +148,7 @@ pub struct RequestProbe {
     follower: Follower,
     totals: Counters,
     swept: Timestamp,
+    socket_idle: u64,
 }
 
 impl std::fmt::Debug for RequestProbe {
@@ -166,7 +168,8 @@ impl RequestProbe {
             .map_entries("REQUEST_SOCKETS", SLOTS)
             .map_entries("REQUEST_SLOTS", SLOTS)
             .map_entries("REQUEST_FREE_SLOTS", SLOTS)
-            .map_entries("REQUEST_RING", RING_BYTES);
+            .map_entries("REQUEST_RING", RING_BYTES)
+            .map_entries("REQUEST_COUNTERS", possible_cpus());
     }
 
     /// Attaches the three programs. Requests of processes that [`Owners`] gives to a service are
@@ -177,7 +180,7 @@ impl RequestProbe {
     pub fn attach(loader: &mut Loader) -> Result<Self, ProbeError> {
         let slots = loader.shared_array("REQUEST_SLOTS")?;
         let ring = typed("REQUEST_RING", loader.take_map("REQUEST_RING")?)?;
-        let counters = typed("REQUEST_COUNTERS", loader.take_map("REQUEST_COUNTERS")?)?;
+        let counters = loader.shared_array("REQUEST_COUNTERS")?;
         let sockets = typed("REQUEST_SOCKETS", loader.take_map("REQUEST_SOCKETS")?)?;
         let free: Stack<MapData, u32> =
             typed("REQUEST_FREE_SLOTS", loader.take_map("REQUEST_FREE_SLOTS")?)?;
@@ -193,8 +196,9 @@ impl RequestProbe {
             follower: Follower::default(),
             totals: Counters::default(),
             swept: Timestamp::now(),
+            socket_idle: SOCKET_IDLE,
         };
-        for index in (0..SLOTS).rev() {
+        for index in (0..probe.slots.len() as u32).rev() {
             probe
                 .free
                 .push(index, 0)
@@ -273,28 +277,36 @@ impl RequestProbe {
         }
     }
 
+    /// A socket without an end that can be seen (a Unix socket) is forgotten after `idle` without
+    /// a request; 60 s unless set.
+    pub const fn forget_sockets_after(&mut self, idle: Duration) {
+        self.socket_idle = idle.as_nanos() as u64;
+    }
+
+    /// Sockets followed at this moment. Makes a system call for each.
+    pub fn sockets(&self) -> usize {
+        self.sockets.keys().filter_map(Result::ok).count()
+    }
+
     /// Requests that began since the probe was attached, as of the last poll.
     pub const fn started(&self) -> u64 {
         self.totals.started
     }
 
     fn read_counters(&mut self) {
-        // A failed read leaves the totals of the last poll.
-        if let Ok(cpus) = self.counters.get(&0, 0) {
-            self.totals = cpus
-                .iter()
-                .fold(Counters::default(), |sum, CpuCounters(cpu)| Counters {
-                    started: sum.started + cpu.started,
-                    finished: sum.finished + cpu.finished,
-                    ring_full: sum.ring_full + cpu.ring_full,
-                    slots_exhausted: sum.slots_exhausted + cpu.slots_exhausted,
-                    unreadable: sum.unreadable + cpu.unreadable,
-                    malformed: sum.malformed + cpu.malformed,
-                    drained: sum.drained + cpu.drained,
-                    pipelined: sum.pipelined + cpu.pipelined,
-                    high_water: sum.high_water.max(cpu.high_water),
-                });
-        }
+        let cpus = (0..self.counters.len()).filter_map(|cpu| self.counters.get(cpu));
+        self.totals = cpus.fold(Counters::default(), |sum, CpuCounters(cpu)| Counters {
+            started: sum.started + cpu.started,
+            finished: sum.finished + cpu.finished,
+            ring_full: sum.ring_full + cpu.ring_full,
+            slots_exhausted: sum.slots_exhausted + cpu.slots_exhausted,
+            unreadable: sum.unreadable + cpu.unreadable,
+            malformed: sum.malformed + cpu.malformed,
+            drained: sum.drained + cpu.drained,
+            pipelined: sum.pipelined + cpu.pipelined,
+            high_water: sum.high_water.max(cpu.high_water),
+            padding: [0; 7],
+        });
     }
 
     fn read_slots(
@@ -359,7 +371,7 @@ impl RequestProbe {
                 continue;
             };
             let quiet = facts.phase == Phase::IDLE
-                && now.since(observed::latest(&facts)) > SOCKET_IDLE;
+                && now.since(observed::latest(&facts)) > self.socket_idle;
             let endless = facts.family == AF_UNIX || !self.sees_ends;
             if quiet
                 && endless

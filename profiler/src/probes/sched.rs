@@ -68,14 +68,14 @@ impl CpuWindow {
 pub struct SchedProbe {
     accounts: SharedArray<CpuAccount>,
     readers: Vec<CpuReader>,
+    looks: Vec<Look>,
     last: Timestamp,
 }
 
 impl SchedProbe {
     /// What the probe needs of the loader, beside what [`Owners::configure`] adds.
     pub fn configure(options: &mut Options) {
-        let cpus = possible_cpus().unwrap_or(1);
-        options.map_entries(ACCOUNTS, u32::try_from(cpus).unwrap_or(u32::MAX));
+        options.map_entries(ACCOUNTS, possible_cpus());
     }
 
     /// Attaches the probe, lets each CPU publish its first slice, and checks that it does.
@@ -87,10 +87,7 @@ impl SchedProbe {
             what: "a thread to visit each CPU",
             source,
         })?;
-        if loader
-            .cost(Program::SchedSwitch)
-            .is_some_and(|cost| cost.runs == 0)
-        {
+        if loader.cost(Program::SchedSwitch).runs == 0 {
             let error = ProbeError::Silent { program: PROGRAM };
             loader.mark(PROGRAM, error.verdict(), error.to_string());
             return Err(error);
@@ -98,6 +95,7 @@ impl SchedProbe {
         let mut probe = Self {
             accounts,
             readers: (0..cpus).map(|_| CpuReader::new(OWNERS)).collect(),
+            looks: vec![Look::new(); cpus],
             last: Timestamp::now(),
         };
         // What lies before the first window is told to nobody.
@@ -107,16 +105,15 @@ impl SchedProbe {
 
     /// On-CPU time since the last read, by the owners of now. No system call but the clock's.
     pub fn read(&mut self, owners: &Owners) -> CpuWindow {
-        let (to, now) = (Timestamp::now(), monotonic());
         let used = owners.used();
+        let (to, now) = self.look(used);
         let mut gains = [0u64; OWNERS];
-        let mut booked = [0u64; OWNERS];
-        for (cpu, reader) in self.readers.iter_mut().enumerate() {
-            let Some((since, tgid)) = snapshot(&self.accounts, cpu, used, &mut booked) else {
-                continue;
-            };
-            let index = owners.index_of_process(tgid);
-            reader.advance(&booked[..used], since, index as usize, now, &mut gains);
+        for (reader, look) in self.readers.iter_mut().zip(&self.looks) {
+            if look.since != 0 {
+                let running = owners.index_of_process(look.tgid) as usize;
+                let booked = look.booked.get(..used).unwrap_or(&look.booked);
+                reader.advance(booked, look.since, running, now, &mut gains);
+            }
         }
         let mut window = CpuWindow {
             from: self.last,
@@ -140,6 +137,25 @@ impl SchedProbe {
         window
     }
 
+    /// Looks at every CPU's account at one moment, which it returns. If the agent lost the CPU
+    /// meanwhile it looks again: else slices that ended after that moment would have to be told
+    /// apart by guess.
+    fn look(&mut self, used: usize) -> (Timestamp, u64) {
+        const TRIES: usize = 4;
+        const QUICK: u64 = 200_000;
+        let mut tries = 0;
+        loop {
+            let moment = (Timestamp::now(), monotonic());
+            for (cpu, look) in self.looks.iter_mut().enumerate() {
+                look.take(&self.accounts, cpu, used);
+            }
+            tries += 1;
+            if tries == TRIES || monotonic().saturating_sub(moment.1) < QUICK {
+                return moment;
+            }
+        }
+    }
+
     /// CPUs whose account has begun. A CPU the agent may not visit begins at its next switch.
     pub fn cpus(&self) -> usize {
         (0..self.accounts.len())
@@ -155,30 +171,45 @@ impl SchedProbe {
 const SINCE: usize = 0;
 const TGID: usize = 1;
 
-/// One CPU's account at one moment: start of the running slice, its process, and the first `used`
-/// cells. `None` before the CPU's first switch. Read again if a switch came in between; a torn
-/// account after many tries does no lasting harm, see [`CpuReader`].
-fn snapshot(
-    accounts: &SharedArray<CpuAccount>,
-    cpu: usize,
-    used: usize,
-    booked: &mut [u64; OWNERS],
-) -> Option<(u64, u32)> {
-    const TRIES: usize = 8;
-    let mut since = accounts.word(cpu, SINCE)?;
-    let mut tgid = 0;
-    for _ in 0..TRIES {
-        tgid = accounts.word(cpu, TGID)?;
-        for (index, cell) in booked.iter_mut().take(used).enumerate() {
-            *cell = accounts.word(cpu, HEADER_WORDS + index)?;
+/// One CPU's account at one moment.
+#[derive(Debug, Clone)]
+struct Look {
+    /// Start of the running slice; 0 before the CPU's first switch.
+    since: u64,
+    /// Its process.
+    tgid: u32,
+    /// Ended slices by owner.
+    booked: Vec<u64>,
+}
+
+impl Look {
+    fn new() -> Self {
+        Self {
+            since: 0,
+            tgid: 0,
+            booked: vec![0; OWNERS],
         }
-        let after = accounts.word(cpu, SINCE)?;
-        if after == since {
-            break;
-        }
-        since = after;
     }
-    (since != 0).then_some((since, tgid as u32))
+
+    /// Reads the first `used` cells; reads again if a switch came in between. A torn account
+    /// after many tries does no lasting harm, see [`CpuReader`].
+    fn take(&mut self, accounts: &SharedArray<CpuAccount>, cpu: usize, used: usize) {
+        const TRIES: usize = 8;
+        let since = || accounts.word(cpu, SINCE).unwrap_or(0);
+        self.since = since();
+        for _ in 0..TRIES {
+            self.tgid = accounts.word(cpu, TGID).unwrap_or(0) as u32;
+            for (index, cell) in self.booked.iter_mut().take(used).enumerate() {
+                if let Some(booked) = accounts.word(cpu, HEADER_WORDS + index) {
+                    *cell = booked;
+                }
+            }
+            let before = std::mem::replace(&mut self.since, since());
+            if before == self.since {
+                break;
+            }
+        }
+    }
 }
 
 /// The clock of the kernel side's slices. It stands still in suspend, as every process does.

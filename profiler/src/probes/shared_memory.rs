@@ -130,11 +130,12 @@ pub struct SharedArray<T> {
 impl<T: Words> SharedArray<T> {
     /// `memory` as an array of `T`; `None` if its entries are not of that size.
     pub(crate) fn new(memory: SharedMemory) -> Option<Self> {
-        (size_of::<T>().next_multiple_of(8) == memory.entry_bytes() && size_of::<T>() % 8 == 0)
-            .then_some(Self {
-                memory,
-                entry: PhantomData,
-            })
+        (size_of::<T>().next_multiple_of(8) == memory.entry_bytes()
+            && size_of::<T>().is_multiple_of(8))
+        .then_some(Self {
+            memory,
+            entry: PhantomData,
+        })
     }
 
     /// Entries.

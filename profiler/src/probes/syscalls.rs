@@ -1,15 +1,14 @@
 //! System calls of chosen services by class. Opt-in: attached, the hook slows every system call
 //! of the machine a little, also of processes that nobody counts.
 
-use aya::maps::{MapData, PerCpuArray};
 use profiler_ebpf::owners::{FIRST_SERVICE, OWNERS};
-use profiler_ebpf::syscalls::{CLASS_CELLS, Class, ROWS};
+use profiler_ebpf::syscalls::{CLASS_CELLS, Class, CpuCounts, ROWS};
 
 use super::health::Verdict;
 use super::load_error::ProbeError;
-use super::loader::{Field, Loader, Options};
+use super::loader::{Field, Loader, Options, possible_cpus};
 use super::owners::Owners;
-use super::shared_memory::SharedMemory;
+use super::shared_memory::{SharedArray, SharedMemory, Words};
 use crate::ledger::ServiceId;
 
 const PROGRAM: &str = "sys_enter";
@@ -24,6 +23,9 @@ const FIELDS: &[Field] = &[Field {
     member: "thread_info.status",
     programs: &[],
 }];
+
+// SAFETY: u64 only.
+unsafe impl Words for CpuCounts {}
 
 /// One service's calls since it was first counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +56,10 @@ struct Counted {
 }
 
 /// The running probe.
+#[derive(Debug)]
 pub struct SyscallProbe {
     rows: SharedMemory,
-    counts: PerCpuArray<MapData, [u64; CLASS_CELLS]>,
+    counts: SharedArray<CpuCounts>,
     counted: Vec<Counted>,
 }
 
@@ -73,10 +76,10 @@ impl SyscallProbe {
     /// What the probe needs of the loader, beside what [`Owners::configure`] adds. Leave it out
     /// if the probe will not be asked for: its counters take memory on each CPU.
     pub fn configure(options: &mut Options) {
-        options.fields(FIELDS).map_entries(COUNTS, ROWS as u32);
+        options.fields(FIELDS).map_entries(COUNTS, possible_cpus());
     }
 
-    /// Attaches the probe; nothing is counted yet. Once per loader.
+    /// Attaches the probe; nothing is counted yet.
     pub fn attach(loader: &mut Loader) -> Result<Self, ProbeError> {
         if !cfg!(target_arch = "x86_64") {
             let error = ProbeError::Unsupported {
@@ -86,9 +89,9 @@ impl SyscallProbe {
             loader.mark(PROGRAM, Verdict::Unsupported, error.to_string());
             return Err(error);
         }
-        let rows = loader.shared_memory(ROW_TABLE, true)?;
+        let rows = loader.shared_bytes(ROW_TABLE)?;
+        let counts = loader.shared_array(COUNTS)?;
         loader.attach_btf_tracepoint(PROGRAM, PROGRAM)?;
-        let counts = PerCpuArray::try_from(loader.take_map(COUNTS)?).map_err(map_error)?;
         Ok(Self {
             rows,
             counts,
@@ -99,11 +102,7 @@ impl SyscallProbe {
     /// Counts the calls of `services` from now on, and of no others. A service that was counted
     /// goes on; one that has no process in `owners` yet is left out until the next call. Returns
     /// how many there was no room for.
-    pub fn set_services(
-        &mut self,
-        owners: &Owners,
-        services: &[ServiceId],
-    ) -> Result<usize, ProbeError> {
+    pub fn set_services(&mut self, owners: &Owners, services: &[ServiceId]) -> usize {
         self.counted
             .retain(|counted| services.contains(&counted.service));
         let mut refused = 0;
@@ -122,7 +121,7 @@ impl SyscallProbe {
                 refused += 1;
                 continue;
             };
-            let base = self.row(row)?;
+            let base = self.row(row);
             self.counted.push(Counted {
                 service: *service,
                 row,
@@ -137,22 +136,22 @@ impl SyscallProbe {
                 .map_or(0, |counted| counted.row);
             self.rows.set_byte(index, row);
         }
-        Ok(refused)
+        refused
     }
 
-    /// Every counted service's calls since it was first counted. One system call a service.
-    pub fn read(&self) -> Result<Vec<SyscallCounts>, ProbeError> {
+    /// Every counted service's calls since it was first counted. No system call.
+    pub fn read(&self) -> Vec<SyscallCounts> {
         self.counted
             .iter()
             .map(|counted| {
-                let mut by_class = self.row(counted.row)?;
+                let mut by_class = self.row(counted.row);
                 for (now, base) in by_class.iter_mut().zip(counted.base) {
                     *now = now.wrapping_sub(base);
                 }
-                Ok(SyscallCounts {
+                SyscallCounts {
                     service: counted.service,
                     by_class,
-                })
+                }
             })
             .collect()
     }
@@ -162,21 +161,17 @@ impl SyscallProbe {
         loader.detach(PROGRAM);
     }
 
-    fn row(&self, row: u8) -> Result<[u64; CLASS_CELLS], ProbeError> {
-        let cpus = self.counts.get(&u32::from(row), 0).map_err(map_error)?;
+    fn row(&self, row: u8) -> [u64; CLASS_CELLS] {
         let mut sums = [0u64; CLASS_CELLS];
-        for cpu in cpus.iter() {
-            for (sum, count) in sums.iter_mut().zip(cpu) {
-                *sum = sum.wrapping_add(*count);
+        for cpu in 0..self.counts.len() {
+            for (class, sum) in sums.iter_mut().enumerate() {
+                let count = self
+                    .counts
+                    .word(cpu, row as usize * CLASS_CELLS + class)
+                    .unwrap_or(0);
+                *sum = sum.wrapping_add(count);
             }
         }
-        Ok(sums)
-    }
-}
-
-fn map_error(error: aya::maps::MapError) -> ProbeError {
-    ProbeError::Map {
-        map: COUNTS,
-        source: std::io::Error::other(error),
+        sums
     }
 }

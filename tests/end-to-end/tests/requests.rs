@@ -1,5 +1,7 @@
 //! Requests on the real kernel, from servers that do what servers do. Root.
 
+#[path = "requests/limits.rs"]
+mod limits;
 #[path = "requests/servers.rs"]
 mod servers;
 #[path = "requests/watch.rs"]
@@ -46,8 +48,17 @@ fn the_programs_and_maps_stay_within_their_bounds() {
 
 #[test]
 fn a_streamed_response_is_counted_for_any_cut_of_its_sends() {
-    let Some(mut watch) = Watch::this_process() else { return };
-    for sizes in [&[1usize][..], &[7], &[300, 1, 40], &[5_000], &[63, 64, 65], &[1 << 20]] {
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
+    for sizes in [
+        &[1usize][..],
+        &[7],
+        &[300, 1, 40],
+        &[5_000],
+        &[63, 64, 65],
+        &[1 << 20],
+    ] {
         let port = exchange(
             |mut stream| {
                 read_request(&mut stream);
@@ -64,7 +75,9 @@ fn a_streamed_response_is_counted_for_any_cut_of_its_sends() {
                 assert!(read_until(&mut stream, LAST_CHUNK.as_bytes()));
             },
         );
-        let [seen] = watch.wait(port, 1)[..] else { unreachable!() };
+        let [seen] = watch.wait(port, 1)[..] else {
+            unreachable!()
+        };
         assert_eq!(outcome(&seen), Some(Outcome::Done), "{sizes:?}");
         assert_eq!(seen.request.chunks, 120, "{sizes:?}");
         assert_eq!((seen.request.status, seen.request.streamed), (200, true));
@@ -78,7 +91,9 @@ fn a_streamed_response_is_counted_for_any_cut_of_its_sends() {
 
 #[test]
 fn events_cut_by_chunk_borders_are_counted_once() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let port = exchange(
         |mut stream| {
             read_request(&mut stream);
@@ -101,7 +116,9 @@ fn events_cut_by_chunk_borders_are_counted_once() {
 
 #[test]
 fn lines_of_json_are_counted_and_trailers_are_not() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let port = exchange(
         |mut stream| {
             read_request(&mut stream);
@@ -117,22 +134,35 @@ fn lines_of_json_are_counted_and_trailers_are_not() {
             assert!(read_until(&mut stream, b"X-More: 1\r\n\r\n"));
         },
     );
-    let [seen] = watch.wait(port, 1)[..] else { unreachable!() };
-    assert_eq!((seen.request.chunks, outcome(&seen)), (30, Some(Outcome::Done)));
+    let [seen] = watch.wait(port, 1)[..] else {
+        unreachable!()
+    };
+    assert_eq!(
+        (seen.request.chunks, outcome(&seen)),
+        (30, Some(Outcome::Done))
+    );
 }
 
 #[test]
 fn time_to_first_data_ends_at_the_body_not_at_the_status_line() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let pause = Duration::from_millis(60);
     let port = exchange(
         |mut stream| {
             read_request(&mut stream);
-            stream.write_all(stream_head("text/event-stream").as_bytes()).expect("sent");
+            stream
+                .write_all(stream_head("text/event-stream").as_bytes())
+                .expect("sent");
             thread::sleep(pause);
-            stream.write_all(chunk("data: a\n\ndata: b\n\n").as_bytes()).expect("sent");
+            stream
+                .write_all(chunk("data: a\n\ndata: b\n\n").as_bytes())
+                .expect("sent");
             thread::sleep(pause);
-            stream.write_all(chunk("data: c\n\n").as_bytes()).expect("sent");
+            stream
+                .write_all(chunk("data: c\n\n").as_bytes())
+                .expect("sent");
             thread::sleep(pause);
             stream.write_all(LAST_CHUNK.as_bytes()).expect("sent");
         },
@@ -141,18 +171,35 @@ fn time_to_first_data_ends_at_the_body_not_at_the_status_line() {
             assert!(read_until(&mut stream, LAST_CHUNK.as_bytes()));
         },
     );
-    let [seen] = watch.wait(port, 1)[..] else { unreachable!() };
+    let [seen] = watch.wait(port, 1)[..] else {
+        unreachable!()
+    };
     let request = seen.request;
     let after = |nanos: u64| nanos >= pause.as_nanos() as u64;
-    assert!(after(request.first_data.expect("a body").since(request.start)));
-    assert!(after(request.last_data.expect("a body").since(request.first_data.expect("a body"))));
-    assert!(after(request.end.expect("ended").at.since(request.last_data.expect("a body"))));
+    assert!(after(
+        request.first_data.expect("a body").since(request.start)
+    ));
+    assert!(after(
+        request
+            .last_data
+            .expect("a body")
+            .since(request.first_data.expect("a body"))
+    ));
+    assert!(after(
+        request
+            .end
+            .expect("ended")
+            .at
+            .since(request.last_data.expect("a body"))
+    ));
     assert_eq!((request.chunks, seen.first_chunks), (3, 2));
 }
 
 #[test]
 fn a_request_in_flight_is_told_as_it_stands() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let (listener, port) = listen();
     let mut client = connect(port);
     let (mut server, _) = listener.accept().expect("a client");
@@ -160,19 +207,37 @@ fn a_request_in_flight_is_told_as_it_stands() {
     read_request(&mut server);
     watch.poll();
     let alive = |watch: &Watch| {
-        let last = watch.told.iter().filter(|seen| seen.port == port).next_back();
-        last.map(|seen| (seen.request.status, seen.request.chunks, seen.request.end.is_some()))
+        let last = watch
+            .told
+            .iter()
+            .filter(|seen| seen.port == port)
+            .next_back();
+        last.map(|seen| {
+            (
+                seen.request.status,
+                seen.request.chunks,
+                seen.request.end.is_some(),
+            )
+        })
     };
     assert_eq!(alive(&watch), Some((0, 0, false)));
-    server.write_all(stream_head("text/event-stream").as_bytes()).expect("sent");
+    server
+        .write_all(stream_head("text/event-stream").as_bytes())
+        .expect("sent");
     for chunks in 1..4 {
-        server.write_all(chunk("data: x\n\n").as_bytes()).expect("sent");
+        server
+            .write_all(chunk("data: x\n\n").as_bytes())
+            .expect("sent");
         watch.poll();
         assert_eq!(alive(&watch), Some((200, chunks, false)));
     }
     let told = watch.told.len();
     watch.poll();
-    assert_eq!(watch.told.len(), told, "what has not changed is not told again");
+    assert_eq!(
+        watch.told.len(),
+        told,
+        "what has not changed is not told again"
+    );
     server.write_all(LAST_CHUNK.as_bytes()).expect("sent");
     assert!(read_until(&mut client, LAST_CHUNK.as_bytes()));
     watch.poll();
@@ -181,13 +246,17 @@ fn a_request_in_flight_is_told_as_it_stands() {
 
 #[test]
 fn a_client_that_leaves_early_is_aborted_at_that_moment() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     // A server that only writes learns it from its writes; one that reads, from its reads.
     for reads in [false, true] {
         let port = exchange(
             |mut stream| {
                 read_request(&mut stream);
-                stream.write_all(stream_head("text/event-stream").as_bytes()).expect("sent");
+                stream
+                    .write_all(stream_head("text/event-stream").as_bytes())
+                    .expect("sent");
                 for _ in 0..20 {
                     if stream.write_all(chunk("data: x\n\n").as_bytes()).is_err() {
                         break;
@@ -211,7 +280,9 @@ fn a_client_that_leaves_early_is_aborted_at_that_moment() {
                 }
             },
         );
-        let [seen] = watch.wait(port, 1)[..] else { unreachable!() };
+        let [seen] = watch.wait(port, 1)[..] else {
+            unreachable!()
+        };
         assert_eq!(outcome(&seen), Some(Outcome::Aborted), "reads: {reads}");
         assert!(seen.request.chunks >= 1);
     }
@@ -219,29 +290,39 @@ fn a_client_that_leaves_early_is_aborted_at_that_moment() {
 
 #[test]
 fn a_server_that_closes_before_the_end_leaves_an_incomplete_request() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let port = exchange(
         |mut stream| {
             read_request(&mut stream);
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").expect("sent");
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+                .expect("sent");
         },
         |mut stream| {
             stream.write_all(POST).expect("sent");
             read_all(&mut stream);
         },
     );
-    let [seen] = watch.wait(port, 1)[..] else { unreachable!() };
+    let [seen] = watch.wait(port, 1)[..] else {
+        unreachable!()
+    };
     assert_eq!(outcome(&seen), Some(Outcome::Incomplete));
     assert_eq!(seen.request.end.map(|end| end.at), seen.request.last_data);
 }
 
 #[test]
 fn a_response_that_ends_with_its_connection_is_done() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let port = exchange(
         |mut stream| {
             read_request(&mut stream);
-            stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").expect("sent");
+            stream
+                .write_all(b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+                .expect("sent");
             send_cut(&mut stream, "data: x\n\n".repeat(40).as_bytes(), &[13]);
         },
         |mut stream| {
@@ -249,14 +330,21 @@ fn a_response_that_ends_with_its_connection_is_done() {
             read_all(&mut stream);
         },
     );
-    let [seen] = watch.wait(port, 1)[..] else { unreachable!() };
-    assert_eq!((outcome(&seen), seen.request.chunks), (Some(Outcome::Done), 40));
+    let [seen] = watch.wait(port, 1)[..] else {
+        unreachable!()
+    };
+    assert_eq!(
+        (outcome(&seen), seen.request.chunks),
+        (Some(Outcome::Done), 40)
+    );
     assert_eq!(seen.request.end.map(|end| end.at), seen.request.last_data);
 }
 
 #[test]
 fn a_request_that_comes_byte_by_byte_is_one_request() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     for request in [POST, b"GET /health?probe=1 HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let port = exchange(
             |mut stream| {
@@ -264,7 +352,9 @@ fn a_request_that_comes_byte_by_byte_is_one_request() {
                 for _ in request {
                     std::io::Read::read_exact(&mut stream, &mut byte).expect("a byte");
                 }
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("sent");
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    .expect("sent");
             },
             |mut stream| {
                 for byte in request {
@@ -273,19 +363,33 @@ fn a_request_that_comes_byte_by_byte_is_one_request() {
                 assert!(read_until(&mut stream, b"ok"));
             },
         );
-        let [seen] = watch.wait(port, 1)[..] else { unreachable!() };
-        let expected = if request == POST { Route::Completions } else { Route::Health };
-        assert_eq!((outcome(&seen), seen.request.route), (Some(Outcome::Done), expected));
+        let [seen] = watch.wait(port, 1)[..] else {
+            unreachable!()
+        };
+        let expected = if request == POST {
+            Route::Completions
+        } else {
+            Route::Health
+        };
+        assert_eq!(
+            (outcome(&seen), seen.request.route),
+            (Some(Outcome::Done), expected)
+        );
         assert!(matches!(seen.request.input, Input::Bytes(n) if n == request.len() as u64));
     }
 }
 
 #[test]
 fn a_large_body_is_one_request_whose_bytes_are_counted() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     // Its text looks like requests where a read may begin.
     let body = "GET / HTTP/1.1\r\n".repeat(300_000);
-    let head = format!("POST /v1/completions HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     let total = head.len() + body.len();
     let port = exchange(
         |mut stream| {
@@ -296,7 +400,9 @@ fn a_large_body_is_one_request_whose_bytes_are_counted() {
                 let length = std::io::Read::read(&mut stream, &mut buffer).expect("bytes");
                 left -= length;
             }
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("sent");
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                .expect("sent");
         },
         |mut stream| {
             stream.write_all(head.as_bytes()).expect("sent");
@@ -304,19 +410,39 @@ fn a_large_body_is_one_request_whose_bytes_are_counted() {
             assert!(read_until(&mut stream, b"ok"));
         },
     );
-    let [seen] = watch.wait(port, 1)[..] else { unreachable!() };
+    let [seen] = watch.wait(port, 1)[..] else {
+        unreachable!()
+    };
     assert!(matches!(seen.request.input, Input::Bytes(bytes) if bytes == total as u64));
     assert_eq!(watch.probe.losses(), Losses::default());
 }
 
 #[test]
 fn requests_on_one_connection_are_told_apart() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let responses: [(&[u8], &[u8], u16); 6] = [
-        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length:  3\r\n\r\nabc", 200),
-        (b"HEAD / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", 200),
-        (b"DELETE /x HTTP/1.1\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n", 204),
-        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n", 304),
+        (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length:  3\r\n\r\nabc",
+            200,
+        ),
+        (
+            b"HEAD / HTTP/1.1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n",
+            200,
+        ),
+        (
+            b"DELETE /x HTTP/1.1\r\n\r\n",
+            b"HTTP/1.1 204 No Content\r\n\r\n",
+            204,
+        ),
+        (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+            304,
+        ),
         (
             b"POST / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
             b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
@@ -344,14 +470,19 @@ fn requests_on_one_connection_are_told_apart() {
     );
     let seen = watch.wait(port, responses.len());
     for (seen, (_, _, status)) in seen.iter().zip(responses) {
-        assert_eq!((outcome(seen), seen.request.status), (Some(Outcome::Done), status));
+        assert_eq!(
+            (outcome(seen), seen.request.status),
+            (Some(Outcome::Done), status)
+        );
     }
     assert_eq!(watch.probe.losses(), Losses::default());
 }
 
 #[test]
 fn interleaved_connections_keep_their_own_requests() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let (listener, port) = listen();
     let mut ends = Vec::new();
     for _ in 0..2 {
@@ -362,26 +493,36 @@ fn interleaved_connections_keep_their_own_requests() {
         ends.push((client, server));
     }
     for (_, server) in &mut ends {
-        server.write_all(stream_head("text/event-stream").as_bytes()).expect("sent");
+        server
+            .write_all(stream_head("text/event-stream").as_bytes())
+            .expect("sent");
     }
     let chunks = [17, 4];
     for round in 0..20 {
         for ((_, server), chunks) in ends.iter_mut().zip(chunks) {
             if round < chunks {
-                server.write_all(chunk("data: x\n\n").as_bytes()).expect("sent");
+                server
+                    .write_all(chunk("data: x\n\n").as_bytes())
+                    .expect("sent");
             } else if round == chunks {
                 server.write_all(LAST_CHUNK.as_bytes()).expect("sent");
             }
         }
     }
-    let mut seen: Vec<_> = watch.wait(port, 2).iter().map(|seen| seen.request.chunks).collect();
+    let mut seen: Vec<_> = watch
+        .wait(port, 2)
+        .iter()
+        .map(|seen| seen.request.chunks)
+        .collect();
     seen.sort_unstable();
     assert_eq!(seen, [4, 17]);
 }
 
 #[test]
 fn a_client_that_does_not_wait_is_noticed() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let get = b"GET / HTTP/1.1\r\n\r\n";
     let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let port = exchange(
@@ -403,13 +544,18 @@ fn a_client_that_does_not_wait_is_noticed() {
 
 #[test]
 fn peeks_and_empty_reads_change_nothing() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let (listener, port) = listen();
     let mut client = connect(port);
     let (mut server, _) = listener.accept().expect("a client");
     server.set_nonblocking(true).expect("a socket");
     let mut byte = [0; 32];
-    assert!(std::io::Read::read(&mut server, &mut byte).is_err(), "nothing to read yet");
+    assert!(
+        std::io::Read::read(&mut server, &mut byte).is_err(),
+        "nothing to read yet"
+    );
     client.write_all(POST).expect("sent");
     thread::sleep(Duration::from_millis(20));
     for _ in 0..3 {
@@ -417,18 +563,26 @@ fn peeks_and_empty_reads_change_nothing() {
     }
     server.set_nonblocking(false).expect("a socket");
     read_request(&mut server);
-    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("sent");
-    let [seen] = watch.wait(port, 1)[..] else { unreachable!() };
+    server
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .expect("sent");
+    let [seen] = watch.wait(port, 1)[..] else {
+        unreachable!()
+    };
     assert!(matches!(seen.request.input, Input::Bytes(bytes) if bytes == POST.len() as u64));
 }
 
 #[test]
 fn what_a_closing_server_throws_away_is_no_request() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let port = exchange(
         |mut stream| {
             read_request(&mut stream);
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("sent");
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                .expect("sent");
             stream.shutdown(Shutdown::Write).expect("a socket");
             read_request(&mut stream);
         },
@@ -446,27 +600,39 @@ fn what_a_closing_server_throws_away_is_no_request() {
 
 #[test]
 fn requests_on_a_unix_socket_are_seen_and_have_no_port() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("s");
     let listener = UnixListener::bind(&path).expect("bound");
     let mut client = UnixStream::connect(&path).expect("connected");
     let (mut server, _) = listener.accept().expect("a client");
-    client.write_all(b"GET /health HTTP/1.1\r\n\r\n").expect("sent");
+    client
+        .write_all(b"GET /health HTTP/1.1\r\n\r\n")
+        .expect("sent");
     let mut request = [0; 24];
     std::io::Read::read_exact(&mut server, &mut request).expect("a request");
-    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("sent");
-    let [seen] = watch.wait(0, 1)[..] else { unreachable!() };
+    server
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .expect("sent");
+    let [seen] = watch.wait(0, 1)[..] else {
+        unreachable!()
+    };
     assert_eq!((seen.family, seen.request.route), (1, Route::Health));
 }
 
 #[test]
 fn a_foreign_process_is_not_followed() {
-    let Some(mut watch) = Watch::attach() else { return };
+    let Some(mut watch) = Watch::attach() else {
+        return;
+    };
     let port = exchange(
         |mut stream| {
             read_request(&mut stream);
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("sent");
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                .expect("sent");
         },
         |mut stream| {
             stream.write_all(POST).expect("sent");
@@ -479,14 +645,22 @@ fn a_foreign_process_is_not_followed() {
 
 #[test]
 fn what_is_in_flight_at_the_end_is_told_incomplete() {
-    let Some(mut watch) = Watch::this_process() else { return };
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
     let (listener, port) = listen();
     let mut client = connect(port);
     let (mut server, _) = listener.accept().expect("a client");
     client.write_all(POST).expect("sent");
     read_request(&mut server);
     let mut told = Vec::new();
-    watch.probe.finish(&watch.owners, |_| Route::Other, &mut told);
-    let ended: Vec<_> = told.iter().filter(|seen| seen.port == port).filter_map(outcome).collect();
+    watch
+        .probe
+        .finish(&watch.owners, |_| Route::Other, &mut told);
+    let ended: Vec<_> = told
+        .iter()
+        .filter(|seen| seen.port == port)
+        .filter_map(outcome)
+        .collect();
     assert_eq!(ended, [Outcome::Incomplete]);
 }

@@ -94,8 +94,7 @@ pub(super) fn open(buffer: *mut Buffer, direction: Direction, total: u64) {
     #[cfg(bpf_target_arch = "x86_64")]
     {
         // SAFETY: the current task always exists; the helper returns a trusted pointer.
-        let registers =
-            unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const Registers;
+        let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const Registers;
         // SAFETY: a trusted pointer to `pt_regs`.
         let (number, second, third) =
             unsafe { ((*registers).orig_ax, (*registers).si, (*registers).dx) };

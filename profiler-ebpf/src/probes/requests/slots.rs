@@ -10,8 +10,8 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, Stack};
 use profiler_ebpf::request::{Counters, Facts, Outcome, Phase, Slot};
 
 use super::payload::Buffer;
+use crate::probes::MMAPABLE;
 
-const MMAPABLE: u32 = 1 << 10;
 const NO_WAKEUP: u64 = 1;
 
 /// Sized by the loader, as are the others.
@@ -25,8 +25,9 @@ static REQUEST_SLOTS: Array<Slot> = Array::with_max_entries(1, MMAPABLE);
 static REQUEST_FREE_SLOTS: Stack<u32> = Stack::with_max_entries(1, 0);
 #[map]
 static REQUEST_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
+/// One entry a CPU. Not a per-CPU map: those cannot be read without a system call.
 #[map]
-static REQUEST_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+static REQUEST_COUNTERS: Array<Counters> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static REQUEST_BUFFER: PerCpuArray<Buffer> = PerCpuArray::with_max_entries(1, 0);
 
@@ -49,7 +50,8 @@ pub(super) use count;
 
 #[inline(always)]
 pub(super) fn counters() -> Option<*mut Counters> {
-    REQUEST_COUNTERS.get_ptr_mut(0)
+    // SAFETY: the helper has no preconditions.
+    REQUEST_COUNTERS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
 }
 
 /// The slot of a followed socket; null for any other. Not an `Option` of a pointer: that is two

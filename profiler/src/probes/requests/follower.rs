@@ -51,7 +51,11 @@ impl Follower {
         let Some(alive) = self.alive.get_mut(index) else {
             return;
         };
-        let now_alive = if facts.phase == Phase::IDLE { 0 } else { facts.id };
+        let now_alive = if facts.phase == Phase::IDLE {
+            0
+        } else {
+            facts.id
+        };
         if *alive != 0 && *alive != now_alive {
             self.gone.push(*alive);
         }
@@ -198,7 +202,10 @@ mod tests {
         follower.ended(&ended(1), SERVICE, route, &mut out);
         follower.ended(&ended(2), SERVICE, route, &mut out);
         follower.drained(route, &mut out);
-        assert_eq!(told(&out), [(1, Some(Outcome::Done)), (2, Some(Outcome::Done))]);
+        assert_eq!(
+            told(&out),
+            [(1, Some(Outcome::Done)), (2, Some(Outcome::Done))]
+        );
     }
 
     #[test]

@@ -112,7 +112,10 @@ mod tests {
     #[test]
     fn a_route_is_found_by_the_path_without_its_query() {
         for (line, expected) in [
-            (&b"POST /v1/completions HTTP/1.1\r\n"[..], &b"/v1/completions"[..]),
+            (
+                &b"POST /v1/completions HTTP/1.1\r\n"[..],
+                &b"/v1/completions"[..],
+            ),
             (b"GET /health?verbose=1 HTTP/1.1\r\n", b"/health"),
             (b"GET /a-path-that-is-cut", b"/a-path-that-is-cut"),
             (b"GET", b""),

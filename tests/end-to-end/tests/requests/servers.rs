@@ -35,7 +35,11 @@ fn free_port() -> u16 {
 /// Starts `command` and waits until it listens; `None`, with the reason printed, if it is not
 /// installed. The probe does not follow it yet: the connection that asks is not counted.
 fn start(command: &mut Command, port: u16) -> Option<Server> {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
     let Ok(child) = child else {
         eprintln!("SKIPPED: {:?} is not installed", command.get_program());
         return None;
@@ -81,9 +85,8 @@ fn nginx(folder: &Path) -> Option<Server> {
 }
 
 fn done(seen: &[Observed], status: u16) -> usize {
-    let done = |seen: &&Observed| {
-        seen.request.status == status && outcome(seen) == Some(Outcome::Done)
-    };
+    let done =
+        |seen: &&Observed| seen.request.status == status && outcome(seen) == Some(Outcome::Done);
     seen.iter().filter(done).count()
 }
 
@@ -98,10 +101,14 @@ fn keep_alive(port: u16, requests: &[(&str, &[u8])]) {
 
 #[test]
 fn a_thousand_requests_to_a_threaded_server_are_a_thousand() {
-    let Some(mut watch) = Watch::attach() else { return };
+    let Some(mut watch) = Watch::attach() else {
+        return;
+    };
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("large"), vec![b'x'; 300_000]).expect("a file");
-    let Some(server) = python(folder.path()) else { return };
+    let Some(server) = python(folder.path()) else {
+        return;
+    };
     watch.serve(server.child.id());
     let port = server.port;
     thread::scope(|scope| {
@@ -123,19 +130,26 @@ fn a_thousand_requests_to_a_threaded_server_are_a_thousand() {
     });
     let seen = watch.wait(port, 1_000);
     assert_eq!((done(&seen, 200), done(&seen, 404)), (100, 900));
-    let large = seen.iter().find(|seen| seen.request.status == 200).expect("one of 100");
+    let large = seen
+        .iter()
+        .find(|seen| seen.request.status == 200)
+        .expect("one of 100");
     assert!(large.response_bytes > 300_000);
     assert_eq!(watch.probe.losses(), Losses::default());
 }
 
 #[test]
 fn files_that_the_kernel_sends_end_by_their_length() {
-    let Some(mut watch) = Watch::attach() else { return };
+    let Some(mut watch) = Watch::attach() else {
+        return;
+    };
     let folder = tempfile::tempdir().expect("a folder");
     let mut file = vec![b'x'; 2_000_000];
     file.extend_from_slice(b"the-end");
     fs::write(folder.path().join("file"), &file).expect("a file");
-    let Some(server) = nginx(folder.path()) else { return };
+    let Some(server) = nginx(folder.path()) else {
+        return;
+    };
     watch.serve(server.child.id());
     let get = "GET /file HTTP/1.1\r\nHost: x\r\n\r\n";
     let head = "HEAD /file HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -160,13 +174,20 @@ fn files_that_the_kernel_sends_end_by_their_length() {
 
 #[test]
 fn under_load_every_request_the_server_logs_is_seen() {
-    let Some(mut watch) = Watch::attach() else { return };
+    let Some(mut watch) = Watch::attach() else {
+        return;
+    };
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("file"), "ok").expect("a file");
-    let Some(server) = nginx(folder.path()) else { return };
+    let Some(server) = nginx(folder.path()) else {
+        return;
+    };
     watch.serve(server.child.id());
     let url = format!("http://127.0.0.1:{}/file", server.port);
-    let load = Command::new("wrk").args(["-t1", "-c16", "-d2s", &url]).stdout(Stdio::null()).spawn();
+    let load = Command::new("wrk")
+        .args(["-t1", "-c16", "-d2s", &url])
+        .stdout(Stdio::null())
+        .spawn();
     let Ok(mut load) = load else {
         eprintln!("SKIPPED: wrk is not installed");
         return;
@@ -177,10 +198,16 @@ fn under_load_every_request_the_server_logs_is_seen() {
     }
     thread::sleep(Duration::from_millis(100));
     watch.poll();
-    let logged = fs::read_to_string(folder.path().join("access")).expect("a log").lines().count();
+    let logged = fs::read_to_string(folder.path().join("access"))
+        .expect("a log")
+        .lines()
+        .count();
     let seen = watch.wait(server.port, logged);
     println!("{logged} requests in 2 s");
     assert!(logged > 1_000);
-    assert!(done(&seen, 200) >= logged - 16, "all but those cut off at the end");
+    assert!(
+        done(&seen, 200) >= logged - 16,
+        "all but those cut off at the end"
+    );
     assert_eq!(watch.probe.losses(), Losses::default());
 }

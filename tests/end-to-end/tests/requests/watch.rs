@@ -32,6 +32,11 @@ fn route(path: &[u8]) -> Route {
 impl Watch {
     /// Attaches the probe; `None`, with the reason printed, where the kernel cannot be probed.
     pub(crate) fn attach() -> Option<Self> {
+        Self::attach_with(|_| {})
+    }
+
+    /// The same, with other options than usual.
+    pub(crate) fn attach_with(configure: impl FnOnce(&mut Options)) -> Option<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: no preconditions.
         if unsafe { libc::geteuid() } != 0 {
@@ -41,6 +46,7 @@ impl Watch {
         let mut options = Options::default();
         Owners::configure(&mut options);
         RequestProbe::configure(&mut options);
+        configure(&mut options);
         let mut loader = match Loader::new(&options) {
             Ok(loader) => loader,
             Err(error) => {
