@@ -59,6 +59,7 @@ pub struct ProgramHealth {
     /// Times it ran since it was attached.
     pub runs: u64,
     /// Estimated seconds of all its runs, from one timed run in 1,024; `None` before one was
-    /// timed. Leaves out the kernel's own few nanoseconds around each run.
+    /// timed. A timed run holds one reading of the clock (some 25 ns) that others do not, and
+    /// leaves out the kernel's own steps around the program, which are about as long.
     pub seconds: Option<f64>,
 }
