@@ -9,6 +9,7 @@ use super::cpu;
 use super::flights::Flights;
 use super::gpu::{self, Division, Question};
 use super::meter::{MeterState, Pending};
+use super::walk::Stretch;
 use super::work::{ENERGY_PLACES, KINDS, Kind};
 use super::{Accounts, Booked, BookedInterval, BookedRequest, Component, Ledger, MeterId, bound};
 use crate::clock::Timestamp;
@@ -331,7 +332,7 @@ impl Ledger {
 fn put(
     flights: &mut Flights,
     meter: &mut MeterState,
-    stretch: &super::Stretch,
+    stretch: &Stretch,
     energies: &[[u64; KINDS]],
 ) {
     let component = meter.meter.component;
