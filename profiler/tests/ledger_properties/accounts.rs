@@ -358,3 +358,18 @@ fn a_limit_below_the_real_power_refuses_and_counts() {
     assert_eq!(ledger.refused(), 5);
     assert_eq!(ledger.residual_microjoules(id), 0);
 }
+
+#[test]
+fn requests_of_a_service_that_is_not_mapped_yet_do_not_raise_the_floor() {
+    let mut ledger = Ledger::new(gpu_only());
+    let id = ledger.add_meter(meter(Component::Gpu, None));
+    ledger.apply(holders(id, 0, &[], 1));
+    ledger.apply(Event::Request {
+        at: at(10),
+        request: request(1, 0, 0),
+    });
+    (0..=20).for_each(|tick| ledger.apply(reading(id, tick * 100, tick * 30_000_000)));
+    ledger.apply(Event::RequestsUntil(at(9_000)));
+    ledger.advance(at(9_000));
+    assert_eq!(ledger.floor(id), None);
+}
