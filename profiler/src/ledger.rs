@@ -4,25 +4,29 @@
 //! Out: [`Booked`] values. Method and its sources: `docs/principles.md`.
 //!
 //! A request's way through it: [`Ledger::apply`] turns what is told of it into edges of work
-//! (`flights`, `prefill`) on one timeline (`work`). A meter's readings become intervals (`meter`).
+//! (`flights`, `flight`, `service`, `prefill`) on one timeline (`work`). A meter's readings become intervals (`meter`).
 //! [`Ledger::advance`] closes an interval once every fact about it has been told (`close`):
 //! divides its energy by the rule of its component (`gpu`, `cpu`, `floor`, `phases`, `split`) and
-//! puts it on the work. A request whose time every meter has passed is booked with its sum
+//! puts it on the work (`walk`). A request whose time every meter has passed is booked with its sum
 //! (`bound`).
 
 mod aggregate;
 mod bound;
 mod close;
 mod cpu;
+mod flight;
 mod flights;
 mod floor;
 mod gpu;
+mod ids;
 mod meter;
 mod names;
 mod phases;
 mod prefill;
+mod service;
 mod split;
 mod values;
+mod walk;
 mod work;
 
 use std::collections::VecDeque;
@@ -35,7 +39,8 @@ pub use values::*;
 use cpu::CpuTimes;
 use flights::Flights;
 use meter::{Held, MeterState};
-use work::{Edge, Stretch, Timeline, Walk};
+use walk::{Stretch, Walk};
+use work::{Edge, Timeline};
 
 use crate::clock::Timestamp;
 

@@ -3,7 +3,7 @@
 //! In: a booked request's energy by how it was shared, and its meters. Out: class and
 //! `error_ratio`. Sensor gain is systematic, stated per meter, and not mixed in.
 
-use super::flights::{ENERGIES, Flight, Mode};
+use super::flight::{ENERGIES, Flight, Mode};
 use super::meter::MeterState;
 use super::{Class, Component, Outcome, Source};
 

@@ -8,7 +8,8 @@
 use super::cpu;
 use super::flights::Flights;
 use super::gpu::{self, Division, Question};
-use super::meter::{MeterState, Pending};
+use super::meter::{Held, MeterState, Pending};
+use super::walk::Stretch;
 use super::work::{ENERGY_PLACES, KINDS, Kind};
 use super::{Accounts, Booked, BookedInterval, BookedRequest, Component, Ledger, MeterId, bound};
 use crate::clock::Timestamp;
@@ -115,11 +116,10 @@ impl Ledger {
         }
     }
 
+    /// Closes the meter's oldest interval.
     fn close(&mut self, place: usize, pending: Pending) {
         // What lies before this epoch's first interval was measured by nobody.
         self.walk(place, pending.from);
-        let services = self.services_on(place, pending.to);
-        let lost = self.lost_between(pending.from, pending.to);
         let Some(meter) = self.meters.get_mut(place) else {
             return;
         };
@@ -140,54 +140,10 @@ impl Ledger {
                 ..Division::default()
             }
         } else {
-            let stretch = &self.stretch;
-            let resident = |service: &u32| stretch.amount(*service, Kind::Residency) > 0;
-            let in_flight = match meter.meter.component {
-                Component::Gpu => services.iter().any(resident),
-                Component::Cpu | Component::Dram => {
-                    (0..stretch.amounts.len() as u32).any(|service| resident(&service))
-                }
-            };
-            let held = meter.held_at(pending.to).cloned();
-            let holds = held.as_ref().is_none_or(|held| held.held());
-            let length = pending.to.since(pending.from);
-            if in_flight {
-                meter.busy_until = pending.to;
-            } else if pending.from >= meter.busy_until.plus(SETTLING) && !lost {
-                meter.levels.learn(holds, pending.energy, length);
-            }
-            let base = meter.levels.base(holds, length);
-            if base.is_none() {
-                meter.floorless_until = pending.to;
-            }
-            let spacing = |service: u32| {
-                let service = self.flights.services.get(service as usize);
-                service.map_or(1.0, |service| service.speed.spacing())
-            };
-            let division = match meter.meter.component {
-                Component::Gpu => gpu::divide(&Question {
-                    energy: pending.energy,
-                    base: base.unwrap_or_default(),
-                    kappa: meter.phases.ratio(),
-                    stretch,
-                    held: held.as_ref(),
-                    services: &services,
-                    spacing: &spacing,
-                    lost,
-                }),
-                Component::Cpu | Component::Dram => {
-                    let base = base.unwrap_or_default();
-                    cpu::divide(pending.energy, base, stretch, &self.cpu_times)
-                }
-            };
-            if base.is_some() && division.busy > 0.0 {
-                let joules = division.accounts.requests.joules().0;
-                meter.learn_busy(division.busy, joules, division.by_time() * 1e-6);
-                if let Some(phases) = division.phases {
-                    meter.phases.learn(phases.prefill, phases.decode, joules);
-                }
-            }
-            division
+            self.divide(place, pending)
+        };
+        let Some(meter) = self.meters.get_mut(place) else {
+            return;
         };
         put(&mut self.flights, meter, &self.stretch, &division.energies);
         meter.account(&division.accounts);
@@ -208,6 +164,66 @@ impl Ledger {
             accounts: division.accounts,
             services: shares,
         }));
+    }
+
+    /// Divides an interval whose work lies in `self.stretch`, and learns from it.
+    fn divide(&mut self, place: usize, pending: Pending) -> Division {
+        let services = self.services_on(place, pending.to);
+        let lost = self.lost_between(pending.from, pending.to);
+        let Some(meter) = self.meters.get_mut(place) else {
+            return Division::default();
+        };
+        let stretch = &self.stretch;
+        let held = meter.held_at(pending.to).cloned();
+        let holds = held.as_ref().is_none_or(Held::held);
+        let resident = |service: &u32| stretch.amount(*service, Kind::Residency) > 0;
+        // Where no service is known to hold the GPU, requests of any may run on it: that is not
+        // quiet, whoever pays for it.
+        let mapped = meter.meter.component == Component::Gpu
+            && held.as_ref().is_some_and(|held| !held.services.is_empty());
+        let busy = if mapped {
+            services.iter().any(resident)
+        } else {
+            (0..stretch.amounts.len() as u32).any(|service| resident(&service))
+        };
+        let length = pending.to.since(pending.from);
+        if busy {
+            meter.busy_until = pending.to;
+        } else if pending.from >= meter.busy_until.plus(SETTLING) && !lost {
+            meter.levels.learn(holds, pending.energy, length);
+        }
+        let known_base = meter.levels.base(holds, length);
+        if known_base.is_none() {
+            meter.floorless_until = pending.to;
+        }
+        let base = known_base.unwrap_or_default();
+        let spacing = |service: u32| {
+            let service = self.flights.services.get(service as usize);
+            service.map_or(1.0, |service| service.speed.spacing())
+        };
+        let division = match meter.meter.component {
+            Component::Gpu => gpu::divide(&Question {
+                energy: pending.energy,
+                base,
+                kappa: meter.phases.ratio(),
+                stretch,
+                held: held.as_ref(),
+                services: &services,
+                spacing: &spacing,
+                lost,
+            }),
+            Component::Cpu | Component::Dram => {
+                cpu::divide(pending.energy, base, stretch, &self.cpu_times)
+            }
+        };
+        if known_base.is_some() && division.busy > 0.0 {
+            let joules = division.accounts.requests.joules().0;
+            meter.learn_busy(division.busy, joules, division.by_time() * 1e-6);
+            if let Some(phases) = division.phases {
+                meter.phases.learn(phases.prefill, phases.decode, joules);
+            }
+        }
+        division
     }
 
     /// Walks a meter to `to` over time in which it measured nothing.
@@ -331,7 +347,7 @@ impl Ledger {
 fn put(
     flights: &mut Flights,
     meter: &mut MeterState,
-    stretch: &super::Stretch,
+    stretch: &Stretch,
     energies: &[[u64; KINDS]],
 ) {
     let component = meter.meter.component;

@@ -10,74 +10,20 @@
 //! in service. A request that cannot be waited for any longer is presumed to be of the kind its
 //! service mostly serves.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::prefill::{PrefillSpeed, Prompt, SAME_STEP};
+use super::flight::{Flight, Mode, in_order};
+use super::ids::{IdSet, Ids};
+use super::prefill::{Prompt, SAME_STEP};
+use super::service::Service;
 use super::work::{Change, Edge, Kind, RATE_ONE, Worker};
 use super::{End, Outcome, Request, RequestId, Route, ServiceId};
 use crate::clock::Timestamp;
 
-/// Where a request keeps its energy: GPU by kind of work, then CPU, then DRAM.
-pub(super) const ENERGIES: usize = 6;
 /// Identities of booked requests that are remembered, so that a late word about one of them does
 /// not bring it back.
 const REMEMBERED: usize = 4_096;
-
-/// Hashes identities that the agent itself gave out: nobody can choose them to collide.
-#[derive(Debug, Default)]
-pub(super) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-    fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-}
-
-type Ids<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
-
-/// How a request's work is seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// No first data yet, or not resolved yet.
-    Waiting,
-    /// It was not to be waited for any longer; true: taken as one that does not stream.
-    Presumed(bool),
-    /// Chunks are seen.
-    Streaming,
-    /// Only its time in service is seen.
-    Unstreamed,
-    /// It costs nobody energy.
-    Free,
-}
-
-/// One request that is not booked yet.
-#[derive(Debug)]
-pub(super) struct Flight {
-    pub(super) request: Request,
-    pub(super) service: u32,
-    pub(super) mode: Mode,
-    /// 2⁻⁶⁴ µJ, as [`super::work`] keeps it.
-    pub(super) energies: [u128; ENERGIES],
-    /// Length of its prefill window and half-width of that, seconds.
-    pub(super) prefill: (f64, f64),
-    told_at: Timestamp,
-    chunks: u64,
-    chunks_until: Timestamp,
-}
 
 /// First data that is not resolved yet.
 #[derive(Debug, Clone, Copy)]
@@ -88,102 +34,13 @@ struct First {
     service: u32,
 }
 
-/// One service's requests.
-#[derive(Debug)]
-pub(super) struct Service {
-    pub(super) id: ServiceId,
-    /// Requests that are not booked yet.
-    pub(super) open: u64,
-    /// By component: µJ put on its requests, and µJ already booked to them.
-    pub(super) given: [i128; 3],
-    pub(super) booked: [i128; 3],
-    /// By component: what rounding has left over, 2⁻⁶⁴ µJ.
-    pub(super) carry: [u64; 3],
-    pub(super) speed: PrefillSpeed,
-    /// No first data yet.
-    waiting: BTreeSet<(Timestamp, u32)>,
-    /// The same, and some interval could not wait for it; later ones still do.
-    overdue: BTreeSet<(Timestamp, u32)>,
-    /// Responses that stream, and that do not.
-    kinds: Kinds,
-    /// The same of those whose first data was overdue.
-    overdue_kinds: Kinds,
-}
-
-/// How many responses streamed and how many did not, lately.
-#[derive(Debug, Clone, Copy, Default)]
-struct Kinds {
-    streamed: f64,
-    unstreamed: f64,
-}
-
-impl Kinds {
-    fn count(&mut self, streamed: bool) {
-        const KEEP: f64 = 0.98;
-        self.streamed = self.streamed * KEEP + f64::from(u8::from(streamed));
-        self.unstreamed = self.unstreamed * KEEP + f64::from(u8::from(!streamed));
-    }
-
-    fn mostly_unstreamed(self) -> bool {
-        self.unstreamed > self.streamed
-    }
-}
-
-impl Service {
-    fn new(id: ServiceId) -> Self {
-        Self {
-            id,
-            open: 0,
-            given: [0; 3],
-            booked: [0; 3],
-            carry: [0; 3],
-            speed: PrefillSpeed::default(),
-            waiting: BTreeSet::new(),
-            overdue: BTreeSet::new(),
-            kinds: Kinds::default(),
-            overdue_kinds: Kinds::default(),
-        }
-    }
-
-    /// True if a request that started before `before` has no first data yet.
-    pub(super) fn waits(&self, before: Timestamp) -> bool {
-        let waits = |set: &BTreeSet<(Timestamp, u32)>| {
-            set.first().is_some_and(|(start, _)| *start < before)
-        };
-        waits(&self.waiting) || waits(&self.overdue)
-    }
-
-    /// Waits no longer for this request.
-    fn forget(&mut self, start: Timestamp, flight: u32) {
-        if !self.waiting.remove(&(start, flight)) {
-            self.overdue.remove(&(start, flight));
-        }
-    }
-
-    /// True if a response whose first data is overdue most likely does not stream: where streams
-    /// are quick to begin, silence tells that it does not.
-    fn overdue_is_unstreamed(&self) -> bool {
-        let Kinds {
-            streamed,
-            unstreamed,
-        } = self.overdue_kinds;
-        let known = streamed + unstreamed > 0.0;
-        if known {
-            self.overdue_kinds
-        } else {
-            self.kinds
-        }
-        .mostly_unstreamed()
-    }
-}
-
 /// All requests that are not booked yet.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     slots: Vec<Option<Flight>>,
     free: Vec<u32>,
     index: Ids<RequestId, u32>,
-    booked: HashSet<RequestId, BuildHasherDefault<IdHasher>>,
+    booked: IdSet<RequestId>,
     booked_order: VecDeque<RequestId>,
     firsts: Vec<First>,
     ended: BTreeSet<(Timestamp, u32)>,
@@ -291,21 +148,7 @@ impl Flights {
         let service = self.service(request.service);
         let flight = self.free.pop().unwrap_or(self.slots.len() as u32);
         let free = request.route == Route::Health;
-        let known = Flight {
-            request: Request {
-                first_data: None,
-                last_data: None,
-                end: None,
-                ..request
-            },
-            service,
-            mode: if free { Mode::Free } else { Mode::Waiting },
-            energies: [0; ENERGIES],
-            prefill: (0.0, 0.0),
-            told_at: request.start.min(at),
-            chunks: 0,
-            chunks_until: request.start,
-        };
+        let known = Flight::new(at, request, service, free);
         if let Some(slot) = self.slots.get_mut(flight as usize) {
             *slot = Some(known);
         } else {
@@ -504,54 +347,4 @@ impl Flights {
             self.observe(at, Request { end, ..request }, at, edges);
         }
     }
-}
-
-impl Flight {
-    /// Turns the chunks that are new since the look at `looked` into work.
-    fn follow_chunks(
-        &mut self,
-        looked: Timestamp,
-        worker: Worker,
-        service: &mut Service,
-        edges: &mut Vec<Edge>,
-    ) {
-        let Request {
-            streamed: true,
-            first_data: Some(first),
-            chunks,
-            ..
-        } = self.request
-        else {
-            return;
-        };
-        let last = self.request.last_data.unwrap_or(first).max(first);
-        if chunks == 0 || chunks <= self.chunks {
-            return;
-        }
-        if self.chunks == 0 {
-            // What goes out at the instant of first data comes from the prefill step.
-            self.chunks = if last == first { chunks } else { 1 };
-            self.chunks_until = first;
-        }
-        let new = chunks.saturating_sub(self.chunks);
-        if new > 0 {
-            worker.chunks(self.chunks_until, looked, last, new, edges);
-            service
-                .speed
-                .chunk_spacing(last.seconds_since(self.chunks_until) / new as f64);
-            self.chunks = chunks;
-            self.chunks_until = last;
-        }
-    }
-}
-
-/// The request with its moments in order, whatever its source says.
-fn in_order(mut request: Request) -> Request {
-    request.first_data = request.first_data.map(|first| first.max(request.start));
-    let least = request.first_data.unwrap_or(request.start);
-    request.last_data = request.last_data.map(|last| last.max(least));
-    if let Some(end) = &mut request.end {
-        end.at = end.at.max(request.last_data.unwrap_or(least));
-    }
-    request
 }

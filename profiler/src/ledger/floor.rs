@@ -73,7 +73,7 @@ impl Level {
         });
         self.added += 1;
         // A long memory changes slowly: looking at it now and then bounds the work per interval.
-        if self.quiet.len() >= fewest && (self.quiet.len() < 64 || self.added % 16 == 0) {
+        if self.quiet.len() >= fewest && (self.quiet.len() < 64 || self.added.is_multiple_of(16)) {
             self.fit();
         }
     }

@@ -14,7 +14,8 @@
 use super::floor::Base;
 use super::meter::Held;
 use super::split::split;
-use super::work::{CHUNK, KINDS, Kind, RATE_ONE, Stretch};
+use super::walk::Stretch;
+use super::work::{CHUNK, KINDS, Kind, RATE_ONE};
 use super::{Accounts, ServiceShare};
 use crate::units::Microjoules;
 

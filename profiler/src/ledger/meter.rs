@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use super::floor::Levels;
 use super::phases::PhasePower;
-use super::work::Walk;
+use super::walk::Walk;
 use super::{Accounts, Booked, Component, Meter, MeterId, Reading};
 use crate::clock::Timestamp;
 use crate::units::Microjoules;

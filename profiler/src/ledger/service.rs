@@ -1,0 +1,97 @@
+//! One service as the ledger knows it: which of its requests wait for first data, what its
+//! responses mostly are, its prefill speed, and what has been given to its requests so far.
+
+use std::collections::BTreeSet;
+
+use super::ServiceId;
+use super::prefill::PrefillSpeed;
+use crate::clock::Timestamp;
+
+/// One service's requests.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) id: ServiceId,
+    /// Requests that are not booked yet.
+    pub(super) open: u64,
+    /// By component: µJ put on its requests, and µJ already booked to them.
+    pub(super) given: [i128; 3],
+    pub(super) booked: [i128; 3],
+    /// By component: what rounding has left over, 2⁻⁶⁴ µJ.
+    pub(super) carry: [u64; 3],
+    pub(super) speed: PrefillSpeed,
+    /// No first data yet.
+    pub(super) waiting: BTreeSet<(Timestamp, u32)>,
+    /// The same, and some interval could not wait for it; later ones still do.
+    pub(super) overdue: BTreeSet<(Timestamp, u32)>,
+    /// Responses that stream, and that do not.
+    pub(super) kinds: Kinds,
+    /// The same of those whose first data was overdue.
+    pub(super) overdue_kinds: Kinds,
+}
+
+/// How many responses streamed and how many did not, lately.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Kinds {
+    streamed: f64,
+    unstreamed: f64,
+}
+
+impl Kinds {
+    pub(super) fn count(&mut self, streamed: bool) {
+        const KEEP: f64 = 0.98;
+        self.streamed = self.streamed * KEEP + f64::from(u8::from(streamed));
+        self.unstreamed = self.unstreamed * KEEP + f64::from(u8::from(!streamed));
+    }
+
+    pub(super) fn mostly_unstreamed(self) -> bool {
+        self.unstreamed > self.streamed
+    }
+}
+
+impl Service {
+    pub(super) fn new(id: ServiceId) -> Self {
+        Self {
+            id,
+            open: 0,
+            given: [0; 3],
+            booked: [0; 3],
+            carry: [0; 3],
+            speed: PrefillSpeed::default(),
+            waiting: BTreeSet::new(),
+            overdue: BTreeSet::new(),
+            kinds: Kinds::default(),
+            overdue_kinds: Kinds::default(),
+        }
+    }
+
+    /// True if a request that started before `before` has no first data yet.
+    pub(super) fn waits(&self, before: Timestamp) -> bool {
+        let waits = |set: &BTreeSet<(Timestamp, u32)>| {
+            set.first().is_some_and(|(start, _)| *start < before)
+        };
+        waits(&self.waiting) || waits(&self.overdue)
+    }
+
+    /// Waits no longer for this request.
+    pub(super) fn forget(&mut self, start: Timestamp, flight: u32) {
+        if !self.waiting.remove(&(start, flight)) {
+            self.overdue.remove(&(start, flight));
+        }
+    }
+
+    /// True if a response whose first data is overdue most likely does not stream: where streams
+    /// are quick to begin, silence tells that it does not.
+    pub(super) fn overdue_is_unstreamed(&self) -> bool {
+        let Kinds {
+            streamed,
+            unstreamed,
+        } = self.overdue_kinds;
+        let known = streamed + unstreamed > 0.0;
+        if known {
+            self.overdue_kinds
+        } else {
+            self.kinds
+        }
+        .mostly_unstreamed()
+    }
+}
