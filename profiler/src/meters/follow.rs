@@ -9,10 +9,13 @@
 //! 20 ms learns the period, then about three reads a period keep the bracket at a few
 //! milliseconds.
 
+mod period;
+
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::units::Microjoules;
+use period::fit_period;
 
 const MILLISECOND: u64 = 1_000_000;
 /// Between two reads while nothing is known yet.
@@ -23,8 +26,6 @@ const STANDING_POLL: u64 = 100 * MILLISECOND;
 const LEARNING_TIME: u64 = 2_000 * MILLISECOND;
 /// A counter that did not change for so long is polled slowly until it does.
 const PATIENCE: u64 = 10_000 * MILLISECOND;
-/// Fewer changes than this say nothing about a period.
-const ENOUGH_EDGES: usize = 5;
 /// Between two reads of a counter that changes faster than it is worth following.
 const FAST_POLL: u64 = 100 * MILLISECOND;
 /// What is assumed of a counter until its period is learned.
@@ -375,50 +376,6 @@ impl Follower {
         let finest = (self.period as u64 / 20).min(LEARNING_POLL);
         Duration::from_nanos(finest.max(FINEST_STEP) * self.strain)
     }
-}
-
-/// Least-squares period of changes seen in wide brackets; `None` with too few of them.
-fn fit_period(edges: &[Edge]) -> Option<f64> {
-    let first = edges.first()?.middle();
-    if edges.len() < ENOUGH_EDGES {
-        return None;
-    }
-    let times: Vec<f64> = edges
-        .iter()
-        .map(|edge| (edge.middle() - first) as f64)
-        .collect();
-    let mut distances: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    distances.sort_by(f64::total_cmp);
-    // Polling rounds every distance to a multiple of its own; the mean of those that are one
-    // period long is closer to it than the median. A change that was missed makes a longer one.
-    let median = *distances.get(distances.len() / 2)?;
-    let (sum, count) = distances
-        .iter()
-        .filter(|distance| **distance <= 1.6 * median)
-        .fold((0.0, 0.0), |(sum, count), distance| {
-            (sum + distance, count + 1.0)
-        });
-    let typical: f64 = sum / count;
-    if typical.is_nan() || typical <= 0.0 {
-        return None;
-    }
-    // Counting periods from one change to the next keeps an error of `typical` from adding up.
-    let mut count = 0.0;
-    let mut counts = vec![0.0];
-    for pair in times.windows(2) {
-        count += ((pair[1] - pair[0]) / typical).round().max(1.0);
-        counts.push(count);
-    }
-    let n = times.len() as f64;
-    let mean_count = counts.iter().sum::<f64>() / n;
-    let mean_time = times.iter().sum::<f64>() / n;
-    let spread: f64 = counts.iter().map(|c| (c - mean_count).powi(2)).sum();
-    let together: f64 = counts
-        .iter()
-        .zip(&times)
-        .map(|(c, t)| (c - mean_count) * (t - mean_time))
-        .sum();
-    (spread > 0.0).then(|| together / spread)
 }
 
 #[cfg(test)]
