@@ -33,6 +33,8 @@ const NOMINAL_PERIOD: u64 = 100 * MILLISECOND;
 /// One read so long before the others around a change keeps the bracket at this width when the
 /// next one comes too late, because the thread was woken late or the change came early.
 const GUARD: u64 = 10 * MILLISECOND;
+/// So many changes in a row in the wrong place put the period itself in doubt.
+const ENOUGH_MISSES: u32 = 4;
 /// The finest distance of two reads around an expected change.
 const FINEST_STEP: u64 = 2_500_000;
 
@@ -106,6 +108,8 @@ pub struct Follower {
     period: f64,
     /// How long before an expected change the reads begin.
     lead: u64,
+    /// Changes in a row that were not where they were expected.
+    misses: u32,
     /// Factor on every distance between reads; above 1 when the device is slow to answer.
     strain: u64,
 }
@@ -122,6 +126,7 @@ impl Follower {
             next: now,
             period: NOMINAL_PERIOD as f64,
             lead: 2 * FINEST_STEP,
+            misses: 0,
             strain: 1,
         }
     }
@@ -235,8 +240,7 @@ impl Follower {
             }
             Phase::Locked { expected } => {
                 if end.0 as f64 > *expected as f64 + self.period / 4.0 {
-                    self.phase = Phase::Searching { since: end };
-                    self.next = end.plus(self.search_poll());
+                    self.miss(end);
                 } else {
                     // Late, or this was the guard or the read before the change.
                     let before = Timestamp(expected.saturating_sub(self.lead));
@@ -310,7 +314,7 @@ impl Follower {
                         let passed = ((start.0 - expected) as f64 / self.period).floor();
                         self.expect(expected + (passed * self.period) as u64);
                     } else {
-                        self.search_from(edge.until);
+                        self.miss(edge.until);
                     }
                 }
             }
@@ -321,6 +325,7 @@ impl Follower {
     /// A change moves the expected phase and period towards it, the more the narrower its
     /// bracket is.
     fn refine(&mut self, edge: Edge, expected: u64) {
+        self.misses = 0;
         let error = edge.middle() as f64 - expected as f64;
         let trust = (self.step() as f64 / edge.width().max(1) as f64)
             .min(1.0)
@@ -347,6 +352,20 @@ impl Follower {
         // A device that is slow to answer is spared this read.
         let guard = if self.strain == 1 { guard } else { 0 };
         self.next = Timestamp(expected.saturating_sub(self.lead + guard));
+    }
+
+    /// A change that is not where it was expected is searched for. When that happens again and
+    /// again, it is the period that is wrong.
+    fn miss(&mut self, now: Timestamp) {
+        self.misses += 1;
+        if self.misses >= ENOUGH_MISSES {
+            let (since, edges) = (now, Vec::new());
+            self.phase = Phase::Learning { since, edges };
+            self.next = now.plus(self.poll());
+            self.misses = 0;
+        } else {
+            self.search_from(now);
+        }
     }
 
     fn search_from(&mut self, now: Timestamp) {
