@@ -9,10 +9,13 @@
 //! 20 ms learns the period, then about three reads a period keep the bracket at a few
 //! milliseconds.
 
+mod period;
+
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::units::Microjoules;
+use period::fit_period;
 
 const MILLISECOND: u64 = 1_000_000;
 /// Between two reads while nothing is known yet.
@@ -23,8 +26,6 @@ const STANDING_POLL: u64 = 100 * MILLISECOND;
 const LEARNING_TIME: u64 = 2_000 * MILLISECOND;
 /// A counter that did not change for so long is polled slowly until it does.
 const PATIENCE: u64 = 10_000 * MILLISECOND;
-/// Fewer changes than this say nothing about a period.
-const ENOUGH_EDGES: usize = 5;
 /// Between two reads of a counter that changes faster than it is worth following.
 const FAST_POLL: u64 = 100 * MILLISECOND;
 /// What is assumed of a counter until its period is learned.
@@ -32,6 +33,8 @@ const NOMINAL_PERIOD: u64 = 100 * MILLISECOND;
 /// One read so long before the others around a change keeps the bracket at this width when the
 /// next one comes too late, because the thread was woken late or the change came early.
 const GUARD: u64 = 10 * MILLISECOND;
+/// So many changes in a row in the wrong place put the period itself in doubt.
+const ENOUGH_MISSES: u32 = 4;
 /// The finest distance of two reads around an expected change.
 const FINEST_STEP: u64 = 2_500_000;
 
@@ -105,6 +108,8 @@ pub struct Follower {
     period: f64,
     /// How long before an expected change the reads begin.
     lead: u64,
+    /// Changes in a row that were not where they were expected.
+    misses: u32,
     /// Factor on every distance between reads; above 1 when the device is slow to answer.
     strain: u64,
 }
@@ -121,6 +126,7 @@ impl Follower {
             next: now,
             period: NOMINAL_PERIOD as f64,
             lead: 2 * FINEST_STEP,
+            misses: 0,
             strain: 1,
         }
     }
@@ -234,8 +240,7 @@ impl Follower {
             }
             Phase::Locked { expected } => {
                 if end.0 as f64 > *expected as f64 + self.period / 4.0 {
-                    self.phase = Phase::Searching { since: end };
-                    self.next = end.plus(self.search_poll());
+                    self.miss(end);
                 } else {
                     // Late, or this was the guard or the read before the change.
                     let before = Timestamp(expected.saturating_sub(self.lead));
@@ -309,7 +314,7 @@ impl Follower {
                         let passed = ((start.0 - expected) as f64 / self.period).floor();
                         self.expect(expected + (passed * self.period) as u64);
                     } else {
-                        self.search_from(edge.until);
+                        self.miss(edge.until);
                     }
                 }
             }
@@ -320,6 +325,7 @@ impl Follower {
     /// A change moves the expected phase and period towards it, the more the narrower its
     /// bracket is.
     fn refine(&mut self, edge: Edge, expected: u64) {
+        self.misses = 0;
         let error = edge.middle() as f64 - expected as f64;
         let trust = (self.step() as f64 / edge.width().max(1) as f64)
             .min(1.0)
@@ -346,6 +352,20 @@ impl Follower {
         // A device that is slow to answer is spared this read.
         let guard = if self.strain == 1 { guard } else { 0 };
         self.next = Timestamp(expected.saturating_sub(self.lead + guard));
+    }
+
+    /// A change that is not where it was expected is searched for. When that happens again and
+    /// again, it is the period that is wrong.
+    fn miss(&mut self, now: Timestamp) {
+        self.misses += 1;
+        if self.misses >= ENOUGH_MISSES {
+            let (since, edges) = (now, Vec::new());
+            self.phase = Phase::Learning { since, edges };
+            self.next = now.plus(self.poll());
+            self.misses = 0;
+        } else {
+            self.search_from(now);
+        }
     }
 
     fn search_from(&mut self, now: Timestamp) {
@@ -375,50 +395,6 @@ impl Follower {
         let finest = (self.period as u64 / 20).min(LEARNING_POLL);
         Duration::from_nanos(finest.max(FINEST_STEP) * self.strain)
     }
-}
-
-/// Least-squares period of changes seen in wide brackets; `None` with too few of them.
-fn fit_period(edges: &[Edge]) -> Option<f64> {
-    let first = edges.first()?.middle();
-    if edges.len() < ENOUGH_EDGES {
-        return None;
-    }
-    let times: Vec<f64> = edges
-        .iter()
-        .map(|edge| (edge.middle() - first) as f64)
-        .collect();
-    let mut distances: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    distances.sort_by(f64::total_cmp);
-    // Polling rounds every distance to a multiple of its own; the mean of those that are one
-    // period long is closer to it than the median. A change that was missed makes a longer one.
-    let median = *distances.get(distances.len() / 2)?;
-    let (sum, count) = distances
-        .iter()
-        .filter(|distance| **distance <= 1.6 * median)
-        .fold((0.0, 0.0), |(sum, count), distance| {
-            (sum + distance, count + 1.0)
-        });
-    let typical: f64 = sum / count;
-    if typical.is_nan() || typical <= 0.0 {
-        return None;
-    }
-    // Counting periods from one change to the next keeps an error of `typical` from adding up.
-    let mut count = 0.0;
-    let mut counts = vec![0.0];
-    for pair in times.windows(2) {
-        count += ((pair[1] - pair[0]) / typical).round().max(1.0);
-        counts.push(count);
-    }
-    let n = times.len() as f64;
-    let mean_count = counts.iter().sum::<f64>() / n;
-    let mean_time = times.iter().sum::<f64>() / n;
-    let spread: f64 = counts.iter().map(|c| (c - mean_count).powi(2)).sum();
-    let together: f64 = counts
-        .iter()
-        .zip(&times)
-        .map(|(c, t)| (c - mean_count) * (t - mean_time))
-        .sum();
-    (spread > 0.0).then(|| together / spread)
 }
 
 #[cfg(test)]

