@@ -20,8 +20,8 @@ use crate::clock::Timestamp;
 use crate::export::Exposition;
 use crate::finding::Finding;
 use crate::ledger::{
-    self, Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId,
-    Route, ServiceId,
+    self, Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId, Route,
+    ServiceId,
 };
 use crate::meters::{self, Discovery, News, Running};
 use crate::probes::health::Verdict;
@@ -98,23 +98,37 @@ impl Agent {
     /// Finds meters and services, attaches probes, starts the sources' threads. What is absent is
     /// logged and left out.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        let Options { config, journal, requests_required, on_gpus } = options;
+        let Options {
+            config,
+            journal,
+            requests_required,
+            on_gpus,
+        } = options;
         let discovery = meters::discover(&meters_config(&config));
         for finding in &discovery.findings {
-            let fix = finding.fix.as_ref().map_or_else(String::new, |fix| format!("; fix: {fix}"));
+            let fix = finding
+                .fix
+                .as_ref()
+                .map_or_else(String::new, |fix| format!("; fix: {fix}"));
             log::info!("{}: {}{fix}", finding.id, finding.found);
         }
         let simulated = discovery.nvml.as_ref().is_some_and(|node| {
-            node.boards()
-                .iter()
-                .any(|board| board.name.as_deref().is_some_and(|name| name.contains(SIMULATED)))
+            node.boards().iter().any(|board| {
+                board
+                    .name
+                    .as_deref()
+                    .is_some_and(|name| name.contains(SIMULATED))
+            })
         });
 
         let probes = match Probes::attach(config.syscalls, config.log_level) {
             Ok(probes) => Some(probes),
             Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
             Err(error) => {
-                log::warn!("no kernel probe runs, requests are not seen: {}", told(&error));
+                log::warn!(
+                    "no kernel probe runs, requests are not seen: {}",
+                    told(&error)
+                );
                 None
             }
         };
@@ -125,7 +139,9 @@ impl Agent {
             return Err(StartError::Requests(failed_programs(probes)));
         }
 
-        let journal = journal.map(|path| Journal::create(&path, simulated)).transpose()?;
+        let journal = journal
+            .map(|path| Journal::create(&path, simulated))
+            .transpose()?;
         let mut sinks = Sinks::new(journal, simulated);
         let mut ledger = Ledger::new(ledger::Config {
             requests: probes.as_ref().is_some_and(Probes::sees_requests),
@@ -242,7 +258,9 @@ impl Agent {
             News::Event(event) => self.ledger.apply(event),
             News::Power { sample, instant } => {
                 if let Some(meter) = self.meters.get(&sample.meter) {
-                    self.sinks.metrics.record_gpu_power(&meter.device, Some(sample.power));
+                    self.sinks
+                        .metrics
+                        .record_gpu_power(&meter.device, Some(sample.power));
                 }
                 if instant {
                     self.ledger.apply(Event::Power(sample));
@@ -250,13 +268,19 @@ impl Agent {
             }
             News::Processes(processes) => self.watch.tell(processes),
             News::State(state) => {
-                self.sinks.metrics.record_source(state.name, state.up, state.last_at);
+                self.sinks
+                    .metrics
+                    .record_source(state.name, state.up, state.last_at);
             }
         }
     }
 
     fn take_services(&mut self, update: Update) {
-        let Update { services, changes, holders } = update;
+        let Update {
+            services,
+            changes,
+            holders,
+        } = update;
         for service in services.iter().skip(self.services.len()) {
             log::info!(
                 "service {}: {} processes, ports {:?}",
@@ -265,7 +289,8 @@ impl Agent {
                 service.ports()
             );
             let model = self.config.model.as_deref();
-            self.sinks.describe_service(service.id, &service.name, model);
+            self.sinks
+                .describe_service(service.id, &service.name, model);
         }
         self.services = services;
         if let Some(probes) = &mut self.probes {
@@ -284,19 +309,32 @@ impl Agent {
 
     /// False for a hop inside a service (proxy to child): the same request a second time.
     fn is_outermost(&self, service: ServiceId, port: u16) -> bool {
-        let Some(service) = self.services.get(service.0 as usize) else { return true };
-        let mut here = service.listeners.iter().filter(|listener| listener.port == port).peekable();
+        let Some(service) = self.services.get(service.0 as usize) else {
+            return true;
+        };
+        let mut here = service
+            .listeners
+            .iter()
+            .filter(|listener| listener.port == port)
+            .peekable();
         // A listener that is not known yet is younger than the last look.
         here.peek().is_none() || here.any(|listener| !listener.inner)
     }
 
     fn poll_requests(&mut self) {
-        let Some(probes) = &mut self.probes else { return };
+        let Some(probes) = &mut self.probes else {
+            return;
+        };
         probes.poll_log();
         self.observed.clear();
-        let Some(until) = probes.poll_requests(&mut self.observed) else { return };
+        let Some(until) = probes.poll_requests(&mut self.observed) else {
+            return;
+        };
         let mut observed = std::mem::take(&mut self.observed);
-        for Observed { at, request, port, .. } in observed.drain(..) {
+        for Observed {
+            at, request, port, ..
+        } in observed.drain(..)
+        {
             if !self.is_outermost(request.service, port) {
                 continue;
             }
@@ -317,7 +355,10 @@ impl Agent {
             self.ledger.apply(Event::Request { at, request });
         }
         self.observed = observed;
-        let lost = self.probes.as_ref().map_or(0, |probes| probes.losses().requests());
+        let lost = self
+            .probes
+            .as_ref()
+            .map_or(0, |probes| probes.losses().requests());
         if lost > self.lost_requests {
             let count = lost - self.lost_requests;
             self.lost_requests = lost;
@@ -327,9 +368,16 @@ impl Agent {
     }
 
     fn read_cpu(&mut self) {
-        let Some(window) = self.probes.as_mut().and_then(Probes::read_cpu) else { return };
+        let Some(window) = self.probes.as_mut().and_then(Probes::read_cpu) else {
+            return;
+        };
         for (owner, on_cpu) in &window.owners {
-            let time = CpuTime { owner: *owner, from: window.from, to: window.to, on_cpu: *on_cpu };
+            let time = CpuTime {
+                owner: *owner,
+                from: window.from,
+                to: window.to,
+                on_cpu: *on_cpu,
+            };
             self.sinks.cpu(&time);
         }
         for event in window.events() {
@@ -354,7 +402,10 @@ impl Agent {
             let services: Vec<ServiceId> = self.services.iter().map(|service| service.id).collect();
             for counts in probes.read_syscalls(&services) {
                 for (class, count) in counts.iter() {
-                    let told = self.syscalls.entry((counts.service, class.name())).or_default();
+                    let told = self
+                        .syscalls
+                        .entry((counts.service, class.name()))
+                        .or_default();
                     metrics.record_syscalls(
                         counts.service,
                         class.name(),
@@ -367,7 +418,9 @@ impl Agent {
             for (reason, count) in losses.by_reason() {
                 metrics.record_dropped(reason, count);
             }
-            self.sinks.summary.set_losses(losses.events(), losses.requests());
+            self.sinks
+                .summary
+                .set_losses(losses.events(), losses.requests());
         }
         self.sinks.publish(now);
     }
@@ -380,7 +433,9 @@ fn describe_gpus(discovery: &Discovery, sinks: &mut Sinks) {
         let name = board.name.as_deref().unwrap_or("");
         let driver = board.driver.as_deref().unwrap_or("");
         sinks.metrics.record_gpu(&board.uuid, name, driver);
-        sinks.metrics.record_gpu_power_limit(&board.uuid, board.enforced_limit);
+        sinks
+            .metrics
+            .record_gpu_power_limit(&board.uuid, board.enforced_limit);
     }
 }
 
@@ -416,10 +471,14 @@ fn told(error: &LoadError) -> String {
 }
 
 fn failed_programs(probes: &Probes) -> String {
-    let failed = probes.health().into_iter().filter(|program| {
-        matches!(program.verdict, Verdict::Broken | Verdict::Unsupported)
-    });
-    failed.map(|program| program.text).collect::<Vec<_>>().join("; ")
+    let failed = probes
+        .health()
+        .into_iter()
+        .filter(|program| matches!(program.verdict, Verdict::Broken | Verdict::Unsupported));
+    failed
+        .map(|program| program.text)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn selection(config: &Config, on_gpus: bool) -> Selection {
@@ -439,8 +498,8 @@ fn not_found(target: &Target) -> String {
         Target::Port(port) => format!(
             "nothing listens on TCP port {port}; start the server first, or check `ss -ltn`"
         ),
-        Target::Name(name) => format!(
-            "no container, unit or program is called {name}; try --port or --pid"
-        ),
+        Target::Name(name) => {
+            format!("no container, unit or program is called {name}; try --port or --pid")
+        }
     }
 }

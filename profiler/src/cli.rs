@@ -16,7 +16,12 @@ const EXIT_USAGE: u8 = 64;
 
 /// The measured joules of every request on a GPU inference node
 #[derive(Debug, Parser)]
-#[command(name = "perjoule", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "perjoule",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 struct CommandLine {
     /// Configuration file; flags and PERJOULE_* variables go before it
     #[arg(long, global = true, value_name = "FILE", env = "PERJOULE_CONFIG")]
@@ -42,7 +47,11 @@ enum Verb {
 
 /// Runs the verb that the command line names.
 pub fn main() -> ExitCode {
-    let CommandLine { config, verbose, verb } = CommandLine::parse();
+    let CommandLine {
+        config,
+        verbose,
+        verb,
+    } = CommandLine::parse();
     let result = match verb {
         Verb::Run(options) => run::run(config.as_deref(), verbose, options),
         Verb::Stat(options) => stat::run(config.as_deref(), verbose, options),

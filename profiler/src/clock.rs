@@ -15,7 +15,10 @@ pub struct Timestamp(pub u64);
 impl Timestamp {
     /// The present moment.
     pub fn now() -> Self {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         // SAFETY: `time` is a valid timespec for the call to write; CLOCK_BOOTTIME exists on
         // every kernel this agent supports, so the call cannot fail.
         unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };

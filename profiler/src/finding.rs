@@ -41,7 +41,12 @@ pub struct Finding {
 impl Finding {
     /// Something that works or is not needed.
     pub fn pass(id: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { id: id.into(), status: Status::Pass, found: found.into(), fix: None }
+        Self {
+            id: id.into(),
+            status: Status::Pass,
+            found: found.into(),
+            fix: None,
+        }
     }
 
     /// Something with a fix.
@@ -51,6 +56,11 @@ impl Finding {
         found: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
-        Self { id: id.into(), status, found: found.into(), fix: Some(fix.into()) }
+        Self {
+            id: id.into(),
+            status,
+            found: found.into(),
+            fix: Some(fix.into()),
+        }
     }
 }

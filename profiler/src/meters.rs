@@ -162,7 +162,12 @@ pub fn discover(config: &Config) -> Discovery {
 }
 
 fn finding(id: impl Into<String>, status: Status, found: String, fix: Option<String>) -> Finding {
-    Finding { id: id.into(), status, found, fix }
+    Finding {
+        id: id.into(),
+        status,
+        found,
+        fix,
+    }
 }
 
 fn gpu_findings(node: &nvml::Node) -> Vec<Finding> {

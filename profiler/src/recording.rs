@@ -33,7 +33,9 @@ pub enum JournalError {
         error: io::Error,
     },
     /// A line is not what a journal holds.
-    #[error("journal {path}, line {line}: {reason}; is this a file that `perjoule run --journal` wrote?")]
+    #[error(
+        "journal {path}, line {line}: {reason}; is this a file that `perjoule run --journal` wrote?"
+    )]
     Format {
         /// Which file.
         path: PathBuf,
@@ -48,7 +50,11 @@ pub enum JournalError {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 enum Entry {
-    Journal { schema: u32, version: String, simulated: bool },
+    Journal {
+        schema: u32,
+        version: String,
+        simulated: bool,
+    },
     Meter {
         meter: u32,
         component: Component,
@@ -58,7 +64,10 @@ enum Entry {
         stale_after_ns: u64,
         gain_error_ratio: f64,
     },
-    Service { service: u32, name: String },
+    Service {
+        service: u32,
+        name: String,
+    },
     Interval {
         meter: u32,
         from_s: f64,
@@ -68,7 +77,12 @@ enum Entry {
         services: Vec<Share>,
     },
     Request(RequestLine),
-    Hole { meter: u32, from_s: f64, to_s: f64, reason: String },
+    Hole {
+        meter: u32,
+        from_s: f64,
+        to_s: f64,
+        reason: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -115,17 +129,34 @@ pub struct Journal {
 impl Journal {
     /// Begins a new file; an existing one is replaced.
     pub fn create(path: &Path, simulated: bool) -> Result<Self, JournalError> {
-        let file = File::create(path)
-            .map_err(|error| JournalError::Io { path: path.to_owned(), error })?;
-        let mut journal = Self { path: path.to_owned(), file: BufWriter::new(file) };
+        let file = File::create(path).map_err(|error| JournalError::Io {
+            path: path.to_owned(),
+            error,
+        })?;
+        let mut journal = Self {
+            path: path.to_owned(),
+            file: BufWriter::new(file),
+        };
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        journal.line(&Entry::Journal { schema: SCHEMA, version, simulated })?;
+        journal.line(&Entry::Journal {
+            schema: SCHEMA,
+            version,
+            simulated,
+        })?;
         Ok(journal)
     }
 
     /// Names a meter; before its first interval.
     pub fn meter(&mut self, id: MeterId, meter: &Meter) -> Result<(), JournalError> {
-        let Meter { component, ref device, source, tick, stale_after, gain_error_ratio, .. } = *meter;
+        let Meter {
+            component,
+            ref device,
+            source,
+            tick,
+            stale_after,
+            gain_error_ratio,
+            ..
+        } = *meter;
         self.line(&Entry::Meter {
             meter: id.0,
             component,
@@ -139,14 +170,24 @@ impl Journal {
 
     /// Names a service; before its first request.
     pub fn service(&mut self, id: ServiceId, name: &str) -> Result<(), JournalError> {
-        self.line(&Entry::Service { service: id.0, name: name.to_owned() })
+        self.line(&Entry::Service {
+            service: id.0,
+            name: name.to_owned(),
+        })
     }
 
     /// Writes what was booked.
     pub fn book(&mut self, booked: &Booked) -> Result<(), JournalError> {
         let entry = match booked {
             Booked::Interval(interval) => {
-                let BookedInterval { meter, from, to, energy, accounts, ref services } = *interval;
+                let BookedInterval {
+                    meter,
+                    from,
+                    to,
+                    energy,
+                    accounts,
+                    ref services,
+                } = *interval;
                 let services = services
                     .iter()
                     .map(|share| Share {
@@ -165,7 +206,12 @@ impl Journal {
                 }
             }
             Booked::Request(booked) => Entry::Request(RequestLine::from(booked)),
-            Booked::Hole { meter, from, to, reason } => Entry::Hole {
+            Booked::Hole {
+                meter,
+                from,
+                to,
+                reason,
+            } => Entry::Hole {
                 meter: meter.0,
                 from_s: seconds(*from),
                 to_s: seconds(*to),
@@ -177,14 +223,20 @@ impl Journal {
 
     /// Hands everything written so far to the kernel.
     pub fn flush(&mut self) -> Result<(), JournalError> {
-        self.file.flush().map_err(|error| JournalError::Io { path: self.path.clone(), error })
+        self.file.flush().map_err(|error| JournalError::Io {
+            path: self.path.clone(),
+            error,
+        })
     }
 
     fn line(&mut self, entry: &Entry) -> Result<(), JournalError> {
         serde_json::to_writer(&mut self.file, entry)
             .map_err(io::Error::from)
             .and_then(|()| self.file.write_all(b"\n"))
-            .map_err(|error| JournalError::Io { path: self.path.clone(), error })
+            .map_err(|error| JournalError::Io {
+                path: self.path.clone(),
+                error,
+            })
     }
 }
 
@@ -203,7 +255,10 @@ pub struct Recorded {
 
 /// Reads a journal. A last line without its end (the agent was killed) is left out.
 pub fn read(path: &Path) -> Result<Recorded, JournalError> {
-    let io = |error| JournalError::Io { path: path.to_owned(), error };
+    let io = |error| JournalError::Io {
+        path: path.to_owned(),
+        error,
+    };
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let mut recorded = Recorded::default();
     let mut text = String::new();
@@ -214,12 +269,20 @@ pub fn read(path: &Path) -> Result<Recorded, JournalError> {
             break;
         }
         line += 1;
-        let format = |reason: String| JournalError::Format { path: path.to_owned(), line, reason };
+        let format = |reason: String| JournalError::Format {
+            path: path.to_owned(),
+            line,
+            reason,
+        };
         let entry = serde_json::from_str(&text).map_err(|error| format(error.to_string()))?;
         match entry {
-            Entry::Journal { schema, simulated, .. } => {
+            Entry::Journal {
+                schema, simulated, ..
+            } => {
                 if schema > SCHEMA {
-                    return Err(format(format!("schema {schema} is newer than this perjoule")));
+                    return Err(format(format!(
+                        "schema {schema} is newer than this perjoule"
+                    )));
                 }
                 recorded.simulated = simulated;
             }
@@ -250,7 +313,14 @@ pub fn read(path: &Path) -> Result<Recorded, JournalError> {
             Entry::Service { service, name } => {
                 recorded.services.insert(ServiceId(service), name);
             }
-            Entry::Interval { meter, from_s, to_s, energy_uj, accounts_uj, services } => {
+            Entry::Interval {
+                meter,
+                from_s,
+                to_s,
+                energy_uj,
+                accounts_uj,
+                services,
+            } => {
                 let services = services
                     .into_iter()
                     .map(|share| ServiceShare {
@@ -269,11 +339,20 @@ pub fn read(path: &Path) -> Result<Recorded, JournalError> {
                 }));
             }
             Entry::Request(line) => recorded.booked.push(Booked::Request(line.into())),
-            Entry::Hole { meter, from_s, to_s, reason } => recorded.booked.push(Booked::Hole {
+            Entry::Hole {
+                meter,
+                from_s,
+                to_s,
+                reason,
+            } => recorded.booked.push(Booked::Hole {
                 meter: MeterId(meter),
                 from: timestamp(from_s),
                 to: timestamp(to_s),
-                reason: if reason == "reset" { "reset" } else { "refused" },
+                reason: if reason == "reset" {
+                    "reset"
+                } else {
+                    "refused"
+                },
             }),
         }
     }
@@ -289,8 +368,18 @@ pub fn read(path: &Path) -> Result<Recorded, JournalError> {
 
 impl From<&BookedRequest> for RequestLine {
     fn from(booked: &BookedRequest) -> Self {
-        let BookedRequest { request, gpu, cpu, dram, class, error_ratio } = *booked;
-        let end = request.end.unwrap_or(End { at: request.start, outcome: Outcome::Incomplete });
+        let BookedRequest {
+            request,
+            gpu,
+            cpu,
+            dram,
+            class,
+            error_ratio,
+        } = *booked;
+        let end = request.end.unwrap_or(End {
+            at: request.start,
+            outcome: Outcome::Incomplete,
+        });
         let (input_bytes, input_tokens) = match request.input {
             Input::Bytes(bytes) => (Some(bytes), None),
             Input::Tokens(tokens) => (None, Some(tokens)),
@@ -337,7 +426,10 @@ impl From<RequestLine> for BookedRequest {
                 chunks: line.chunks,
                 streamed: line.streamed,
                 status: line.status,
-                end: Some(End { at: timestamp(line.end_s), outcome: line.outcome }),
+                end: Some(End {
+                    at: timestamp(line.end_s),
+                    outcome: line.outcome,
+                }),
             },
             gpu: line.energy_uj.gpu.map(Microjoules),
             cpu: line.energy_uj.cpu.map(Microjoules),
@@ -373,7 +465,10 @@ mod tests {
                 chunks: 12,
                 streamed: true,
                 status: 200,
-                end: Some(End { at: Timestamp(2_500_000_000), outcome: Outcome::Done }),
+                end: Some(End {
+                    at: Timestamp(2_500_000_000),
+                    outcome: Outcome::Done,
+                }),
             },
             gpu: Some(Microjoules(123_456_789)),
             cpu: None,

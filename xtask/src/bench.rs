@@ -3,4 +3,6 @@ use anyhow::Result;
 /// Options.
 #[derive(clap::Args)]
 pub(crate) struct Options {}
-pub(crate) fn run(_: &Options) -> Result<()> { Ok(()) }
+pub(crate) fn run(_: &Options) -> Result<()> {
+    Ok(())
+}

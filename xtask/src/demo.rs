@@ -63,7 +63,10 @@ pub(crate) fn build() -> Result<()> {
 
 /// `cargo xtask demo`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    ensure!(is_root(), "the demo loads BPF programs: run it as root, e.g. with `sudo -E env PATH=$PATH cargo xtask demo`");
+    ensure!(
+        is_root(),
+        "the demo loads BPF programs: run it as root, e.g. with `sudo -E env PATH=$PATH cargo xtask demo`"
+    );
     build()?;
     if let Some(driver) = nvidia_driver() {
         return measure_real(options, &driver);
@@ -77,8 +80,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Runs the demo at one rate and holds it against the bars.
 pub(crate) fn check(bars: &Bars) -> Result<()> {
-    let options =
-        Options { seconds: 40, rate: bars.rate, seed: 1, json: true, keep: false };
+    let options = Options {
+        seconds: 40,
+        rate: bars.rate,
+        seed: 1,
+        json: true,
+        keep: false,
+    };
     let summary = measure(&options, false)?;
     println!("{}", summary.to_json());
     summary.hold_against(bars)
@@ -102,7 +110,11 @@ fn measure(options: &Options, live: bool) -> Result<Summary> {
     fs::create_dir_all(&folder).context("cannot make target/demo")?;
 
     let mut stack = Stack::start(&folder)?;
-    eprintln!("serving on {}, metrics on {}", stack.url(), stack.metrics_url());
+    eprintln!(
+        "serving on {}, metrics on {}",
+        stack.url(),
+        stack.metrics_url()
+    );
     eprintln!("learning the idle floor for {} s", QUIET.as_secs());
     sleep(QUIET);
 
@@ -138,7 +150,10 @@ fn measure(options: &Options, live: bool) -> Result<Summary> {
     eprint!("{}", summary.to_text());
     eprintln!("report for a planner: target/demo/report.md");
     if options.keep {
-        eprintln!("metrics stay up at {}; end with Ctrl-C", stack.metrics_url());
+        eprintln!(
+            "metrics stay up at {}; end with Ctrl-C",
+            stack.metrics_url()
+        );
         stack.wait_for_interrupt()?;
     }
     stack.stop()?;
@@ -147,7 +162,10 @@ fn measure(options: &Options, live: bool) -> Result<Summary> {
 
 /// On a machine with a GPU and its driver: the real one, under whatever runs there.
 fn measure_real(options: &Options, driver: &str) -> Result<()> {
-    eprintln!("NVIDIA driver found ({driver}): measuring the real GPU for {} s", options.seconds);
+    eprintln!(
+        "NVIDIA driver found ({driver}): measuring the real GPU for {} s",
+        options.seconds
+    );
     eprintln!("start your own server and load; its requests and its joules appear below");
     let mut command = std::process::Command::new(target("release/perjoule"));
     command.arg("stat");

@@ -9,25 +9,37 @@ use anyhow::{Context as _, Result, bail};
 
 /// The checkout's root.
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").components().collect::<PathBuf>()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .components()
+        .collect::<PathBuf>()
 }
 
 /// A file or folder below `target/`.
 pub(crate) fn target(path: &str) -> PathBuf {
-    root().canonicalize().unwrap_or_else(|_| root()).join("target").join(path)
+    root()
+        .canonicalize()
+        .unwrap_or_else(|_| root())
+        .join("target")
+        .join(path)
 }
 
 /// cargo, as it runs this task, from the checkout's root and into its `target/`.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root()).env("CARGO_TARGET_DIR", target("")).env_remove("RUSTC");
+    cargo
+        .current_dir(root())
+        .env("CARGO_TARGET_DIR", target(""))
+        .env_remove("RUSTC");
     cargo
 }
 
 /// Runs to the end; an error names the command.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = shown(command);
-    let status = command.status().with_context(|| format!("cannot start: {shown}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start: {shown}"))?;
     if !status.success() {
         bail!("failed ({status}): {shown}");
     }
@@ -36,11 +48,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs to the end and returns what it printed on stdout, or `None` if it failed or is missing.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<String> {
-    let output =
-        Command::new(program).args(arguments).stdin(Stdio::null()).output().ok().filter(|o| o.status.success())?;
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .ok()
+        .filter(|o| o.status.success())?;
     String::from_utf8(output.stdout).ok()
 }
-
 
 /// Where the program is on PATH.
 pub(crate) fn find_on_path(program: &str) -> Option<PathBuf> {

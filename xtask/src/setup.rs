@@ -94,7 +94,11 @@ impl fmt::Display for Toolchain {
         match &self.rustc {
             Rustc::Nightly => f.write_str("route a, rustup's nightly with rust-src")?,
             Rustc::Distribution(rustc) => {
-                write!(f, "route b, Debian's rustc with its core for BPF ({})", rustc.display())?;
+                write!(
+                    f,
+                    "route b, Debian's rustc with its core for BPF ({})",
+                    rustc.display()
+                )?;
             }
         }
         write!(f, "; linker {}", self.linker.display())
@@ -109,7 +113,10 @@ fn record() -> PathBuf {
 fn recorded() -> Option<Toolchain> {
     let text = fs::read_to_string(record()).ok()?;
     let get = |key: &str| {
-        text.lines().filter_map(|line| line.split_once('=')).find(|(k, _)| *k == key).map(|(_, v)| v)
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .find(|(k, _)| *k == key)
+            .map(|(_, v)| v)
     };
     let linker = PathBuf::from(get("linker")?);
     let rustc = match get("build_std")? {
@@ -175,7 +182,15 @@ fn get_rustc(route: Route) -> Option<Rustc> {
             let arguments: &[&str] = if installed {
                 &["component", "add", "rust-src", "--toolchain", "nightly"]
             } else {
-                &["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]
+                &[
+                    "toolchain",
+                    "install",
+                    "nightly",
+                    "--profile",
+                    "minimal",
+                    "--component",
+                    "rust-src",
+                ]
             };
             output("rustup", arguments);
         }
@@ -195,24 +210,33 @@ fn get_rustc(route: Route) -> Option<Rustc> {
 
 /// True if the nightly can build `core`, and its LLVM is not newer than the linker's.
 fn nightly_has_source() -> bool {
-    let Some(version) = output("rustup", &["run", "nightly", "rustc", "-vV"]) else { return false };
+    let Some(version) = output("rustup", &["run", "nightly", "rustc", "-vV"]) else {
+        return false;
+    };
     let llvm = version
         .lines()
         .find_map(|line| line.strip_prefix("LLVM version: "))
         .and_then(|version| version.split('.').next()?.parse::<u32>().ok());
-    let source = output("rustup", &["run", "nightly", "rustc", "--print", "sysroot"])
-        .is_some_and(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library/core").is_dir());
+    let source =
+        output("rustup", &["run", "nightly", "rustc", "--print", "sysroot"]).is_some_and(|root| {
+            Path::new(root.trim())
+                .join("lib/rustlib/src/rust/library/core")
+                .is_dir()
+        });
     source && llvm.is_some_and(|llvm| llvm <= LLVM)
 }
 
 fn has_bpf_core(rustc: &Path) -> bool {
     output(&rustc.to_string_lossy(), &["--print", "sysroot"]).is_some_and(|root| {
-        Path::new(root.trim()).join("lib/rustlib/bpfel-unknown-none/lib").is_dir()
+        Path::new(root.trim())
+            .join("lib/rustlib/bpfel-unknown-none/lib")
+            .is_dir()
     })
 }
 
 fn linker_works(linker: &Path) -> bool {
-    output(&linker.to_string_lossy(), &["--version"]).is_some_and(|version| version.contains("0.13."))
+    output(&linker.to_string_lossy(), &["--version"])
+        .is_some_and(|version| version.contains("0.13."))
 }
 
 /// bpf-linker from PATH, from `target/tools`, or built there.
@@ -227,14 +251,29 @@ fn get_linker() -> Result<PathBuf> {
     if !prefix.join("bin/llvm-config").exists() {
         println!("setup: getting LLVM {LLVM}");
         apt_install(&[&format!("llvm-{LLVM}-dev")]).with_context(|| {
-            format!("bpf-linker needs LLVM {LLVM} with its headers in {}", prefix.display())
+            format!(
+                "bpf-linker needs LLVM {LLVM} with its headers in {}",
+                prefix.display()
+            )
         })?;
     }
     println!("setup: building bpf-linker {BPF_LINKER} (about 80 s)");
     run_command(
         cargo()
-            .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--quiet"])
-            .args(["--no-default-features", "--features", &format!("llvm-{LLVM}"), "--root"])
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER,
+                "--locked",
+                "--quiet",
+            ])
+            .args([
+                "--no-default-features",
+                "--features",
+                &format!("llvm-{LLVM}"),
+                "--root",
+            ])
             .arg(target("tools"))
             .env("CARGO_TARGET_DIR", target("tools/build"))
             .env("LLVM_PREFIX", prefix),

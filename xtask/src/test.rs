@@ -18,9 +18,21 @@ const PACKAGES: &[(&str, &str)] = &[
 
 /// Mean batches of about 3, 8 and 22, and what the errors of the energy per request may be.
 const DEMO_BARS: &[demo::Bars] = &[
-    demo::Bars { rate: 1.0, median: 0.03, p95: 0.12 },
-    demo::Bars { rate: 2.5, median: 0.03, p95: 0.12 },
-    demo::Bars { rate: 5.0, median: 0.05, p95: 0.20 },
+    demo::Bars {
+        rate: 1.0,
+        median: 0.03,
+        p95: 0.12,
+    },
+    demo::Bars {
+        rate: 2.5,
+        median: 0.03,
+        p95: 0.12,
+    },
+    demo::Bars {
+        rate: 5.0,
+        median: 0.05,
+        p95: 0.20,
+    },
 ];
 
 /// `cargo xtask test`.
@@ -29,7 +41,9 @@ pub(crate) fn run() -> Result<()> {
     let mut skipped = Vec::new();
     setup::ensure()?;
 
-    step("format", || run_command(cargo().args(["fmt", "--all", "--check"])))?;
+    step("format", || {
+        run_command(cargo().args(["fmt", "--all", "--check"]))
+    })?;
     step("lints", || {
         run_command(
             cargo()
@@ -38,9 +52,13 @@ pub(crate) fn run() -> Result<()> {
         )
     })?;
     step("host tests", || {
-        run_command(
-            cargo().args(["test", "--workspace", "--exclude", "end-to-end", "--no-fail-fast"]),
-        )
+        run_command(cargo().args([
+            "test",
+            "--workspace",
+            "--exclude",
+            "end-to-end",
+            "--no-fail-fast",
+        ]))
     })?;
     step("build what users run", demo::build)?;
 
@@ -58,13 +76,18 @@ pub(crate) fn run() -> Result<()> {
             )
         })?;
         for bars in DEMO_BARS {
-            step(&format!("demo at {} requests/s", bars.rate), || demo::check(bars))?;
+            step(&format!("demo at {} requests/s", bars.rate), || {
+                demo::check(bars)
+            })?;
         }
     } else {
         skipped.push("root tests and the demo: not root".to_owned());
     }
 
-    println!("\nall steps passed in {:.0} min", start.elapsed().as_secs_f64() / 60.0);
+    println!(
+        "\nall steps passed in {:.0} min",
+        start.elapsed().as_secs_f64() / 60.0
+    );
     for what in skipped {
         println!("skipped: {what}");
     }

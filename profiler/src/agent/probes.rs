@@ -9,8 +9,8 @@ use crate::probes::health::{ProgramHealth, Verdict};
 use crate::probes::load_error::LoadError;
 use crate::probes::loader::{Loader, Options};
 use crate::probes::owners::Owners;
-use crate::probes::requirements;
 use crate::probes::requests::{Losses, Observed, RequestProbe};
+use crate::probes::requirements;
 use crate::probes::sched::{CpuWindow, SchedProbe};
 use crate::probes::syscalls::{SyscallCounts, SyscallProbe};
 use crate::services::routes::route;
@@ -42,8 +42,18 @@ impl Probes {
         // The loader keeps each verdict for doctor, /metrics and the log.
         let sched = SchedProbe::attach(&mut loader, &owners).ok();
         let requests = RequestProbe::attach(&mut loader).ok();
-        let syscalls = if syscalls { SyscallProbe::attach(&mut loader).ok() } else { None };
-        Ok(Self { requests, sched, syscalls, owners, loader })
+        let syscalls = if syscalls {
+            SyscallProbe::attach(&mut loader).ok()
+        } else {
+            None
+        };
+        Ok(Self {
+            requests,
+            sched,
+            syscalls,
+            owners,
+            loader,
+        })
     }
 
     pub(super) fn sees_requests(&self) -> bool {
@@ -82,13 +92,17 @@ impl Probes {
     /// Calls of each of these services by class, since it was first counted; empty without the
     /// probe.
     pub(super) fn read_syscalls(&mut self, services: &[ServiceId]) -> Vec<SyscallCounts> {
-        let Some(probe) = &mut self.syscalls else { return Vec::new() };
-        let counts = probe.set_services(&self.owners, services).and_then(|refused| {
-            if refused > 0 {
-                log::debug!("system calls of {refused} services are not counted: no room");
-            }
-            probe.read()
-        });
+        let Some(probe) = &mut self.syscalls else {
+            return Vec::new();
+        };
+        let counts = probe
+            .set_services(&self.owners, services)
+            .and_then(|refused| {
+                if refused > 0 {
+                    log::debug!("system calls of {refused} services are not counted: no room");
+                }
+                probe.read()
+            });
         counts.unwrap_or_else(|error| {
             log::warn!("system calls cannot be read: {error}");
             Vec::new()
@@ -97,7 +111,9 @@ impl Probes {
 
     /// What the request probe lost.
     pub(super) fn losses(&self) -> Losses {
-        self.requests.as_ref().map_or_else(Losses::default, RequestProbe::losses)
+        self.requests
+            .as_ref()
+            .map_or_else(Losses::default, RequestProbe::losses)
     }
 
     pub(super) fn health(&self) -> Vec<ProgramHealth> {
@@ -112,7 +128,10 @@ impl Probes {
 /// The machine's requirements, then each program's verdict from attaching it for a moment.
 pub(super) fn examine(log_level: log::LevelFilter) -> Vec<Finding> {
     let mut findings = requirements::check(Path::new("/"));
-    if findings.iter().any(|finding| finding.status == Status::Fail) {
+    if findings
+        .iter()
+        .any(|finding| finding.status == Status::Fail)
+    {
         // Each failure says what to do; attaching would fail for the same reason.
         return findings;
     }
@@ -120,9 +139,7 @@ pub(super) fn examine(log_level: log::LevelFilter) -> Vec<Finding> {
         Ok(probes) => findings.extend(probes.health().into_iter().map(|program| {
             let id = format!("probe.{}", program.program);
             match program.verdict {
-                Verdict::Ok => {
-                    Finding::pass(id, format!("attached, tier {}", program.tier.name()))
-                }
+                Verdict::Ok => Finding::pass(id, format!("attached, tier {}", program.tier.name())),
                 Verdict::Off => Finding::pass(id, "not asked for"),
                 Verdict::Unsupported | Verdict::Broken => {
                     let fix = "the other probes go on without it; a newer kernel may have it";

@@ -66,7 +66,9 @@ impl Sinks {
     }
 
     fn write(&mut self, write: impl FnOnce(&mut Journal) -> Result<(), JournalError>) {
-        let Some(journal) = &mut self.journal else { return };
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
         if let Err(error) = write(journal) {
             log::error!("{error}; nothing more is written to it");
             self.journal = None;

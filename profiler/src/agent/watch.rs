@@ -92,10 +92,19 @@ fn watch(
 }
 
 fn look(services: &mut Services, gpus: &BTreeMap<MeterId, GpuProcesses>) -> io::Result<Update> {
-    let pids: Vec<(MeterId, Vec<u32>)> =
-        gpus.iter().map(|(meter, processes)| (*meter, processes.pids.clone())).collect();
+    let pids: Vec<(MeterId, Vec<u32>)> = gpus
+        .iter()
+        .map(|(meter, processes)| (*meter, processes.pids.clone()))
+        .collect();
     let changes = services.refresh(&pids)?;
     let now = Timestamp::now();
-    let holders = pids.iter().map(|(meter, pids)| services.holders(*meter, now, pids)).collect();
-    Ok(Update { services: services.iter().cloned().collect(), changes, holders })
+    let holders = pids
+        .iter()
+        .map(|(meter, pids)| services.holders(*meter, now, pids))
+        .collect();
+    Ok(Update {
+        services: services.iter().cloned().collect(),
+        changes,
+        holders,
+    })
 }

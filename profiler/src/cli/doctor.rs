@@ -33,18 +33,31 @@ struct Report {
 /// Exit code: 0 all fine (absent hardware is fine), 1 warnings, 2 failures.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
     let Options { json, nvml_library } = options;
-    let flags =
-        PartialConfig { nvml_library, log_level: level(verbose), ..PartialConfig::default() };
+    let flags = PartialConfig {
+        nvml_library,
+        log_level: level(verbose),
+        ..PartialConfig::default()
+    };
     let config = match load(file, flags) {
         Ok(config) => config,
         Err(error) => return Ok(usage(&error, EXIT_USAGE)),
     };
     let checks = examine(&config);
-    let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Pass);
+    let worst = checks
+        .iter()
+        .map(|check| check.status)
+        .max()
+        .unwrap_or(Status::Pass);
     if json {
         println!("{}", serde_json::to_string(&Report { schema: 1, checks })?);
     } else {
-        for Finding { id, status, found, fix } in &checks {
+        for Finding {
+            id,
+            status,
+            found,
+            fix,
+        } in &checks
+        {
             println!("{:<4}  {id:<28}  {found}", status.label());
             if let Some(fix) = fix {
                 println!("{:<34}  fix: {fix}", "");

@@ -49,9 +49,10 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
             _ => None,
         })
     };
-    if let (Some(from), Some(to)) =
-        (intervals().map(|i| i.from).min(), intervals().map(|i| i.to).max())
-    {
+    if let (Some(from), Some(to)) = (
+        intervals().map(|i| i.from).min(),
+        intervals().map(|i| i.to).max(),
+    ) {
         summary.set_window(from, to);
     }
     let report = summary.report();

@@ -34,7 +34,9 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     };
     start_log(&config, false);
     let listen = options.listen.or(config.listen).unwrap_or(SERVICE_LISTEN);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         // Before anything is attached: a taken port leaves nothing behind.
         let listener = TcpListener::bind(listen).await.with_context(|| {

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use log::LevelFilter;
 
-use crate::agent::config::{
-    Config, ConfigError, IdleWatts, PartialConfig, PartialServices,
-};
+use crate::agent::config::{Config, ConfigError, IdleWatts, PartialConfig, PartialServices};
 
 /// What to watch, and how; the same for every verb that measures.
 #[derive(Debug, Clone, Default, Args)]
@@ -89,8 +87,16 @@ pub(super) const fn level(verbose: u8) -> Option<LevelFilter> {
 
 /// Sends the log to stderr. `quiet` verbs keep their own output readable unless more is asked.
 pub(super) fn start_log(config: &Config, quiet: bool) {
-    let level = if quiet { config.log_level.min(LevelFilter::Warn) } else { config.log_level };
-    let level = if config.log_level > LevelFilter::Info { config.log_level } else { level };
+    let level = if quiet {
+        config.log_level.min(LevelFilter::Warn)
+    } else {
+        config.log_level
+    };
+    let level = if config.log_level > LevelFilter::Info {
+        config.log_level
+    } else {
+        level
+    };
     env_logger::Builder::new()
         .filter_level(LevelFilter::Warn)
         .filter_module("profiler", level)

@@ -38,8 +38,15 @@ pub(super) struct Options {
 
 /// Counts until the command ends, the time is over or a signal comes.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
-    let Options { mut target, json, duration, command } = options;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Options {
+        mut target,
+        json,
+        duration,
+        command,
+    } = options;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -124,6 +131,9 @@ async fn until(end: Option<Instant>) {
 
 /// The command's own code, or 128 + the signal that ended it, as a shell has it.
 fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| Some(128 + status.signal()?))
+        .unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

@@ -263,13 +263,39 @@ pub struct Accounts {
 
 impl Accounts {
     /// The accounts' names, in the order of [`Self::values`].
-    pub const NAMES: [&'static str; 8] =
-        ["idle", "context", "requests", "overhead", "other", "agent", "unattributed", "gap"];
+    pub const NAMES: [&'static str; 8] = [
+        "idle",
+        "context",
+        "requests",
+        "overhead",
+        "other",
+        "agent",
+        "unattributed",
+        "gap",
+    ];
 
     /// Each account's energy, in the order of [`Self::NAMES`].
     pub const fn values(&self) -> [Microjoules; 8] {
-        let Self { idle, context, requests, overhead, other, agent, unattributed, gap } = *self;
-        [idle, context, requests, overhead, other, agent, unattributed, gap]
+        let Self {
+            idle,
+            context,
+            requests,
+            overhead,
+            other,
+            agent,
+            unattributed,
+            gap,
+        } = *self;
+        [
+            idle,
+            context,
+            requests,
+            overhead,
+            other,
+            agent,
+            unattributed,
+            gap,
+        ]
     }
 
     /// Sum over all accounts.

@@ -2,10 +2,10 @@
 
 use std::io;
 
+use crate::finding::Finding;
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
-use crate::finding::Finding;
 use thiserror::Error;
 
 use super::btf::BtfError;

@@ -20,8 +20,8 @@ use super::btf::{self, Types};
 use super::health::{ProgramHealth, Tier, Verdict};
 use super::load_error::{LoadError, ProbeError};
 use super::requirements;
-use crate::finding::Status;
 use super::shared_memory::{SharedArray, SharedMemory, Words};
+use crate::finding::Status;
 
 const COSTS: &str = "PROGRAM_COST";
 

@@ -107,8 +107,15 @@ pub struct Losses {
 impl Losses {
     /// Each count with its reason, as metrics have it; a drained request is no loss.
     pub const fn by_reason(&self) -> [(&'static str, u64); 6] {
-        let Self { ring_full, slots_exhausted, pipelined, unreadable, malformed, unowned, .. } =
-            *self;
+        let Self {
+            ring_full,
+            slots_exhausted,
+            pipelined,
+            unreadable,
+            malformed,
+            unowned,
+            ..
+        } = *self;
         [
             ("ring_full", ring_full),
             ("slots_exhausted", slots_exhausted),

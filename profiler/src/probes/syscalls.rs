@@ -65,7 +65,9 @@ pub struct SyscallProbe {
 
 impl std::fmt::Debug for SyscallProbe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SyscallProbe").field("counted", &self.counted).finish_non_exhaustive()
+        f.debug_struct("SyscallProbe")
+            .field("counted", &self.counted)
+            .finish_non_exhaustive()
     }
 }
 

@@ -73,7 +73,8 @@ impl Journal {
         while reader.read_line(&mut line)? > 0 && line.ends_with('\n') {
             self.offset += line.len() as u64;
             let entry: Value = serde_json::from_str(&line).context("a line of the journal")?;
-            self.take(&entry).with_context(|| format!("not as expected: {line}"))?;
+            self.take(&entry)
+                .with_context(|| format!("not as expected: {line}"))?;
             line.clear();
         }
         Ok(())
@@ -92,7 +93,9 @@ impl Journal {
                 self.services.insert(number("service")?, text("name")?);
             }
             "interval" => {
-                let Some(device) = self.gpus.get(&number("meter")?) else { return Some(()) };
+                let Some(device) = self.gpus.get(&number("meter")?) else {
+                    return Some(());
+                };
                 let accounts = entry.get("accounts_uj")?.as_object()?;
                 let account = |key: &str| accounts.get(key)?.as_u64();
                 self.intervals.push(Interval {

@@ -27,7 +27,16 @@ impl Table {
         if self.rows.is_multiple_of(20) {
             eprintln!(
                 "\n{:>4}  {:<16} {:>7} {:>8} {:>7} {:>8} {:>8} {:>8} {:>7} {:>9}",
-                "s", "service", "req/s", "tokens/s", "W", "J/req", "J/req", "J/token", "idle W", "residual"
+                "s",
+                "service",
+                "req/s",
+                "tokens/s",
+                "W",
+                "J/req",
+                "J/req",
+                "J/token",
+                "idle W",
+                "residual"
             );
             eprintln!(
                 "{:>4}  {:<16} {:>7} {:>8} {:>7} {:>8} {:>8} {:>8} {:>7} {:>9}",
@@ -36,8 +45,12 @@ impl Table {
         }
         self.rows += 1;
 
-        let recent: Vec<_> =
-            journal.intervals.iter().rev().take_while(|i| i.to_s > now - WINDOW_S).collect();
+        let recent: Vec<_> = journal
+            .intervals
+            .iter()
+            .rev()
+            .take_while(|i| i.to_s > now - WINDOW_S)
+            .collect();
         let seconds: f64 = {
             let from = recent.iter().map(|i| i.from_s).fold(now, f64::min);
             (now - from).max(1e-9)
@@ -56,9 +69,14 @@ impl Table {
             services.entry(&request.service).or_default().push(request);
         }
         for (service, requests) in services {
-            let ended: Vec<_> = requests.iter().filter(|r| r.end_s > now - WINDOW_S).collect();
-            let mut joules: Vec<f64> =
-                requests.iter().filter_map(|r| Some(r.gpu_uj? as f64 * 1e-6)).collect();
+            let ended: Vec<_> = requests
+                .iter()
+                .filter(|r| r.end_s > now - WINDOW_S)
+                .collect();
+            let mut joules: Vec<f64> = requests
+                .iter()
+                .filter_map(|r| Some(r.gpu_uj? as f64 * 1e-6))
+                .collect();
             let total: f64 = joules.iter().sum();
             let chunks: u64 = requests.iter().map(|r| r.chunks).sum();
             let tokens_per_s = ended.iter().map(|r| r.chunks).sum::<u64>() as f64 / seconds;

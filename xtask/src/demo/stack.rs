@@ -69,7 +69,13 @@ impl Stack {
             folder,
         )?;
         let metrics_url = agent.line_after("metrics on ")?;
-        let stack = Self { folder: folder.to_owned(), server, agent, url, metrics_url };
+        let stack = Self {
+            folder: folder.to_owned(),
+            server,
+            agent,
+            url,
+            metrics_url,
+        };
         stack.wait_for_first_interval()?;
         Ok(stack)
     }
@@ -145,7 +151,10 @@ impl Stack {
             .context("cannot ask the simulator for its counter")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let millijoules: f64 = text.trim().parse().with_context(|| {
-            format!("the simulator's counter: {text}{}", String::from_utf8_lossy(&output.stderr))
+            format!(
+                "the simulator's counter: {text}{}",
+                String::from_utf8_lossy(&output.stderr)
+            )
         })?;
         Ok(millijoules * 1e-3)
     }
@@ -159,7 +168,10 @@ impl Stack {
             .output()
             .context("cannot run perjoule report")?;
         if !output.status.success() {
-            bail!("perjoule report: {}", String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "perjoule report: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -44,7 +44,8 @@ impl Summary {
             let of_device = || intervals.iter().filter(|i| i.device == **device);
             let from = of_device().map(|i| i.from_s).fold(f64::INFINITY, f64::min);
             let to = of_device().map(|i| i.to_s).fold(0.0, f64::max);
-            counter_delta += stack.counter_joules(index, to)? - stack.counter_joules(index, from)?;
+            counter_delta +=
+                stack.counter_joules(index, to)? - stack.counter_joules(index, from)?;
         }
 
         let mut errors: Vec<f64> = pairs(&journal.requests, &truths)
@@ -73,7 +74,11 @@ impl Summary {
             energy_requests_true: truths.iter().map(|t| t.energy_uj as f64 * 1e-6).sum(),
             error_median: quantile(&errors, 0.5),
             error_p95: quantile(&errors, 0.95),
-            aborted: journal.requests.iter().filter(|r| r.outcome == "aborted").count(),
+            aborted: journal
+                .requests
+                .iter()
+                .filter(|r| r.outcome == "aborted")
+                .count(),
             load: load.clone(),
             simulated: journal.simulated,
         })
@@ -104,7 +109,11 @@ impl Summary {
         let percent = |ratio: Option<f64>| {
             ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{:.2} %", ratio * 100.0))
         };
-        let simulated = if self.simulated { "simulated" } else { "measured" };
+        let simulated = if self.simulated {
+            "simulated"
+        } else {
+            "measured"
+        };
         // Writing to a string cannot fail.
         let _ = write!(
             text,
@@ -130,7 +139,12 @@ impl Summary {
     pub(super) fn hold_against(&self, bars: &Bars) -> Result<()> {
         let Bars { rate, median, p95 } = *bars;
         ensure!(self.served > 0, "rate {rate}: nothing was served");
-        ensure!(self.seen == self.served, "rate {rate}: seen {} of {}", self.seen, self.served);
+        ensure!(
+            self.seen == self.served,
+            "rate {rate}: seen {} of {}",
+            self.seen,
+            self.served
+        );
         ensure!(
             self.residual_microjoules == 0,
             "rate {rate}: residual {} µJ",
@@ -143,7 +157,10 @@ impl Summary {
             self.counter_delta
         );
         let ratio = self.energy_requests / self.energy_requests_true;
-        ensure!((ratio - 1.0).abs() <= 0.02, "rate {rate}: Σ requests is {ratio} of the truth");
+        ensure!(
+            (ratio - 1.0).abs() <= 0.02,
+            "rate {rate}: Σ requests is {ratio} of the truth"
+        );
         ensure!(
             self.error_median.is_some_and(|error| error <= median),
             "rate {rate}: median error {:?} > {median}",
@@ -171,10 +188,14 @@ fn pairs<'a>(
             let apart = (request.start_s - truth.start_s).abs();
             // A chat stream has one chunk more: the role.
             let same = request.chunks.abs_diff(truth.output_tokens) <= 1;
-            if same { apart } else { apart + SAME_START_S / 2.0 }
+            if same {
+                apart
+            } else {
+                apart + SAME_START_S / 2.0
+            }
         };
-        let nearest = (0..free.len())
-            .min_by(|a, b| distance(&free[*a]).total_cmp(&distance(&free[*b])))?;
+        let nearest =
+            (0..free.len()).min_by(|a, b| distance(&free[*a]).total_cmp(&distance(&free[*b])))?;
         (distance(&free[nearest]) < SAME_START_S).then(|| (free.swap_remove(nearest), truth))
     })
 }
@@ -205,11 +226,25 @@ mod tests {
     fn requests_that_begin_together_are_told_apart_by_their_tokens() {
         let requests = [request(1.000, 51), request(1.001, 9), request(3.0, 9)];
         let truths = [
-            Truth { start_s: 1.0005, output_tokens: 8, energy_uj: 1 },
-            Truth { start_s: 1.0012, output_tokens: 50, energy_uj: 1 },
-            Truth { start_s: 2.0, output_tokens: 8, energy_uj: 1 },
+            Truth {
+                start_s: 1.0005,
+                output_tokens: 8,
+                energy_uj: 1,
+            },
+            Truth {
+                start_s: 1.0012,
+                output_tokens: 50,
+                energy_uj: 1,
+            },
+            Truth {
+                start_s: 2.0,
+                output_tokens: 8,
+                energy_uj: 1,
+            },
         ];
-        let found: Vec<_> = pairs(&requests, &truths).map(|(r, t)| (r.chunks, t.output_tokens)).collect();
+        let found: Vec<_> = pairs(&requests, &truths)
+            .map(|(r, t)| (r.chunks, t.output_tokens))
+            .collect();
         assert_eq!(found, [(9, 8), (51, 50)]);
     }
 }

@@ -1,0 +1,153 @@
+//! The agent as its users run it: beside another, under load, and how it ends.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use end_to_end::agent::Agent;
+use end_to_end::server::Server;
+use end_to_end::stack::Stack;
+use end_to_end::{http, is_root, loaded_programs};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_signal_ends_it_within_a_second_with_the_last_request_told_and_no_program_left() {
+    if !is_root("signals") {
+        return;
+    }
+    let before = loaded_programs();
+    let server = Server::python();
+    let port = server.port().to_string();
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut agent = Agent::start(&["--port", &port]);
+        assert!(loaded_programs().len() > before.len(), "{}", agent.log());
+        // Its record is still in the ring when the signal comes.
+        http::get(server.port(), "/file.txt");
+        let took = agent.end_with(signal);
+        assert!(took < SECOND, "{took:?}");
+        assert_eq!(agent.requests().len(), 1, "{}", agent.log());
+        assert_eq!(loaded_programs(), before);
+    }
+}
+
+#[test]
+fn a_second_agent_beside_the_first_gives_the_same_answers() {
+    if !is_root("two agents") {
+        return;
+    }
+    let stack = Stack::start();
+    let mut agents = [(); 2].map(|()| Agent::start_with(stack.perjoule(), &[]));
+    sleep(2 * SECOND);
+    let status = stack.load(4.0, 6).wait().expect("a load");
+    assert!(status.success());
+    sleep(3 * SECOND);
+    let figures = agents.each_mut().map(|agent| {
+        agent.end_with(libc::SIGTERM);
+        let requests = agent.requests();
+        let microjoules: u64 = requests
+            .iter()
+            .filter_map(|request| request["energy_uj"]["gpu"].as_u64())
+            .sum();
+        (requests.len(), microjoules)
+    });
+    let [(first, first_uj), (second, second_uj)] = figures;
+    assert_eq!(first, stack.served());
+    assert_eq!(second, stack.served());
+    let ratio = first_uj as f64 / second_uj as f64;
+    // Each learns its own floor from the same noisy idle.
+    assert!(
+        (0.98..1.02).contains(&ratio),
+        "{first_uj} µJ and {second_uj} µJ"
+    );
+}
+
+#[test]
+fn a_scrape_under_load_is_what_prometheus_expects() {
+    if !is_root("promtool") {
+        return;
+    }
+    let stack = Stack::start();
+    let agent = Agent::start_with(stack.perjoule(), &["--syscalls"]);
+    let ready = || http::get(agent.port(), "/-/ready");
+    let start = std::time::Instant::now();
+    while !ready().starts_with("HTTP/1.1 200") {
+        assert!(
+            start.elapsed() < 3 * SECOND,
+            "no interval booked: {}",
+            agent.log()
+        );
+        sleep(Duration::from_millis(20));
+    }
+    sleep(SECOND);
+    let mut load = stack.load(6.0, 5);
+    sleep(5 * SECOND);
+    let scrape = http::get(agent.port(), "/metrics");
+    let _ = load.wait();
+    let text = http::body(&scrape);
+    for name in [
+        "perjoule_meter_energy_joules_total{",
+        "perjoule_energy_account_joules_total{",
+        "perjoule_request_energy_joules_bucket{",
+        "perjoule_requests_total{",
+        "perjoule_time_to_first_token_seconds_bucket{",
+        "perjoule_tokens_total{",
+        "perjoule_cpu_seconds_total{",
+        "perjoule_syscalls_total{",
+        "perjoule_gpu_power_watts{",
+        "perjoule_gpu_info{",
+        "perjoule_probe_up{",
+        "perjoule_probe_runs_total{",
+        "perjoule_source_up{",
+        "perjoule_service_info{",
+        "perjoule_ledger_residual_joules 0\n",
+        "process_cpu_seconds_total ",
+    ] {
+        assert!(text.contains(name), "no {name} in\n{text}");
+    }
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed (package prometheus)");
+    promtool
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(text.as_bytes())
+        .expect("it reads");
+    let output = promtool.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
+    assert_eq!(String::from_utf8_lossy(&said), "");
+}
+
+#[test]
+fn it_finds_the_serving_stack_by_its_gpu_context_and_keeps_health_checks_apart() {
+    if !is_root("discovery") {
+        return;
+    }
+    let stack = Stack::start();
+    let mut agent = Agent::start_with(stack.perjoule(), &[]);
+    sleep(2 * SECOND);
+    assert!(http::get(stack.port(), "/health").starts_with("HTTP/1.1 200"));
+    let status = stack.load(5.0, 2).wait().expect("a load");
+    assert!(status.success());
+    sleep(3 * SECOND);
+    agent.end_with(libc::SIGTERM);
+    let requests = agent.requests();
+    let health: Vec<_> = requests
+        .iter()
+        .filter(|request| request["route"] == "health")
+        .collect();
+    assert_eq!(health.len(), 1);
+    assert!(health[0]["energy_uj"]["gpu"].is_null());
+    assert_eq!(requests.len() - health.len(), stack.served());
+}

@@ -1,0 +1,108 @@
+//! `perjoule stat` against plain servers.
+
+use std::thread;
+
+use end_to_end::agent::{Ended, perjoule};
+use end_to_end::server::{Server, free_port};
+use end_to_end::{http, is_root};
+use serde_json::Value;
+
+/// Counts for five seconds while `load` runs, and returns the one service.
+fn counted(server: &Server, load: impl Fn(u16) + Sync) -> Value {
+    let port = server.port().to_string();
+    let ended = thread::scope(|scope| {
+        let stat =
+            scope.spawn(|| perjoule(&["stat", "--port", &port, "--json", "--", "sleep", "5"]));
+        thread::sleep(std::time::Duration::from_secs(2));
+        load(server.port());
+        stat.join().expect("stat ends")
+    });
+    assert!(ended.status.success(), "{ended:?}");
+    let report = ended.json();
+    assert_eq!(report["ledger"]["residual_microjoules"], 0, "{ended:?}");
+    assert_eq!(report["losses"]["requests"], 0, "{ended:?}");
+    report["services"][0].clone()
+}
+
+#[test]
+fn it_counts_exactly_what_a_load_sent_to_python() {
+    if !is_root("stat") {
+        return;
+    }
+    let server = Server::python();
+    let service = counted(&server, |port| {
+        for _ in 0..150 {
+            assert!(http::get(port, "/file.txt").starts_with("HTTP/1.0 200"));
+        }
+        for _ in 0..7 {
+            assert!(http::get(port, "/nothing").starts_with("HTTP/1.0 404"));
+        }
+    });
+    assert_eq!(service["requests"]["total"], 157, "{service}");
+    assert_eq!(service["requests"]["by_code"]["2xx"], 150, "{service}");
+    assert_eq!(service["requests"]["by_code"]["4xx"], 7, "{service}");
+    assert_eq!(service["requests"]["aborted"], 0, "{service}");
+}
+
+#[test]
+fn it_counts_exactly_what_a_load_sent_to_nginx_on_kept_connections() {
+    if !is_root("stat") {
+        return;
+    }
+    let server = Server::nginx();
+    let service = counted(&server, |port| {
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| http::keep_alive(port, "/file.txt", 500));
+            }
+        });
+    });
+    assert_eq!(service["requests"]["total"], 2000, "{service}");
+    assert_eq!(service["requests"]["by_code"]["2xx"], 2000, "{service}");
+    assert_eq!(service["requests"]["incomplete"], 0, "{service}");
+}
+
+#[test]
+fn the_commands_exit_code_is_kept_and_its_output_comes_before_the_table() {
+    if !is_root("stat") {
+        return;
+    }
+    let server = Server::python();
+    let port = server.port().to_string();
+    let ended = perjoule(&[
+        "stat",
+        "--port",
+        &port,
+        "--",
+        "sh",
+        "-c",
+        "echo said; exit 7",
+    ]);
+    assert_eq!(ended.status.code(), Some(7), "{ended:?}");
+    let said = ended.out.find("said").expect("the command's own output");
+    let table = ended.out.find("requests").expect("the table");
+    assert!(said < table);
+}
+
+#[test]
+fn a_command_alone_is_what_is_counted() {
+    if !is_root("stat") {
+        return;
+    }
+    let port = free_port();
+    let script = format!(
+        "python3 -m http.server --bind 127.0.0.1 {port} >/dev/null 2>&1 & \
+         sleep 2; for i in 1 2 3; do \
+         python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:{port}/\").read()'; \
+         done; kill $!; wait"
+    );
+    let ended: Ended = perjoule(&["stat", "--json", "--", "sh", "-c", &script]);
+    let report = ended.json();
+    assert_eq!(report["services"][0]["requests"]["total"], 3, "{ended:?}");
+    assert!(
+        report["services"][0]["cpu_s"]
+            .as_f64()
+            .is_some_and(|cpu| cpu > 0.01),
+        "{ended:?}"
+    );
+}
