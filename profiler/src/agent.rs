@@ -456,18 +456,9 @@ fn meters_config(config: &Config) -> meters::Config {
     meters
 }
 
-/// An error with its causes, in one line.
+/// The cause and what to do about it, in one line.
 fn told(error: &LoadError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
+    format!("{error}; fix: {}", error.fix())
 }
 
 fn failed_programs(probes: &Probes) -> String {

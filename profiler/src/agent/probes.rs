@@ -95,18 +95,11 @@ impl Probes {
         let Some(probe) = &mut self.syscalls else {
             return Vec::new();
         };
-        let counts = probe
-            .set_services(&self.owners, services)
-            .and_then(|refused| {
-                if refused > 0 {
-                    log::debug!("system calls of {refused} services are not counted: no room");
-                }
-                probe.read()
-            });
-        counts.unwrap_or_else(|error| {
-            log::warn!("system calls cannot be read: {error}");
-            Vec::new()
-        })
+        let refused = probe.set_services(&self.owners, services);
+        if refused > 0 {
+            log::debug!("system calls of {refused} services are not counted: no room");
+        }
+        probe.read()
     }
 
     /// What the request probe lost.

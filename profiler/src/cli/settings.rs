@@ -72,7 +72,10 @@ impl Target {
 
 /// The user's file, else the machine's if there is one, below environment and flags.
 pub(super) fn load(file: Option<&Path>, flags: PartialConfig) -> Result<Config, ConfigError> {
-    let file = file.or_else(|| Config::default_file());
+    let file = match file {
+        Some(file) => Some(file),
+        None => Config::default_file(),
+    };
     Config::load(file, |name| env::var(name).ok(), flags)
 }
 

@@ -364,9 +364,7 @@ impl RequestProbe {
         for (index, sequence) in std::mem::take(&mut self.quarantine) {
             match read_slot(&self.slots, index) {
                 Some((current, facts)) if facts.phase == Phase::IDLE => {
-                    if current != sequence {
-                        self.quarantine.push((index, current));
-                    } else if self.free.push(index as u32, 0).is_err() {
+                    if current != sequence || self.free.push(index as u32, 0).is_err() {
                         self.quarantine.push((index, current));
                     }
                 }

@@ -63,14 +63,6 @@ pub struct SyscallProbe {
     counted: Vec<Counted>,
 }
 
-impl std::fmt::Debug for SyscallProbe {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SyscallProbe")
-            .field("counted", &self.counted)
-            .finish_non_exhaustive()
-    }
-}
-
 impl SyscallProbe {
     /// Services that can be counted at a time.
     pub const MOST_SERVICES: usize = ROWS - 1;

@@ -13,11 +13,10 @@ pub fn get(port: u16, path: &str) -> String {
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .expect("a socket option");
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )
-    .expect("the server reads");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .expect("the server reads");
     let mut response = Vec::new();
     stream
         .read_to_end(&mut response)
@@ -41,7 +40,9 @@ pub fn keep_alive(port: u16, path: &str, count: usize) {
         .expect("a socket option");
     let mut buffer = Vec::new();
     for _ in 0..count {
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
+        // One write: a request in pieces would wait for delayed acknowledgements.
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
         let length = loop {
             let text = String::from_utf8_lossy(&buffer).to_ascii_lowercase();
             if let Some((head, _)) = text.split_once("\r\n\r\n") {

@@ -8,7 +8,9 @@ pub mod http;
 pub mod server;
 pub mod stack;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// A built binary.
 ///
@@ -38,18 +40,39 @@ pub fn is_root(test: &str) -> bool {
     root
 }
 
-/// Names of BPF programs loaded in the kernel that could be perjoule's, with how many of each.
-pub fn loaded_programs() -> Vec<String> {
-    let ours = profiler_ebpf::cost::Program::ALL.map(profiler_ebpf::cost::Program::name);
-    let mut names: Vec<String> = aya::programs::loaded_programs()
-        .filter_map(Result::ok)
-        .filter_map(|program| Some(program.name_as_str()?.to_owned()))
-        // The kernel keeps 15 bytes of a name.
-        .filter(|name| {
-            ours.iter()
-                .any(|our| our.starts_with(name.as_str()) && !name.is_empty())
-        })
-        .collect();
-    names.sort();
-    names
+/// BPF programs that are loaded, by the kernel's ids.
+#[derive(Debug)]
+pub struct Programs(HashSet<u32>);
+
+impl Programs {
+    /// Those of now.
+    pub fn now() -> Self {
+        Self(
+            aya::programs::loaded_programs()
+                .filter_map(Result::ok)
+                .map(|program| program.id())
+                .collect(),
+        )
+    }
+
+    /// Programs that have been loaded since.
+    pub fn new_ones(&self) -> usize {
+        Self::now().0.difference(&self.0).count()
+    }
+
+    /// Checks that nothing loaded since is left. The kernel frees programs a little after they
+    /// are detached.
+    ///
+    /// # Panics
+    /// If programs are left.
+    pub fn assert_nothing_left(&self) {
+        let start = Instant::now();
+        while self.new_ones() > 0 {
+            assert!(
+                start.elapsed() < Duration::from_secs(3),
+                "BPF programs are left"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }

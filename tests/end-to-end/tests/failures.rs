@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use end_to_end::agent::{Agent, Ended, perjoule, perjoule_behind};
 use end_to_end::server::{Server, free_port};
-use end_to_end::{binary, http, is_root, loaded_programs};
+use end_to_end::{Programs, binary, http, is_root};
 
 const NOT_ROOT: &[&str] = &[
     "setpriv",
@@ -80,9 +80,9 @@ fn without_root_stat_says_which_capabilities_it_needs() {
     if !is_root("dropping privileges") {
         return;
     }
-    let before = loaded_programs();
-    stat_fails(&stat(NOT_ROOT), "CAP_BPF", "sudo");
-    assert_eq!(loaded_programs(), before);
+    let before = Programs::now();
+    stat_fails(&stat(NOT_ROOT), "CAP_BPF", "run as root, or grant both");
+    before.assert_nothing_left();
 }
 
 #[test]
@@ -98,13 +98,13 @@ fn without_btf_stat_says_what_the_kernel_lacks() {
     if !is_root("mount namespace") {
         return;
     }
-    let before = loaded_programs();
+    let before = Programs::now();
     stat_fails(
         &stat(NO_BTF),
         "/sys/kernel/btf/vmlinux",
         "CONFIG_DEBUG_INFO_BTF",
     );
-    assert_eq!(loaded_programs(), before);
+    before.assert_nothing_left();
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_port_that_is_taken_is_named_and_nothing_is_attached() {
     if !is_root("run") {
         return;
     }
-    let before = loaded_programs();
+    let before = Programs::now();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let ended = perjoule(&["run", "--listen", &address]);
@@ -185,7 +185,7 @@ fn a_port_that_is_taken_is_named_and_nothing_is_attached() {
         ended.log.contains(&address) && ended.log.contains("--listen"),
         "{ended:?}"
     );
-    assert_eq!(loaded_programs(), before);
+    before.assert_nothing_left();
 }
 
 #[test]

@@ -207,11 +207,7 @@ fn a_request_in_flight_is_told_as_it_stands() {
     read_request(&mut server);
     watch.poll();
     let alive = |watch: &Watch| {
-        let last = watch
-            .told
-            .iter()
-            .filter(|seen| seen.port == port)
-            .next_back();
+        let last = watch.told.iter().rfind(|seen| seen.port == port);
         last.map(|seen| {
             (
                 seen.request.status,
