@@ -364,7 +364,8 @@ impl RequestProbe {
         for (index, sequence) in std::mem::take(&mut self.quarantine) {
             match read_slot(&self.slots, index) {
                 Some((current, facts)) if facts.phase == Phase::IDLE => {
-                    if current != sequence || self.free.push(index as u32, 0).is_err() {
+                    let untouched = current == sequence;
+                    if !untouched || self.free.push(index as u32, 0).is_err() {
                         self.quarantine.push((index, current));
                     }
                 }
