@@ -3,10 +3,11 @@
 //!
 //! In: energy and length of quiet intervals. Out: watts, with their uncertainty.
 //!
-//! A level is the mean over recent quiet intervals that lie near their lower quantile: the mean
-//! because the counter's noise is symmetric and its edges' errors cancel in the sum; near a low
-//! quantile because what a quiet device does now and then (a model being loaded, clocks that have
-//! not come down yet) only ever adds.
+//! A level is the mean over recent quiet intervals, less those far above the others: the mean
+//! because the counter's noise is symmetric and its edges' errors cancel in the sum; less those
+//! above because what a quiet device does now and then (a model being loaded, clocks that have not
+//! come down yet) only ever adds. How far is far is told by the spread of the lower half, which
+//! such additions do not touch.
 
 use std::collections::VecDeque;
 
@@ -30,28 +31,44 @@ pub struct Floor {
     pub source: FloorSource,
 }
 
-/// Quiet intervals that are remembered: at a tick of 100 ms, the last minute of quiet time.
-const REMEMBERED: usize = 600;
+/// Quiet intervals are joined until they are this long: within a stretch the errors of a counter's
+/// edges cancel, and a single tick's mean power tells little.
+const STRETCH: f64 = 0.5;
+/// Stretches that are remembered: the last minute of quiet time.
+const REMEMBERED: usize = 120;
 /// Fewer quiet intervals than this say nothing.
 const FEWEST: usize = 3;
 /// Fewer than this do not say that a level is steady.
 const STEADY: usize = 10;
-/// The share of quiet intervals below which the level is sought.
-const QUANTILE: f64 = 0.3;
-/// Quiet intervals further than this from the quantile are something else.
-const NEAR: f64 = 0.15;
+/// Two low quantiles, and where they lie in a normal distribution, in standard deviations.
+const LOW: (f64, f64) = (0.05, -1.645);
+const MIDDLE: (f64, f64) = (0.3, -0.524);
+/// Stretches further from the level than this many standard deviations are something else.
+const FAR: f64 = 2.5;
+/// Nearer than this share of the level is never far.
+const NEAR: f64 = 0.05;
+/// With fewer stretches their spread is not known, and this takes its place.
+const SPREAD_KNOWN: usize = 20;
+const SPREAD: f64 = 0.06;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Quiet {
-    watts: f64,
     joules: f64,
     seconds: f64,
+}
+
+impl Quiet {
+    fn watts(self) -> f64 {
+        self.joules / self.seconds
+    }
 }
 
 /// One level, learned.
 #[derive(Debug, Default)]
 struct Level {
-    quiet: VecDeque<Quiet>,
+    stretches: VecDeque<Quiet>,
+    /// The stretch that is not yet long enough.
+    growing: Quiet,
     added: usize,
     watts: Option<f64>,
     error: f64,
@@ -62,41 +79,62 @@ impl Level {
         if nanos == 0 {
             return;
         }
-        let (joules, seconds) = (energy.joules().0, nanos as f64 * 1e-9);
-        if self.quiet.len() == REMEMBERED {
-            self.quiet.pop_front();
-        }
-        self.quiet.push_back(Quiet {
-            watts: joules / seconds,
-            joules,
-            seconds,
-        });
         self.added += 1;
-        // A long memory changes slowly: looking at it now and then bounds the work per interval.
-        if self.quiet.len() >= fewest && (self.quiet.len() < 64 || self.added.is_multiple_of(16)) {
+        self.growing.joules += energy.joules().0;
+        self.growing.seconds += nanos as f64 * 1e-9;
+        let whole = self.growing.seconds >= STRETCH;
+        if whole {
+            if self.stretches.len() == REMEMBERED {
+                self.stretches.pop_front();
+            }
+            self.stretches.push_back(std::mem::take(&mut self.growing));
+        }
+        if self.added < fewest {
+            return;
+        }
+        if self.stretches.is_empty() {
+            self.watts = Some(self.growing.watts());
+            self.error = self.growing.watts() * SPREAD;
+        } else if whole {
             self.fit();
         }
     }
 
     fn fit(&mut self) {
-        let mut watts: Vec<f64> = self.quiet.iter().map(|quiet| quiet.watts).collect();
-        let place = ((watts.len() - 1) as f64 * QUANTILE) as usize;
-        let (_, &mut centre, _) = watts.select_nth_unstable_by(place, f64::total_cmp);
-        let near = self
-            .quiet
-            .iter()
-            .filter(|quiet| (quiet.watts - centre).abs() <= NEAR * centre);
+        let mut watts: Vec<f64> = self.stretches.iter().map(|quiet| quiet.watts()).collect();
+        let mut quantile = |share: f64| {
+            let place = ((watts.len() - 1) as f64 * share).round() as usize;
+            *watts.select_nth_unstable_by(place, f64::total_cmp).1
+        };
+        let (centre, spread) = if self.stretches.len() < SPREAD_KNOWN {
+            let centre = quantile(0.5);
+            (centre, centre * SPREAD)
+        } else {
+            let (low, middle) = (quantile(LOW.0), quantile(MIDDLE.0));
+            let spread = (middle - low) / (MIDDLE.1 - LOW.1);
+            (middle - MIDDLE.1 * spread, spread)
+        };
+        // The second pass takes what the first one's centre left out on one side.
+        let mean = self.mean_near(centre, spread).map_or(centre, |near| near.0);
+        if let Some((mean, error)) = self.mean_near(mean, spread) {
+            self.watts = Some(mean);
+            self.error = error;
+        }
+    }
+
+    /// Mean and standard error over the stretches that are not far from `centre`.
+    fn mean_near(&self, centre: f64, spread: f64) -> Option<(f64, f64)> {
+        let reach = (FAR * spread).max(NEAR * centre);
         let (mut joules, mut seconds, mut count, mut squares) = (0.0, 0.0, 0.0, 0.0);
-        for quiet in near {
-            joules += quiet.joules;
-            seconds += quiet.seconds;
-            count += 1.0;
-            squares += (quiet.watts - centre).powi(2);
+        for quiet in &self.stretches {
+            if (quiet.watts() - centre).abs() <= reach {
+                joules += quiet.joules;
+                seconds += quiet.seconds;
+                count += 1.0;
+                squares += (quiet.watts() - centre).powi(2);
+            }
         }
-        if seconds > 0.0 {
-            self.watts = Some(joules / seconds);
-            self.error = (squares / count / count).sqrt();
-        }
+        (seconds > 0.0).then(|| (joules / seconds, (squares / count / count).sqrt()))
     }
 }
 
@@ -207,6 +245,34 @@ mod tests {
                 .floor()
                 .is_some_and(|floor| (floor.watts.0 - 83.0).abs() < 1e-6)
         );
+    }
+
+    #[test]
+    fn three_seconds_of_noisy_quiet_give_the_floor_to_a_watt() {
+        // The counter lies within ±0.8 J or so of the truth at each tick, so that a tick's mean
+        // power is 11 W off, and many ticks' hardly.
+        let mut state = 7u64;
+        let mut noise = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let uniform = (state >> 33) as f64 / f64::from(1u32 << 31);
+            (uniform - 0.5) * 2.8
+        };
+        let mut worst: f64 = 0.0;
+        for _ in 0..50 {
+            let mut levels = Levels::new(None);
+            let mut before = noise();
+            for _ in 0..30 {
+                let after = noise();
+                let joules = 8.3 + after - before;
+                before = after;
+                levels.learn(true, Microjoules((joules * 1e6) as u64), TICK);
+            }
+            let floor = levels.floor().map_or(0.0, |floor| floor.watts.0);
+            worst = worst.max((floor - 83.0).abs());
+        }
+        assert!(worst < 1.0, "{worst} W off");
     }
 
     #[test]
