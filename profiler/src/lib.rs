@@ -1,7 +1,7 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
-//! Floors, and nobody reaches up: `units`, `clock`, `finding` < `ledger` < `probes`, `meters`, `services`
-//! (sources) and `export`, `recording` (sinks) < `agent`, `report` < `cli`. See
+//! Floors, and nobody reaches up: `units`, `clock`, `finding` < `ledger` < `probes`, `meters`, `services`,
+//! `tokens` (sources) and `export`, `recording` (sinks) < `agent`, `report` < `cli`. See
 //! `docs/architecture.md`.
 
 pub mod agent;
@@ -15,4 +15,5 @@ pub mod probes;
 pub mod recording;
 pub mod report;
 pub mod services;
+pub mod tokens;
 pub mod units;

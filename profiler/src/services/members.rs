@@ -248,6 +248,7 @@ impl Candidate {
                     let Socket {
                         inode,
                         family,
+                        address,
                         port,
                         loopback,
                     } = *socket;
@@ -255,6 +256,7 @@ impl Candidate {
                     let (network, inner) = (*network, false);
                     Some(Listener {
                         family,
+                        address,
                         port,
                         loopback,
                         inode,

@@ -80,8 +80,18 @@ pub fn route(path: &[u8]) -> Route {
         b"/api/generate" => Route::ApiGenerate,
         b"/api/chat" => Route::ApiChat,
         b"/api/embed" | b"/api/embeddings" => Route::ApiEmbed,
-        b"/health" | b"/healthz" | b"/livez" | b"/readyz" | b"/ping" | b"/metrics"
-        | b"/version" | b"/health_generate" | b"/-/healthy" | b"/-/ready" => Route::Health,
+        b"/health"
+        | b"/healthz"
+        | b"/livez"
+        | b"/readyz"
+        | b"/ping"
+        | b"/metrics"
+        | b"/v1/metrics"
+        | b"/prometheus/metrics"
+        | b"/version"
+        | b"/health_generate"
+        | b"/-/healthy"
+        | b"/-/ready" => Route::Health,
         _ if path.starts_with(b"/v1/health/") || path.starts_with(b"/v2/health/") => Route::Health,
         _ => path
             .strip_prefix(b"/v2/models/")
@@ -155,6 +165,8 @@ mod tests {
             "/readyz",
             "/ping",
             "/metrics",
+            "/v1/metrics",
+            "/prometheus/metrics",
             "/metrics?name=x",
             "/version",
             "/v1/health/ready",

@@ -1,6 +1,7 @@
 //! What is looked for and what is found: targets, services, listeners.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::Family;
 use super::cgroups::Group;
@@ -34,6 +35,8 @@ pub struct Selection {
 pub struct Listener {
     /// Its address family.
     pub family: Family,
+    /// What it is bound to; `None` for Unix sockets.
+    pub address: Option<IpAddr>,
     /// Its port; 0 for Unix sockets.
     pub port: u16,
     /// Only this host can reach it.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 /// What kind of address a listener has.
@@ -24,6 +25,8 @@ pub enum Family {
 pub(super) struct Socket {
     pub(super) inode: u64,
     pub(super) family: Family,
+    /// What it is bound to; `None` for Unix sockets.
+    pub(super) address: Option<IpAddr>,
     /// 0 for Unix sockets.
     pub(super) port: u16,
     /// Only this host can reach it.
@@ -52,14 +55,15 @@ pub(super) fn listening(directory: &Path) -> BTreeSet<Socket> {
                     let Row {
                         inode,
                         local_port: port,
-                        loopback,
+                        local_address,
                         ..
                     } = row;
                     found.insert(Socket {
                         inode,
                         family,
+                        address: Some(local_address),
                         port,
-                        loopback,
+                        loopback: local_address.to_canonical().is_loopback(),
                     });
                 }
                 _ => others += 1,
@@ -133,7 +137,7 @@ fn rows(table: &Path) -> impl Iterator<Item = String> + use<> {
 struct Row {
     local_port: u16,
     remote_port: u16,
-    loopback: bool,
+    local_address: IpAddr,
     state: u8,
     inode: u64,
 }
@@ -147,27 +151,27 @@ impl Row {
         Some(Self {
             local_port: u16::from_str_radix(local_port, 16).ok()?,
             remote_port: u16::from_str_radix(remote_port, 16).ok()?,
-            loopback: is_loopback(address),
+            local_address: parse_address(address)?,
             state: u8::from_str_radix(fields.get(3)?, 16).ok()?,
             inode: fields.get(9)?.parse().ok()?,
         })
     }
 }
 
-/// Whether a hexadecimal address is 127.0.0.0/8, ::1, or the former inside IPv6.
-fn is_loopback(address: &str) -> bool {
-    let word = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::to_ne_bytes);
-    let bytes: Option<Vec<[u8; 4]>> = (0..address.len() / 8)
-        .map(|n| word(address.get(n * 8..n * 8 + 8)?))
+/// An address in hexadecimal words, each in host byte order.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let words: Option<Vec<[u8; 4]>> = (0..text.len().div_ceil(8))
+        .map(|n| {
+            let word = u32::from_str_radix(text.get(n * 8..n * 8 + 8)?, 16).ok()?;
+            Some(word.to_ne_bytes())
+        })
         .collect();
-    matches!(
-        bytes.as_deref(),
-        Some(
-            [[127, ..]]
-                | [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
-                | [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 255, 255], [127, ..]]
-        )
-    )
+    let bytes = words?.concat();
+    if let Ok(bytes) = <[u8; 4]>::try_from(bytes.as_slice()) {
+        return Some(Ipv4Addr::from(bytes).into());
+    }
+    let bytes = <[u8; 16]>::try_from(bytes.as_slice()).ok()?;
+    Some(Ipv6Addr::from(bytes).into())
 }
 
 fn unix_listener(row: &str) -> Option<Socket> {
@@ -179,6 +183,7 @@ fn unix_listener(row: &str) -> Option<Socket> {
     Some(Socket {
         inode,
         family: Family::Unix,
+        address: None,
         port: 0,
         loopback: true,
     })
@@ -207,13 +212,23 @@ mod tests {
             (8_080, LISTEN, 4_242)
         );
         if cfg!(target_endian = "little") {
-            assert!(row.loopback);
-            assert!(is_loopback("00000000000000000000000001000000"));
-            assert!(is_loopback("0000000000000000FFFF00000100007F"));
-            assert!(!is_loopback("0100000A"));
+            assert_eq!(row.local_address, Ipv4Addr::LOCALHOST);
+            for (text, address) in [
+                ("00000000000000000000000001000000", "::1"),
+                ("0000000000000000FFFF00000100007F", "::ffff:127.0.0.1"),
+                ("0100000A", "10.0.0.1"),
+                ("B80D01200000000000000000EF000000", "2001:db8::ef"),
+            ] {
+                assert_eq!(parse_address(text), address.parse().ok(), "{text}");
+            }
         }
-        assert!(!is_loopback("00000000"));
-        assert!(!is_loopback("00000000000000000000000000000000"));
+        for (text, address) in [
+            ("00000000", "0.0.0.0"),
+            ("00000000000000000000000000000000", "::"),
+        ] {
+            assert_eq!(parse_address(text), address.parse().ok(), "{text}");
+        }
+        assert_eq!(parse_address("000000"), None);
         assert!(Row::parse("  sl  local_address rem_address   st").is_none());
     }
 

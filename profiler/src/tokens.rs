@@ -1,0 +1,187 @@
+//! Exact token counts: the engine's own counters, read from its metrics on this machine.
+//!
+//! In: services and the addresses they listen at ([`Watched`]). Out: [`News`]: tokens added
+//! between two reads ([`TokenDelta`]), which engine it is ([`EngineInfo`]), requests running and
+//! waiting ([`EngineLoad`]). Beside it [`Calibration`]: tokens per streamed chunk.
+//!
+//! The reading is done on a thread of its own, over HTTP/1.1 on the machine's own addresses, once a
+//! second; nothing but the numbers under known names is kept. A counter's first read is its base:
+//! what was counted before is nobody's. Engines that count at a request's end
+//! ([`Counts::Finish`]) lag its energy by up to its duration; over a window much longer than a
+//! request that does not matter.
+
+mod calibration;
+mod counters;
+mod engines;
+mod exposition;
+mod poller;
+mod scrape;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+pub use calibration::Calibration;
+pub use engines::{Counts, Engine, Port, engines};
+
+use crate::clock::Timestamp;
+use crate::ledger::ServiceId;
+use poller::Told;
+
+/// The name of counts from the engine's own counters, as a label and in reports.
+pub const SERVER_METRICS: &str = "server_metrics";
+
+/// A service, and where its metrics may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// Which.
+    pub service: ServiceId,
+    /// Where it listens, the likeliest first.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An address on this machine at which a service listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The address to connect to.
+    pub address: SocketAddr,
+    /// The listening socket's inode: another socket there is another server.
+    pub listener: u64,
+}
+
+/// Tokens that an engine counted between two reads. `None`: it has no such counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenDelta {
+    /// Whose.
+    pub service: ServiceId,
+    /// The read before; equal to `to` for the first read of a server, which counts nothing.
+    pub from: Timestamp,
+    /// The read that shows them.
+    pub to: Timestamp,
+    /// Prompt tokens.
+    pub input: Option<u64>,
+    /// Generated tokens.
+    pub output: Option<u64>,
+}
+
+/// What serves, as its metrics say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// Whose.
+    pub service: ServiceId,
+    /// Its name, of the fixed list.
+    pub engine: &'static str,
+    /// When its token counters move.
+    pub counts: Counts,
+    /// Its version, if its metrics say so.
+    pub version: Option<String>,
+    /// The model's name, unless there are several.
+    pub model: Option<String>,
+}
+
+/// Requests in an engine, at its latest read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineLoad {
+    /// Whose.
+    pub service: ServiceId,
+    /// In the batch.
+    pub running: Option<u64>,
+    /// In the queue.
+    pub waiting: Option<u64>,
+}
+
+impl EngineLoad {
+    /// Nothing is known any more.
+    pub const fn unknown(service: ServiceId) -> Self {
+        Self {
+            service,
+            running: None,
+            waiting: None,
+        }
+    }
+}
+
+/// What the thread has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// A connection stands and a request of the agent's own is about to be sent: told before the
+    /// server can see it, so that it can be told from its clients'.
+    Asking {
+        /// Which service is asked.
+        service: ServiceId,
+        /// At which port.
+        port: u16,
+        /// A moment before the request is sent.
+        at: Timestamp,
+    },
+    /// A service's engine is known, or has changed.
+    Engine(EngineInfo),
+    /// Its counters were read.
+    Tokens(TokenDelta),
+    /// Its counters began anew; what was added since their latest read is lost.
+    Reset(ServiceId),
+    /// Its gauges were read.
+    Load(EngineLoad),
+    /// Its metrics cannot be read any more.
+    Silent(ServiceId),
+}
+
+/// The thread's other end. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Tokens {
+    told: Sender<Told>,
+    news: Receiver<News>,
+    thread: JoinHandle<()>,
+}
+
+impl Tokens {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start() -> io::Result<Self> {
+        let (told, listen) = mpsc::channel();
+        let (tell, news) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("tokens".into())
+            .spawn(move || poller::run(&listen, &tell))?;
+        Ok(Self { told, news, thread })
+    }
+
+    /// All services there are from now on. Waits at most `patience` until the new ones have been
+    /// asked, so that what they count next is not missed.
+    pub fn watch(&self, services: Vec<Watched>, patience: Option<Duration>) {
+        let (sender, asked) = mpsc::channel();
+        let done = patience.is_some().then_some(sender);
+        if self.told.send(Told::Watch(services, done)).is_ok()
+            && let Some(patience) = patience
+        {
+            // The sender is dropped, never used.
+            let _ = asked.recv_timeout(patience);
+        }
+    }
+
+    /// The oldest news not yet taken.
+    pub fn next(&self) -> Option<News> {
+        self.news.try_recv().ok()
+    }
+
+    /// Begins to end: every counter is read a last time. Then call [`Self::end`].
+    pub fn finish(&self) {
+        // A thread that has ended has nothing more to say.
+        let _ = self.told.send(Told::Finish);
+    }
+
+    /// Waits for the end, at most `patience`; a thread that hangs in a read is left behind. The
+    /// last news can be taken afterwards.
+    pub fn end(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.thread.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}

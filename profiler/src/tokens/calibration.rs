@@ -1,0 +1,226 @@
+//! Tokens per streamed chunk, learned where the engine's own counters are read.
+//!
+//! Servers put several tokens into one chunk (speculative decoding, coalesced writes), so chunks
+//! are at most the tokens. In: requests as they are seen, and the engine's counts. Out: a service's
+//! Σ tokens ÷ Σ chunks over a long window. Tokens of a response that does not stream have no chunks:
+//! the time in which one is served is left out, whole.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::TokenDelta;
+use crate::clock::Timestamp;
+use crate::ledger::{Request, RequestId, ServiceId};
+
+/// Fewer chunks than this say nothing.
+const ENOUGH_CHUNKS: f64 = 100.0;
+/// The window: at so many chunks the past counts half.
+const WINDOW_CHUNKS: f64 = 1_000_000.0;
+/// Spans that wait for the requests in them to show what they are; an hour's.
+const MOST_SPANS: usize = 3_600;
+/// Requests followed at once; above it the ends of some must have been lost.
+const MOST_REQUESTS: usize = 65_536;
+
+/// What is learned of each service.
+#[derive(Debug, Default)]
+pub struct Calibration {
+    services: HashMap<ServiceId, Learned>,
+}
+
+#[derive(Debug, Default)]
+struct Learned {
+    tokens: f64,
+    chunks: f64,
+    /// Between two reads, not yet known to be free of responses that do not stream.
+    spans: VecDeque<Span>,
+    /// Chunks since the latest read.
+    since: u64,
+    in_flight: HashMap<RequestId, Flight>,
+    /// What was counted up to here cannot be used.
+    spoilt: Timestamp,
+}
+
+#[derive(Debug)]
+struct Span {
+    from: Timestamp,
+    to: Timestamp,
+    tokens: u64,
+    chunks: u64,
+}
+
+#[derive(Debug)]
+struct Flight {
+    start: Timestamp,
+    chunks: u64,
+    streams: bool,
+}
+
+impl Calibration {
+    /// Takes a request as it stands at `at`; only of services whose counters are read.
+    pub fn follow(&mut self, at: Timestamp, request: &Request) {
+        if let Some(learned) = self.services.get_mut(&request.service) {
+            learned.follow(at, request);
+        }
+    }
+
+    /// Takes what the engine counted.
+    pub fn take(&mut self, delta: &TokenDelta) {
+        if let Some(tokens) = delta.output {
+            let learned = self.services.entry(delta.service).or_default();
+            learned.take(delta.from, delta.to, tokens);
+        }
+    }
+
+    /// Tokens per chunk of a service; 1 until enough is known.
+    pub fn tokens_per_chunk(&self, service: ServiceId) -> f64 {
+        self.services
+            .get(&service)
+            .filter(|learned| learned.chunks >= ENOUGH_CHUNKS && learned.tokens > 0.0)
+            .map_or(1.0, |learned| learned.tokens / learned.chunks)
+    }
+}
+
+impl Learned {
+    fn follow(&mut self, at: Timestamp, request: &Request) {
+        if self.in_flight.len() >= MOST_REQUESTS {
+            self.in_flight.clear();
+            self.spoil(Timestamp(0), at);
+        }
+        let flight = self.in_flight.entry(request.id).or_insert(Flight {
+            start: request.start,
+            chunks: 0,
+            streams: false,
+        });
+        self.since += request.chunks.saturating_sub(flight.chunks);
+        flight.chunks = flight.chunks.max(request.chunks);
+        flight.streams |= request.streamed && request.chunks > 0;
+        let streams = flight.streams;
+        let unstreamed = !request.streamed && request.first_data.is_some();
+        if request.end.is_some() {
+            self.in_flight.remove(&request.id);
+        }
+        // Also one that left before its first data: it may have been given tokens.
+        if unstreamed || (request.end.is_some() && !streams) {
+            self.spoil(request.start, at);
+        }
+    }
+
+    /// Leaves out all that was counted in this time.
+    fn spoil(&mut self, from: Timestamp, to: Timestamp) {
+        self.spans.retain(|span| span.to <= from);
+        self.spoilt = self.spoilt.max(to);
+    }
+
+    fn take(&mut self, from: Timestamp, to: Timestamp, tokens: u64) {
+        let chunks = std::mem::take(&mut self.since);
+        if from >= self.spoilt && to > from {
+            self.spans.push_back(Span {
+                from,
+                to,
+                tokens,
+                chunks,
+            });
+        }
+        if self.spans.len() > MOST_SPANS {
+            self.spans.pop_front();
+        }
+        // What is older than every request that has not shown yet whether it streams is safe.
+        let open = self.in_flight.values().filter(|flight| !flight.streams);
+        let safe = open.map(|flight| flight.start).min();
+        while let Some(span) = self.spans.front() {
+            debug_assert!(span.from < span.to);
+            if safe.is_some_and(|safe| span.to > safe) {
+                break;
+            }
+            self.tokens += span.tokens as f64;
+            self.chunks += span.chunks as f64;
+            self.spans.pop_front();
+        }
+        if self.chunks > WINDOW_CHUNKS {
+            self.tokens /= 2.0;
+            self.chunks /= 2.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{End, Input, Outcome, Route};
+
+    const SERVICE: ServiceId = ServiceId(3);
+
+    fn request(id: u64, start: u64, chunks: u64, end: Option<u64>) -> Request {
+        Request {
+            id: RequestId(id),
+            service: SERVICE,
+            route: Route::ChatCompletions,
+            start: Timestamp(start),
+            first_data: (chunks > 0 || end.is_some()).then_some(Timestamp(start + 1)),
+            last_data: None,
+            input: Input::Bytes(10),
+            chunks,
+            streamed: chunks > 0,
+            status: 200,
+            end: end.map(|at| End {
+                at: Timestamp(at),
+                outcome: Outcome::Done,
+            }),
+        }
+    }
+
+    fn delta(from: u64, to: u64, output: u64) -> TokenDelta {
+        TokenDelta {
+            service: SERVICE,
+            from: Timestamp(from),
+            to: Timestamp(to),
+            input: None,
+            output: Some(output),
+        }
+    }
+
+    #[test]
+    fn two_tokens_a_chunk_are_learned_from_streams() {
+        let mut calibration = Calibration::default();
+        calibration.take(&delta(0, 0, 0));
+        assert_eq!(calibration.tokens_per_chunk(SERVICE), 1.0);
+        for n in 0..10 {
+            let start = n * 10;
+            calibration.follow(Timestamp(start + 4), &request(n, start + 1, 30, None));
+            calibration.follow(
+                Timestamp(start + 9),
+                &request(n, start + 1, 50, Some(start + 9)),
+            );
+            calibration.take(&delta(start, start + 10, 100));
+        }
+        assert_eq!(calibration.tokens_per_chunk(SERVICE), 2.0);
+        assert_eq!(calibration.tokens_per_chunk(ServiceId(9)), 1.0);
+    }
+
+    #[test]
+    fn the_time_of_a_response_that_does_not_stream_is_left_out_whole() {
+        let mut calibration = Calibration::default();
+        calibration.take(&delta(0, 0, 0));
+        // A plain request from 15 to 35, seen for what it is at its end.
+        let mut plain = request(99, 15, 0, None);
+        for n in 0..6 {
+            let start = n * 10;
+            calibration.follow(
+                Timestamp(start + 9),
+                &request(n, start + 1, 50, Some(start + 9)),
+            );
+            if start == 10 {
+                calibration.follow(Timestamp(16), &plain);
+            }
+            if start == 30 {
+                plain = request(99, 15, 0, Some(35));
+                calibration.follow(Timestamp(35), &plain);
+            }
+            let extra = if (10..40).contains(&start) { 700 } else { 0 };
+            calibration.take(&delta(start, start + 10, 50 + extra));
+        }
+        assert_eq!(calibration.tokens_per_chunk(SERVICE), 1.0);
+        let learned = &calibration.services[&SERVICE];
+        assert_eq!(learned.chunks, 150.0, "three clean spans of six");
+        assert!(learned.in_flight.is_empty() && learned.spans.is_empty());
+    }
+}
