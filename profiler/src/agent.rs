@@ -6,6 +6,7 @@
 pub mod config;
 mod probes;
 mod sinks;
+mod tokens;
 mod watch;
 
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ use crate::services::{Selection, Service, Target};
 use config::Config;
 use probes::Probes;
 use sinks::Sinks;
+use tokens::Engines;
 use watch::{Update, Watch};
 
 /// The GPU's name when it is a simulator's.
@@ -78,6 +80,8 @@ pub struct Agent {
     config: Config,
     probes: Option<Probes>,
     watch: Watch,
+    /// `None` where engines' metrics are not to be read.
+    engines: Option<Engines>,
     /// By id.
     services: Vec<Service>,
     running: Option<Running>,
@@ -174,11 +178,20 @@ impl Agent {
             sender,
         )?;
 
+        // Before the first request can be seen, so that every token of it is counted.
+        let engines = if config.tokens {
+            let chosen = config.services.ports.clone();
+            Some(Engines::start(chosen, &services.services)?)
+        } else {
+            None
+        };
+
         let now = Timestamp::now();
         let mut agent = Self {
             config,
             probes,
             watch,
+            engines,
             services: Vec::new(),
             running: Some(running),
             news,
@@ -241,6 +254,10 @@ impl Agent {
         }
         self.tick();
         self.read_cpu();
+        // After the last look at requests: all that ended until then is counted.
+        if let Some(engines) = &mut self.engines {
+            engines.finish(&mut self.sinks, &self.services);
+        }
         let now = Timestamp::now();
         for booked in self.ledger.finish(now) {
             self.sinks.book(&booked);
@@ -293,6 +310,9 @@ impl Agent {
                 .describe_service(service.id, &service.name, model);
         }
         self.services = services;
+        if let Some(engines) = &mut self.engines {
+            engines.watch(&self.services);
+        }
         if let Some(probes) = &mut self.probes {
             for (pid, id) in changes.left {
                 probes.leave(pid, id);
@@ -304,6 +324,12 @@ impl Agent {
         for holders in holders {
             self.sinks.hold(&holders);
             self.ledger.apply(Event::Holders(holders));
+        }
+    }
+
+    fn take_engines(&mut self) {
+        if let Some(engines) = &mut self.engines {
+            engines.take_news(&mut self.sinks, &self.services);
         }
     }
 
@@ -323,19 +349,24 @@ impl Agent {
 
     fn poll_requests(&mut self) {
         let Some(probes) = &mut self.probes else {
+            self.take_engines();
             return;
         };
         probes.poll_log();
         self.observed.clear();
-        let Some(until) = probes.poll_requests(&mut self.observed) else {
+        let until = probes.poll_requests(&mut self.observed);
+        // The agent's own requests were told before a server could see them.
+        self.take_engines();
+        let Some(until) = until else {
             return;
         };
         let mut observed = std::mem::take(&mut self.observed);
-        for Observed {
-            at, request, port, ..
-        } in observed.drain(..)
-        {
-            if !self.is_outermost(request.service, port) {
+        for seen in observed.drain(..) {
+            let Observed {
+                at, request, port, ..
+            } = seen;
+            let is_own = self.engines.as_mut().is_some_and(|all| all.follow(&seen));
+            if is_own || !self.is_outermost(request.service, port) {
                 continue;
             }
             if request.route == Route::Health {

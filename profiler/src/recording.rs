@@ -15,6 +15,7 @@ use crate::ledger::{
     Accounts, Booked, BookedInterval, BookedRequest, Class, Component, End, Input, Meter, MeterId,
     Outcome, Request, RequestId, Route, ServiceId, ServiceShare, Source,
 };
+use crate::tokens::{EngineInfo, TokenDelta};
 use crate::units::Microjoules;
 
 /// The layout of the lines below; a reader refuses a higher one.
@@ -77,6 +78,19 @@ enum Entry {
         services: Vec<Share>,
     },
     Request(RequestLine),
+    Engine {
+        service: u32,
+        engine: String,
+        version: Option<String>,
+        model: Option<String>,
+    },
+    Tokens {
+        service: u32,
+        from_s: f64,
+        to_s: f64,
+        input: Option<u64>,
+        output: Option<u64>,
+    },
     Hole {
         meter: u32,
         from_s: f64,
@@ -176,6 +190,27 @@ impl Journal {
         })
     }
 
+    /// Tells what serves.
+    pub fn engine(&mut self, info: &EngineInfo) -> Result<(), JournalError> {
+        self.line(&Entry::Engine {
+            service: info.service.0,
+            engine: info.engine.to_owned(),
+            version: info.version.clone(),
+            model: info.model.clone(),
+        })
+    }
+
+    /// Writes what an engine counted.
+    pub fn tokens(&mut self, delta: &TokenDelta) -> Result<(), JournalError> {
+        self.line(&Entry::Tokens {
+            service: delta.service.0,
+            from_s: seconds(delta.from),
+            to_s: seconds(delta.to),
+            input: delta.input,
+            output: delta.output,
+        })
+    }
+
     /// Writes what was booked.
     pub fn book(&mut self, booked: &Booked) -> Result<(), JournalError> {
         let entry = match booked {
@@ -249,6 +284,10 @@ pub struct Recorded {
     pub meters: HashMap<MeterId, Meter>,
     /// Each service's name.
     pub services: HashMap<ServiceId, String>,
+    /// The model that each service's engine named.
+    pub models: HashMap<ServiceId, String>,
+    /// What engines counted, in order.
+    pub tokens: Vec<TokenDelta>,
     /// What was booked, in order.
     pub booked: Vec<Booked>,
 }
@@ -339,6 +378,24 @@ pub fn read(path: &Path) -> Result<Recorded, JournalError> {
                 }));
             }
             Entry::Request(line) => recorded.booked.push(Booked::Request(line.into())),
+            Entry::Engine { service, model, .. } => {
+                if let Some(model) = model {
+                    recorded.models.insert(ServiceId(service), model);
+                }
+            }
+            Entry::Tokens {
+                service,
+                from_s,
+                to_s,
+                input,
+                output,
+            } => recorded.tokens.push(TokenDelta {
+                service: ServiceId(service),
+                from: timestamp(from_s),
+                to: timestamp(to_s),
+                input,
+                output,
+            }),
             Entry::Hole {
                 meter,
                 from_s,

@@ -126,8 +126,11 @@ pub enum News {
     Reset(ServiceId),
     /// Its gauges were read.
     Load(EngineLoad),
-    /// Its metrics cannot be read any more.
+    /// Its metrics cannot be read at present; its counters go on from where they were.
     Silent(ServiceId),
+    /// Its counters are gone with their server, or are several processes' behind one port: what
+    /// is told of them later begins anew.
+    Lost(ServiceId),
 }
 
 /// The thread's other end. Dropping it ends the thread.

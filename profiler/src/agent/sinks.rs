@@ -6,6 +6,7 @@ use crate::export::Metrics;
 use crate::ledger::{Booked, CpuTime, Holders, Meter, MeterId, ServiceId};
 use crate::recording::{Journal, JournalError};
 use crate::report::Summary;
+use crate::tokens::{EngineInfo, TokenDelta};
 
 /// All sinks of one agent.
 #[derive(Debug)]
@@ -37,6 +38,18 @@ impl Sinks {
         self.metrics.describe_service(id, name, model);
         self.summary.describe_service(id, name, model);
         self.write(|journal| journal.service(id, name));
+    }
+
+    pub(super) fn describe_engine(&mut self, info: &EngineInfo) {
+        self.metrics.describe_engine(info);
+        self.summary.describe_engine(info);
+        self.write(|journal| journal.engine(info));
+    }
+
+    pub(super) fn count_tokens(&mut self, delta: &TokenDelta) {
+        self.metrics.record_tokens(delta);
+        self.summary.add_tokens(delta);
+        self.write(|journal| journal.tokens(delta));
     }
 
     pub(super) fn hold(&mut self, holders: &Holders) {

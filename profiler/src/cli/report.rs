@@ -38,7 +38,12 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
         summary.describe_meter(*id, meter);
     }
     for (id, name) in &recorded.services {
-        summary.describe_service(*id, name, None);
+        let model = recorded.models.get(id).map(String::as_str);
+        summary.describe_service(*id, name, model);
+    }
+    // Before the requests: whether a request's tokens are counted is known from the start.
+    for delta in &recorded.tokens {
+        summary.add_tokens(delta);
     }
     for booked in &recorded.booked {
         summary.add(booked);

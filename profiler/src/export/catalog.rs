@@ -63,9 +63,11 @@ families! {
     TIME_TO_FIRST_TOKEN Histogram "perjoule_time_to_first_token_seconds" ["service", "route"]
         "First byte read to first byte of the body, streamed responses only."
     TOKENS Counter "perjoule_tokens_total" ["service", "kind", "source"]
-        "Tokens; source chunks counts streamed events, which are at most the tokens."
+        "Tokens by the engine's own counters (server_metrics), else streamed chunks, at most the tokens."
     TOKEN_ENERGY Counter "perjoule_token_energy_joules_total" ["service", "source"]
         "Active energy of the requests whose output tokens are counted."
+    ENGINE_REQUESTS Gauge "perjoule_engine_requests" ["service", "state"]
+        "Requests in the engine by its own metrics: running or waiting."
     CPU_SECONDS Counter "perjoule_cpu_seconds_total" ["service"]
         "Time on CPU, summed over CPUs."
     SYSCALLS Counter "perjoule_syscalls_total" ["service", "class"]
@@ -76,7 +78,7 @@ families! {
         "The GPU's own latest power reading; energy is the meter's counter, not this."
     GPU_POWER_LIMIT Gauge "perjoule_gpu_power_limit_watts" ["device"]
         "The power limit that is enforced."
-    SERVICE_INFO Gauge "perjoule_service_info" ["service", "model"]
+    SERVICE_INFO Gauge "perjoule_service_info" ["service", "model", "engine", "version"]
         "Constant 1: what a service serves."
     ATTRIBUTION_ERROR Gauge "perjoule_attribution_error_ratio" ["service"]
         "Half-width of a 95 % interval over the energy of all requests so far, without gain."

@@ -14,7 +14,11 @@ use super::process::ProcessUse;
 use super::totals::{ServiceTotals, Totals};
 use crate::clock::Timestamp;
 use crate::ledger::{Accounts, Component};
+use crate::tokens::SERVER_METRICS;
 use crate::units::Microjoules;
+
+/// Where tokens are counted from streams.
+const CHUNKS: &str = "chunks";
 
 const MICROS: f64 = 1e6;
 const NANOS: f64 = 1e9;
@@ -65,8 +69,10 @@ fn meters(out: &mut Families, totals: &Totals) {
 }
 
 fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
-    let model = service.model.as_deref().unwrap_or_default();
-    out.number(&SERVICE_INFO, &[name, model], 1.0);
+    let known = |label: &'_ Option<String>| label.clone().unwrap_or_default();
+    let [model, engine, version] =
+        [&service.model, &service.engine, &service.engine_version].map(known);
+    out.number(&SERVICE_INFO, &[name, &model, &engine, &version], 1.0);
     for (component, parts) in &service.energy {
         let component = component.name();
         out.number(
@@ -99,15 +105,35 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
         let labels = [name, route.name()];
         out.histogram(&TIME_TO_FIRST_TOKEN, &labels, &DURATION, histogram, NANOS);
     }
-    let chunks = service.output_chunks.map(|chunks| chunks as f64);
-    out.known(&TOKENS, &[name, "output", "chunks"], chunks);
-    let token_energy = service.token_energy.map(|energy| energy.joules().0);
-    out.known(&TOKEN_ENERGY, &[name, "chunks"], token_energy);
+    tokens(out, name, service);
     out.known(&ATTRIBUTION_ERROR, &[name], service.active.error_ratio());
     let cpu = service.cpu_nanos.map(|nanos| nanos as f64 / NANOS);
     out.known(&CPU_SECONDS, &[name], cpu);
     for (class, count) in &service.syscalls {
         out.number(&SYSCALLS, &[name, class], *count as f64);
+    }
+}
+
+fn tokens(out: &mut Families, name: &str, service: &ServiceTotals) {
+    let (server, chunks) = (&service.server_tokens, &service.chunk_tokens);
+    for (kind, source, count) in [
+        ("input", SERVER_METRICS, server.input),
+        ("output", SERVER_METRICS, server.output),
+        ("output", CHUNKS, chunks.output),
+    ] {
+        let count = count.map(|count| count as f64);
+        out.known(&TOKENS, &[name, kind, source], count);
+    }
+    for (source, tokens) in [(SERVER_METRICS, server), (CHUNKS, chunks)] {
+        let energy = tokens.energy.map(|energy| energy.joules().0);
+        out.known(&TOKEN_ENERGY, &[name, source], energy);
+    }
+    for (state, count) in [
+        ("running", service.engine_running),
+        ("waiting", service.engine_waiting),
+    ] {
+        let count = count.map(|count| count as f64);
+        out.known(&ENGINE_REQUESTS, &[name, state], count);
     }
 }
 

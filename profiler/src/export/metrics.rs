@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::ledger::{
     Booked, BookedInterval, Component, CpuTime, Meter, MeterId, Owner, ServiceId, Source,
 };
+use crate::tokens::{EngineInfo, EngineLoad, TokenDelta};
 use crate::units::Watts;
 
 /// The most service names that get series of their own; the rest share `other`.
@@ -159,6 +160,39 @@ impl Metrics {
         self.totals.service(number)
     }
 
+    /// What an engine counted; from now on its streams' chunks are not.
+    pub fn record_tokens(&mut self, delta: &TokenDelta) {
+        if let Some(service) = self.service(delta.service) {
+            service.count(delta);
+        }
+    }
+
+    /// A service's engine counts no more: chunks are counted again.
+    pub fn record_tokens_lost(&mut self, id: ServiceId) {
+        if let Some(service) = self.service(id) {
+            service.reads_server = false;
+        }
+    }
+
+    /// What serves; a model it names is the service's.
+    pub fn describe_engine(&mut self, info: &EngineInfo) {
+        if let Some(service) = self.service(info.service) {
+            service.engine = Some(clean(info.engine));
+            service.engine_version = info.version.as_deref().map(clean);
+            if let Some(model) = &info.model {
+                service.model = Some(clean(model));
+            }
+        }
+    }
+
+    /// Requests in an engine at its latest read.
+    pub fn record_engine_load(&mut self, load: &EngineLoad) {
+        if let Some(service) = self.service(load.service) {
+            service.engine_running = load.running;
+            service.engine_waiting = load.waiting;
+        }
+    }
+
     /// On-CPU time of a service; other owners have no series.
     pub fn record_cpu(&mut self, cpu: &CpuTime) {
         if let Owner::Service(id) = cpu.owner
@@ -197,6 +231,13 @@ impl Metrics {
         self.totals
             .sources
             .insert(source, SourceState { up, latest });
+    }
+
+    /// A source works no more; its latest reading stays the latest.
+    pub fn record_source_down(&mut self, source: &'static str) {
+        if let Some(state) = self.totals.sources.get_mut(source) {
+            state.up = false;
+        }
     }
 
     /// Whether a kernel program runs, and on which kind of hook.

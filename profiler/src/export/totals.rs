@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Outcome, Route, Source,
 };
+use crate::tokens::TokenDelta;
 use crate::units::{Microjoules, Watts};
 
 /// All totals of one agent.
@@ -86,11 +87,25 @@ pub(super) struct ServiceTotals {
     pub(super) request_energy: BTreeMap<(Route, Class), Histogram<{ ENERGY.len() }>>,
     pub(super) duration: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
     pub(super) first_token: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
-    pub(super) output_chunks: Option<u64>,
-    pub(super) token_energy: Option<Microjoules>,
+    pub(super) engine: Option<String>,
+    pub(super) engine_version: Option<String>,
+    pub(super) engine_running: Option<u64>,
+    pub(super) engine_waiting: Option<u64>,
+    /// True while the engine's own counter of output tokens is read: streams are not counted.
+    pub(super) reads_server: bool,
+    pub(super) server_tokens: TokenTotals,
+    pub(super) chunk_tokens: TokenTotals,
     pub(super) active: Aggregate,
     pub(super) cpu_nanos: Option<u64>,
     pub(super) syscalls: BTreeMap<&'static str, u64>,
+}
+
+/// Tokens from one source, and the active energy of the requests they belong to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct TokenTotals {
+    pub(super) input: Option<u64>,
+    pub(super) output: Option<u64>,
+    pub(super) energy: Option<Microjoules>,
 }
 
 /// A service's energy on one component.
@@ -101,6 +116,18 @@ pub(super) struct Parts {
 }
 
 impl ServiceTotals {
+    /// Takes what the engine counted: from now on streams are not counted.
+    pub(super) fn count(&mut self, delta: &TokenDelta) {
+        let add = |sum: &mut Option<u64>, new: Option<u64>| {
+            if let Some(new) = new {
+                *sum.get_or_insert_default() += new;
+            }
+        };
+        add(&mut self.server_tokens.input, delta.input);
+        add(&mut self.server_tokens.output, delta.output);
+        self.reads_server |= delta.output.is_some();
+    }
+
     pub(super) fn book(&mut self, booked: &BookedRequest) {
         let request = &booked.request;
         let outcome = request.end.map_or(Outcome::Incomplete, |end| end.outcome);
@@ -120,6 +147,11 @@ impl ServiceTotals {
                 .observe(&ENERGY, energy.0);
         }
         self.active.add(booked);
+        if let Some(energy) = active
+            && self.reads_server
+        {
+            *self.server_tokens.energy.get_or_insert_default() += energy;
+        }
         if let Some(end) = request.end
             && outcome != Outcome::Incomplete
         {
@@ -129,9 +161,11 @@ impl ServiceTotals {
                 .observe(&DURATION, end.at.since(request.start));
         }
         if let Some(chunks) = request.output_tokens() {
-            *self.output_chunks.get_or_insert_default() += chunks;
-            if let Some(energy) = active {
-                *self.token_energy.get_or_insert_default() += energy;
+            if !self.reads_server {
+                *self.chunk_tokens.output.get_or_insert_default() += chunks;
+                if let Some(energy) = active {
+                    *self.chunk_tokens.energy.get_or_insert_default() += energy;
+                }
             }
             if let Some(first) = request.first_data {
                 self.first_token

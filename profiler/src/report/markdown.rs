@@ -68,8 +68,8 @@ impl Report {
             out,
             "\nActive energy: what requests caused above the idle floor, aborted ones included; \
              idle is nobody's here. J/request is the sum of joules over the sum of requests that \
-             were served, health checks left out. Output tokens are counted as streamed chunks, \
-             which are at most the tokens.\n"
+             were served, health checks left out. Output tokens are the engine's own count where \
+             its metrics cover the window, else streamed chunks, which are at most the tokens.\n"
         )
     }
 

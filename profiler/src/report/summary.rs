@@ -7,12 +7,14 @@ use super::model::{
     RequestCounts, Seconds, ServiceReport, Tokens,
 };
 use super::quantiles::Quantiles;
+use super::tokens::ServerTokens;
 use crate::clock::Timestamp;
 use crate::export::labels::clean;
 use crate::ledger::{
     Accounts, Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, Holders, Meter,
     MeterId, Outcome, Owner, ServiceId, Source,
 };
+use crate::tokens::{EngineInfo, SERVER_METRICS, TokenDelta};
 use crate::units::Microjoules;
 
 /// A running summary of everything that was booked.
@@ -50,6 +52,8 @@ struct ServiceSums {
     by_code: BTreeMap<&'static str, u64>,
     streamed: u64,
     chunks: u64,
+    /// By id: services of one name are counted each for itself.
+    server: BTreeMap<ServiceId, ServerTokens>,
     /// Active energy of streamed requests.
     token_energy: Option<Microjoules>,
     active: Aggregate,
@@ -96,6 +100,19 @@ impl Summary {
             service.model = Some(clean(model));
         }
         self.names.insert(id, name);
+    }
+
+    /// What serves; a model it names is the service's.
+    pub fn describe_engine(&mut self, info: &EngineInfo) {
+        if let Some(model) = &info.model {
+            self.service(info.service).model = Some(clean(model));
+        }
+    }
+
+    /// Takes what a service's engine counted.
+    pub fn add_tokens(&mut self, delta: &TokenDelta) {
+        let service = self.service(delta.service);
+        service.server.entry(delta.service).or_default().add(delta);
     }
 
     /// Who holds a device: its context energy is theirs, in equal parts.
@@ -207,7 +224,10 @@ impl Summary {
         let full = total
             .filter(|_| !self.context_unknown)
             .map(|active| active + service.overhead + service.context);
-        let streamed = service.streamed > 0;
+        let active = service.active.active();
+        let (tokens, token_energy) = service.tokens();
+        let both = tokens.input.zip(tokens.output);
+        let token_energy_all = token_energy.filter(|_| tokens.input.is_some());
         ServiceReport {
             service: name.to_owned(),
             model: service.model.clone(),
@@ -223,11 +243,6 @@ impl Summary {
                     .collect(),
             },
             chunks: service.chunks,
-            tokens: Tokens {
-                input: None,
-                output: streamed.then_some(service.chunks),
-                source: streamed.then(|| "chunks".to_owned()),
-            },
             ttft_s: seconds(&service.first_token),
             duration_s: seconds(&service.duration),
             energy_j: EnergyJoules {
@@ -238,12 +253,13 @@ impl Summary {
             },
             energy_full_j: joules(full),
             j_per_request: JoulesPerRequest {
-                mean: ratio(service.active.active(), service.per_request.count()),
+                mean: ratio(active, service.per_request.count()),
                 p50: service.per_request.quantile(0.50).map(|uj| uj / 1e6),
                 p95: service.per_request.quantile(0.95).map(|uj| uj / 1e6),
             },
-            j_per_output_token: ratio(service.token_energy, service.chunks),
-            j_per_token: None,
+            j_per_output_token: ratio(token_energy, tokens.output.unwrap_or(0)),
+            j_per_token: both.and_then(|(input, output)| ratio(token_energy_all, input + output)),
+            tokens,
             class: service.active.class(),
             error_ratio: service.active.error_ratio(),
             cpu_s: service.cpu_nanos.map(|nanos| nanos as f64 / 1e9),
@@ -253,6 +269,40 @@ impl Summary {
 }
 
 impl ServiceSums {
+    /// Tokens from one source, and the active energy of the requests they belong to. The engine's
+    /// counters where they were read from before the first request until after the last one's end;
+    /// else streamed chunks; else what the engine counted of them, which belongs to no known
+    /// energy.
+    fn tokens(&self) -> (Tokens, Option<Microjoules>) {
+        let counted = self.server.values().filter(|server| server.reads());
+        let whole = self.server.values().all(ServerTokens::covers);
+        let sum = |kind: fn(&ServerTokens) -> Option<u64>| {
+            counted
+                .clone()
+                .filter_map(kind)
+                .reduce(|sum, tokens| sum + tokens)
+        };
+        let output = sum(|server| server.output);
+        if let Some(output) = output
+            && (whole || self.streamed == 0)
+        {
+            let tokens = Tokens {
+                input: sum(|server| server.input),
+                output: Some(output),
+                source: Some(SERVER_METRICS.to_owned()),
+            };
+            let seen = self.total > self.health;
+            return (tokens, self.active.active().filter(|_| whole && seen));
+        }
+        let streamed = self.streamed > 0;
+        let tokens = Tokens {
+            input: None,
+            output: streamed.then_some(self.chunks),
+            source: streamed.then(|| "chunks".to_owned()),
+        };
+        (tokens, self.token_energy)
+    }
+
     fn add(&mut self, booked: &BookedRequest) {
         let request = &booked.request;
         let outcome = request.end.map_or(Outcome::Incomplete, |end| end.outcome);
@@ -266,6 +316,8 @@ impl ServiceSums {
             self.health += 1;
             return;
         }
+        let server = self.server.entry(request.service).or_default();
+        server.serve(request);
         let active = booked.active();
         self.active.add(booked);
         if let Some(active) = active {

@@ -50,6 +50,11 @@ struct Source {
 }
 
 impl Counters {
+    /// The listening socket behind the latest read.
+    pub(super) fn listener(&self) -> Option<u64> {
+        self.latest.as_ref().map(|latest| latest.source.listener)
+    }
+
     /// Takes a read that was complete at `at`; `listener` tells one listening socket from another.
     pub(super) fn read(&mut self, at: Timestamp, listener: u64, reading: &Reading) -> Step {
         let source = Source {
@@ -58,7 +63,6 @@ impl Counters {
             process_start: reading.process_start,
         };
         let before = self.latest.take();
-        let known = |new: Option<u64>, old: Option<u64>| new.or(old);
         let base = Counted {
             from: at,
             to: at,
@@ -93,8 +97,8 @@ impl Counters {
         self.latest = Some(Latest {
             at,
             source,
-            input: known(reading.input, kept.0),
-            output: known(reading.output, kept.1),
+            input: reading.input.or(kept.0),
+            output: reading.output.or(kept.1),
         });
         step
     }

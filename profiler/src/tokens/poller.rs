@@ -28,6 +28,9 @@ const SELDOM: Duration = Duration::from_secs(30);
 const FAILURES: u32 = 5;
 /// As long nothing is told of counters that stand still.
 const QUIET: u64 = 10_000_000_000;
+/// Of the latest 32 reads so many that begin anew are several processes behind one port: what is
+/// read then is now one's, now another's.
+const MOST_RESETS: u32 = 3;
 /// Ports of one service that are asked.
 const MOST_ENDPOINTS: usize = 8;
 
@@ -101,8 +104,12 @@ struct Server {
     failures: u32,
     counters: Counters,
     info: Option<EngineInfo>,
-    /// What was counted and not told yet, because it is nothing.
+    /// Up to where all that was counted is told.
     told: Option<Timestamp>,
+    /// Which of the latest reads began anew, a bit each.
+    resets: u32,
+    /// Several processes answer at these endpoints.
+    unusable: bool,
 }
 
 impl Server {
@@ -118,6 +125,8 @@ impl Server {
             counters: Counters::default(),
             info: None,
             told: None,
+            resets: 0,
+            unusable: false,
         }
     }
 
@@ -125,6 +134,8 @@ impl Server {
         if self.endpoints == endpoints {
             return;
         }
+        self.unusable = false;
+        self.resets = 0;
         self.silent.retain(|silent| endpoints.contains(silent));
         // A new socket is a new server: its counters begin at nothing.
         if let Some((place, _)) = self.place
@@ -155,6 +166,12 @@ impl Server {
                 if self.search(news) {
                     self.due = began + PERIOD;
                 } else {
+                    // What it counted before its restart is told; what serves now shows nothing.
+                    let place = self.counters.listener();
+                    let here = |endpoint: &Endpoint| Some(endpoint.listener) == place;
+                    if place.is_some() && !self.endpoints.iter().any(here) {
+                        self.lose(news);
+                    }
                     self.due = Instant::now() + self.pause;
                     self.pause = (self.pause * 2).min(SELDOM);
                 }
@@ -181,8 +198,21 @@ impl Server {
         }
     }
 
+    /// Its counters are of no use: should they come back, they begin anew.
+    fn lose(&mut self, news: &Sender<News>) {
+        self.place = None;
+        self.counters = Counters::default();
+        self.info = None;
+        self.told = None;
+        self.tell(news, News::Load(EngineLoad::unknown(self.service)));
+        self.tell(news, News::Lost(self.service));
+    }
+
     /// True if an engine's metrics were found, and then read.
     fn search(&mut self, news: &Sender<News>) -> bool {
+        if self.unusable {
+            return false;
+        }
         let deadline = Instant::now() + SEARCH;
         for endpoint in self.endpoints.clone() {
             if self.silent.contains(&endpoint) {
@@ -246,10 +276,17 @@ impl Server {
             self.tell(news, News::Engine(info));
         }
         let at = Timestamp::now();
-        let (counted, whole) = match self.counters.read(at, endpoint.listener, reading) {
+        let step = self.counters.read(at, endpoint.listener, reading);
+        self.resets = self.resets << 1 | u32::from(matches!(step, Step::Reset(_)));
+        let (counted, whole) = match step {
             Step::Base(counted) => (counted, true),
             Step::Reset(counted) => {
                 self.tell(news, News::Reset(service));
+                if self.resets.count_ones() >= MOST_RESETS {
+                    self.unusable = true;
+                    self.lose(news);
+                    return;
+                }
                 (counted, true)
             }
             Step::Added(counted) => (counted, false),

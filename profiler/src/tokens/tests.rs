@@ -180,6 +180,27 @@ fn a_restarted_server_has_a_new_base_and_its_loss_is_told() {
 }
 
 #[test]
+fn several_processes_behind_one_port_are_not_counted() {
+    // Every read is another worker's.
+    let worker = |start: u64| {
+        format!(
+            "{}process_start_time_seconds 17{start}.25\n",
+            vllm(start, start, 0)
+        )
+    };
+    let texts: Vec<String> = (100..120).map(worker).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let server = Server::start("/metrics", &texts);
+    let tokens = Tokens::start().unwrap();
+    tokens.watch(watched(vec![server.endpoint]), Some(2 * SECOND));
+    thread::sleep(4 * SECOND);
+    let news = news(&tokens);
+    assert!(deltas(&news).iter().all(|delta| delta.output == Some(0)));
+    assert!(news.contains(&News::Lost(SERVICE)), "{news:?}");
+    assert_eq!(server.heads().len(), 4, "and it is left in peace");
+}
+
+#[test]
 fn a_service_without_metrics_is_asked_seldom_and_a_port_that_is_not_http_once() {
     let plain = Server::start("/health", &[""]);
     let garbage = TcpListener::bind("127.0.0.1:0").unwrap();

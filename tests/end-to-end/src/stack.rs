@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::binary;
 
 /// The running stack; ends with this value.
@@ -111,6 +113,24 @@ impl Stack {
             .stdout(Stdio::null())
             .spawn()
             .expect("it can be started")
+    }
+
+    /// The same load to its end; its summary.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn load_whole(&self, rate: f64, seconds: u64) -> Value {
+        let output = Command::new(binary("inference-sim"))
+            .args(["load", "--url", &self.url])
+            .args(["--rate", &rate.to_string()])
+            .args(["--seconds", &seconds.to_string()])
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("it can be started");
+        assert!(output.status.success(), "{}", output.status);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let last = text.lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
     /// Requests the engine has ended.
