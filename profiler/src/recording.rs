@@ -553,6 +553,22 @@ mod tests {
         journal.meter(MeterId(0), &meter).unwrap();
         journal.service(ServiceId(1), "vllm").unwrap();
         journal.book(&Booked::Request(booked_request())).unwrap();
+        let info = EngineInfo {
+            service: ServiceId(1),
+            engine: "vllm",
+            counts: crate::tokens::Counts::Step,
+            version: None,
+            model: Some("llama".into()),
+        };
+        journal.engine(&info).unwrap();
+        let delta = TokenDelta {
+            service: ServiceId(1),
+            from: Timestamp(987_654_321_000_000_001),
+            to: Timestamp(987_654_322_000_000_002),
+            input: Some(12),
+            output: None,
+        };
+        journal.tokens(&delta).unwrap();
         journal.flush().unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{whole}{{\"entry\":\"requ")).unwrap();
@@ -562,6 +578,9 @@ mod tests {
         assert!(recorded.simulated);
         assert_eq!(recorded.services[&ServiceId(1)], "vllm");
         assert_eq!(recorded.meters[&MeterId(0)].device, "GPU-0");
+        assert_eq!(recorded.models[&ServiceId(1)], "llama");
+        assert_eq!(recorded.tokens.len(), 1);
+        assert_eq!(recorded.tokens[0].input, Some(12));
         let [Booked::Request(read)] = recorded.booked.as_slice() else {
             panic!("{:?}", recorded.booked)
         };

@@ -138,7 +138,17 @@ impl Engines {
         };
         while let Some(news) = self.tokens.next() {
             match news {
-                News::Asking { service, port, at } => self.asking.push_back((service, port, at)),
+                News::Asking { service, port, at } => {
+                    let forgotten = |asked: Timestamp| asked.plus(FORGOTTEN) <= at;
+                    while self
+                        .asking
+                        .front()
+                        .is_some_and(|(.., asked)| forgotten(*asked))
+                    {
+                        self.asking.pop_front();
+                    }
+                    self.asking.push_back((service, port, at));
+                }
                 News::Engine(info) => {
                     log::info!(
                         "service {}: tokens from the metrics of {}, model {}",
@@ -187,7 +197,7 @@ impl Engines {
         let Observed { at, port, .. } = *observed;
         let request = &observed.request;
         if request.route == Route::Health {
-            return request.end.is_some() && self.is_own(at, port, request);
+            return request.end.is_some() && self.is_own(port, request);
         }
         if port != 0 && self.http.insert((request.service, port)) {
             self.http_is_new = true;
@@ -196,8 +206,7 @@ impl Engines {
         false
     }
 
-    fn is_own(&mut self, at: Timestamp, port: u16, request: &Request) -> bool {
-        self.asking.retain(|(.., asked)| at < asked.plus(FORGOTTEN));
+    fn is_own(&mut self, port: u16, request: &Request) -> bool {
         let place = self.asking.iter().position(|(service, asked_port, asked)| {
             (*service, *asked_port) == (request.service, port) && request.start >= *asked
         });

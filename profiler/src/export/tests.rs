@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::*;
+use crate::tokens::{Counts, EngineInfo, EngineLoad, TokenDelta};
 use crate::units::{Microjoules, Watts};
 
 const SECOND: u64 = 1_000_000_000;
@@ -133,7 +134,69 @@ fn everything() -> Metrics {
     metrics.record_probe("sched_switch", "tp_btf", true);
     metrics.record_probe_cost("sched_switch", 1000, 100_000);
     metrics.record_dropped("ring_full", 3);
+    metrics.describe_engine(&EngineInfo {
+        service: ServiceId(0),
+        engine: "vllm",
+        counts: Counts::Step,
+        version: Some("0.11.0".to_owned()),
+        model: None,
+    });
+    metrics.record_engine_load(&EngineLoad {
+        service: ServiceId(0),
+        running: Some(3),
+        waiting: None,
+    });
     metrics
+}
+
+fn counted(input: Option<u64>, output: Option<u64>) -> TokenDelta {
+    TokenDelta {
+        service: ServiceId(0),
+        from: Timestamp(0),
+        to: Timestamp(SECOND),
+        input,
+        output,
+    }
+}
+
+#[test]
+fn chunks_stand_still_while_the_engines_own_counter_is_read() {
+    let mut metrics = metrics();
+    let chunks = r#"kind="output",source="chunks""#;
+    let output = r#"kind="output",source="server_metrics""#;
+    let input = r#"kind="input",source="server_metrics""#;
+    let tokens = |seen: &HashMap<String, f64>, labels: &str| {
+        let series = format!(r#"perjoule_tokens_total{{service="vllm",{labels}}}"#);
+        seen.get(&series).copied()
+    };
+    let energy = |seen: &HashMap<String, f64>, source: &str| {
+        seen[&format!(r#"perjoule_token_energy_joules_total{{service="vllm",source="{source}"}}"#)]
+    };
+    let one = || Booked::Request(request(Outcome::Done));
+    metrics.book(&one());
+    // An engine that counts prompts alone does not tell how many tokens it made.
+    metrics.record_tokens(&counted(Some(5), None));
+    metrics.book(&one());
+    let seen = scrape(&mut metrics);
+    assert_eq!(tokens(&seen, chunks), Some(280.0));
+    assert_eq!(tokens(&seen, input), Some(5.0));
+    assert_eq!(tokens(&seen, output), None);
+
+    metrics.record_tokens(&counted(Some(0), Some(0)));
+    metrics.book(&one());
+    metrics.record_tokens(&counted(Some(900), Some(150)));
+    let seen = scrape(&mut metrics);
+    assert_eq!(tokens(&seen, chunks), Some(280.0));
+    assert_eq!(tokens(&seen, input), Some(905.0));
+    assert_eq!(tokens(&seen, output), Some(150.0));
+    assert_eq!(energy(&seen, "chunks"), 84.0);
+    assert_eq!(energy(&seen, "server_metrics"), 42.0);
+
+    metrics.record_tokens_lost(ServiceId(0));
+    metrics.book(&one());
+    let seen = scrape(&mut metrics);
+    assert_eq!(tokens(&seen, chunks), Some(420.0));
+    assert_eq!(tokens(&seen, output), Some(150.0), "no sum falls");
 }
 
 #[test]

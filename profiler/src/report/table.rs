@@ -79,6 +79,10 @@ fn write_service(out: &mut String, service: &ServiceReport, duration: Option<f64
         push(&mut remark, &format!("from {source}"));
     }
     row(out, &output, "", "output tokens", &remark)?;
+    if let Some(input) = tokens.input {
+        let remark = rate(input as f64, duration);
+        row(out, &count(input), "", "input tokens", &remark)?;
+    }
 
     let energy = &service.energy_j;
     let bound = match (service.error_ratio, service.class) {
@@ -105,6 +109,9 @@ fn write_service(out: &mut String, service: &ServiceReport, duration: Option<f64
     row(out, &known(each.mean), "J", "per request", &remark)?;
     let per_token = known(service.j_per_output_token);
     row(out, &per_token, "J", "per output token", "")?;
+    if let Some(each) = service.j_per_token {
+        row(out, &figure(each), "J", "per token, input too", "")?;
+    }
 
     for (what, times) in [
         ("to first token, p50", &service.ttft_s),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::*;
+use crate::tokens::TokenDelta;
 use crate::units::{Microjoules, Watts};
 
 const SECOND: u64 = 1_000_000_000;
@@ -288,6 +289,115 @@ fn joules_per_token_are_of_the_requests_whose_tokens_are_known() {
     assert_eq!(service.energy_j.total, Some(100.0));
     assert_eq!(service.j_per_output_token, Some(0.1));
     assert_eq!(service.ttft_s.p50, Some(0.25));
+}
+
+/// What the engine counted in these tenths of a second.
+fn counted(from: u64, to: u64, input: u64, output: u64) -> TokenDelta {
+    TokenDelta {
+        service: ServiceId(0),
+        from: Timestamp(from * SECOND / 10),
+        to: Timestamp(to * SECOND / 10),
+        input: Some(input),
+        output: Some(output),
+    }
+}
+
+#[test]
+fn the_engines_own_count_is_taken_where_it_covers_the_requests() {
+    let plain = || {
+        let mut plain = request(90.0);
+        plain.request.streamed = false;
+        plain.request.chunks = 0;
+        plain
+    };
+    let requests = || vec![request(10.0), plain()];
+    // The requests last from 1 s to 3 s.
+    let whole = [
+        counted(5, 5, 0, 0),
+        counted(5, 15, 60, 0),
+        counted(15, 31, 0, 140),
+    ];
+    let before = only_service(&{
+        let mut summary = summary();
+        whole.iter().for_each(|delta| summary.add_tokens(delta));
+        for request in requests() {
+            summary.add(&Booked::Request(request));
+        }
+        summary
+    });
+    let after = only_service(&{
+        let mut summary = summary();
+        summary.add_tokens(&whole[0]);
+        for request in requests() {
+            summary.add(&Booked::Request(request));
+        }
+        whole[1..]
+            .iter()
+            .for_each(|delta| summary.add_tokens(delta));
+        summary
+    });
+    assert_eq!(before, after, "requests and counts come in any order");
+    let Tokens {
+        input,
+        output,
+        source,
+    } = before.tokens;
+    assert_eq!((input, output), (Some(60), Some(140)));
+    assert_eq!(source.as_deref(), Some("server_metrics"));
+    assert_eq!(before.j_per_output_token, Some(100.0 / 140.0));
+    assert_eq!(before.j_per_token, Some(0.5));
+
+    for (why, partial) in [
+        (
+            "first read late",
+            vec![counted(11, 11, 0, 0), counted(11, 31, 60, 140)],
+        ),
+        (
+            "last read early",
+            vec![counted(5, 5, 0, 0), counted(5, 29, 60, 140)],
+        ),
+        (
+            "a restart in between",
+            vec![
+                counted(5, 5, 0, 0),
+                counted(16, 16, 0, 0),
+                counted(16, 31, 1, 1),
+            ],
+        ),
+        ("no read", vec![]),
+    ] {
+        let mut summary = summary();
+        partial.iter().for_each(|delta| summary.add_tokens(delta));
+        for request in requests() {
+            summary.add(&Booked::Request(request));
+        }
+        let service = only_service(&summary);
+        assert_eq!(service.tokens.source.as_deref(), Some("chunks"), "{why}");
+        assert_eq!(service.tokens.output, Some(100), "{why}");
+        assert_eq!(service.tokens.input, None, "{why}");
+        assert_eq!(service.j_per_output_token, Some(0.1), "{why}");
+        assert_eq!(service.j_per_token, None, "{why}");
+    }
+
+    // One request in a hundred may have begun before the first read.
+    let mut summary = summary();
+    summary.add_tokens(&counted(5, 31, 6_000, 14_000));
+    let mut early = request(1.0);
+    early.request.start = Timestamp(SECOND / 3);
+    for request in std::iter::repeat_n(request(1.0), 99).chain([early]) {
+        summary.add(&Booked::Request(request));
+    }
+    let service = only_service(&summary);
+    assert_eq!(service.tokens.source.as_deref(), Some("server_metrics"));
+    assert_eq!(service.j_per_token, Some(100.0 / 20_000.0));
+
+    // Nothing streamed: what was counted is shown, and no energy divided by it.
+    let mut summary = with([plain()]);
+    summary.add_tokens(&counted(20, 31, 60, 140));
+    let service = only_service(&summary);
+    assert_eq!(service.tokens.output, Some(140));
+    assert_eq!(service.j_per_output_token, None);
+    assert_eq!(service.j_per_token, None);
 }
 
 #[test]
