@@ -25,6 +25,7 @@ mod phases;
 mod prefill;
 mod service;
 mod split;
+mod tokens;
 mod values;
 mod walk;
 mod work;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 pub use aggregate::Aggregate;
 pub use floor::{Floor, FloorSource};
+pub use tokens::{Counts, EngineInfo, EngineLoad, SERVER_METRICS, TokenDelta};
 pub use values::*;
 
 use cpu::CpuTimes;

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::ledger::{
-    Accounts, Booked, BookedInterval, BookedRequest, Class, Component, End, Input, Meter, MeterId,
-    Outcome, Request, RequestId, Route, ServiceId, ServiceShare, Source,
+    Accounts, Booked, BookedInterval, BookedRequest, Class, Component, End, EngineInfo, Input,
+    Meter, MeterId, Outcome, Request, RequestId, Route, ServiceId, ServiceShare, Source,
+    TokenDelta,
 };
-use crate::tokens::{EngineInfo, TokenDelta};
 use crate::units::Microjoules;
 
 /// The layout of the lines below; a reader refuses a higher one.
@@ -556,7 +556,7 @@ mod tests {
         let info = EngineInfo {
             service: ServiceId(1),
             engine: "vllm",
-            counts: crate::tokens::Counts::Step,
+            counts: crate::ledger::Counts::Step,
             version: None,
             model: Some("llama".into()),
         };

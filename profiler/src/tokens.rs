@@ -7,7 +7,7 @@
 //! The reading is done on a thread of its own, over HTTP/1.1 on the machine's own addresses, once a
 //! second; nothing but the numbers under known names is kept. A counter's first read is its base:
 //! what was counted before is nobody's. Engines that count at a request's end
-//! ([`Counts::Finish`]) lag its energy by up to its duration; over a window much longer than a
+//! ([`Counts::Finish`](crate::ledger::Counts)) lag its energy by up to its duration; over a window much longer than a
 //! request that does not matter.
 
 mod calibration;
@@ -26,14 +26,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use calibration::Calibration;
-pub use engines::{Counts, Engine, Port, engines};
+pub use engines::{Engine, Port, engines};
 
 use crate::clock::Timestamp;
-use crate::ledger::ServiceId;
+use crate::ledger::{EngineInfo, EngineLoad, ServiceId, TokenDelta};
 use poller::Told;
-
-/// The name of counts from the engine's own counters, as a label and in reports.
-pub const SERVER_METRICS: &str = "server_metrics";
 
 /// A service, and where its metrics may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,58 +48,6 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The listening socket's inode: another socket there is another server.
     pub listener: u64,
-}
-
-/// Tokens that an engine counted between two reads. `None`: it has no such counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenDelta {
-    /// Whose.
-    pub service: ServiceId,
-    /// The read before; equal to `to` for the first read of a server, which counts nothing.
-    pub from: Timestamp,
-    /// The read that shows them.
-    pub to: Timestamp,
-    /// Prompt tokens.
-    pub input: Option<u64>,
-    /// Generated tokens.
-    pub output: Option<u64>,
-}
-
-/// What serves, as its metrics say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EngineInfo {
-    /// Whose.
-    pub service: ServiceId,
-    /// Its name, of the fixed list.
-    pub engine: &'static str,
-    /// When its token counters move.
-    pub counts: Counts,
-    /// Its version, if its metrics say so.
-    pub version: Option<String>,
-    /// The model's name, unless there are several.
-    pub model: Option<String>,
-}
-
-/// Requests in an engine, at its latest read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EngineLoad {
-    /// Whose.
-    pub service: ServiceId,
-    /// In the batch.
-    pub running: Option<u64>,
-    /// In the queue.
-    pub waiting: Option<u64>,
-}
-
-impl EngineLoad {
-    /// Nothing is known any more.
-    pub const fn unknown(service: ServiceId) -> Self {
-        Self {
-            service,
-            running: None,
-            waiting: None,
-        }
-    }
 }
 
 /// What the thread has to say.

@@ -3,10 +3,9 @@
 
 use crate::clock::Timestamp;
 use crate::export::Metrics;
-use crate::ledger::{Booked, CpuTime, Holders, Meter, MeterId, ServiceId};
+use crate::ledger::{Booked, CpuTime, EngineInfo, Holders, Meter, MeterId, ServiceId, TokenDelta};
 use crate::recording::{Journal, JournalError};
 use crate::report::Summary;
-use crate::tokens::{EngineInfo, TokenDelta};
 
 /// All sinks of one agent.
 #[derive(Debug)]

@@ -236,3 +236,121 @@ fn first_ephemeral_port() -> u16 {
         .and_then(|range| range.split_ascii_whitespace().next()?.parse().ok())
         .unwrap_or(EPHEMERAL)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::ledger::{End, Input, Outcome, RequestId};
+    use crate::services::Family;
+
+    const SERVICE: ServiceId = ServiceId(0);
+
+    fn listener(address: &str, port: u16, inner: bool) -> Listener {
+        let address: IpAddr = address.parse().unwrap();
+        Listener {
+            family: Family::Inet,
+            address: Some(address),
+            port,
+            loopback: address.is_loopback(),
+            inode: u64::from(port),
+            network: 1,
+            owners: BTreeSet::new(),
+            inner,
+        }
+    }
+
+    fn engines() -> Engines {
+        let mut engines = Engines::start(vec![40_001], &[]).unwrap();
+        engines.network = Some(1);
+        engines.ephemeral = EPHEMERAL;
+        engines
+    }
+
+    fn asked(engines: &Engines, listeners: Vec<Listener>) -> Vec<String> {
+        let service = Service {
+            id: SERVICE,
+            name: "vllm".into(),
+            group: None,
+            pids: BTreeSet::from([1]),
+            listeners,
+            gpus: Vec::new(),
+        };
+        let endpoints = engines.endpoints(&service);
+        endpoints
+            .iter()
+            .map(|endpoint| endpoint.address.to_string())
+            .collect()
+    }
+
+    fn request(route: Route, start: u64) -> Observed {
+        Observed {
+            at: Timestamp(start + 5),
+            request: Request {
+                id: RequestId(start),
+                service: SERVICE,
+                route,
+                start: Timestamp(start),
+                first_data: None,
+                last_data: None,
+                input: Input::Bytes(0),
+                chunks: 0,
+                streamed: false,
+                status: 200,
+                end: Some(End {
+                    at: Timestamp(start + 1),
+                    outcome: Outcome::Done,
+                }),
+            },
+            port: 45_000,
+            family: 2,
+            tgid: 1,
+            response_bytes: 0,
+            first_chunks: 0,
+            truncated: false,
+        }
+    }
+
+    #[test]
+    fn ports_that_the_kernel_chose_are_asked_only_where_requests_were_seen() {
+        let mut engines = engines();
+        let all = || {
+            vec![
+                listener("127.0.0.1", 45_000, false),
+                listener("127.0.0.1", 8_002, true),
+                listener("0.0.0.0", 8_000, false),
+                listener("::", 8_000, false),
+                listener("::", 9_000, false),
+                listener("10.0.0.7", 40_001, false),
+            ]
+        };
+        let usual = [
+            "127.0.0.1:8000",
+            "[::1]:9000",
+            "10.0.0.7:40001",
+            "127.0.0.1:8002",
+        ];
+        assert_eq!(asked(&engines, all()), usual);
+        assert!(!engines.follow(&request(Route::ChatCompletions, 10)));
+        assert!(asked(&engines, all()).contains(&"127.0.0.1:45000".to_owned()));
+        let only = vec![listener("127.0.0.1", 50_000, false)];
+        assert_eq!(asked(&engines, only), ["127.0.0.1:50000"]);
+        let mut elsewhere = listener("0.0.0.0", 8_000, false);
+        elsewhere.network = 2;
+        assert!(asked(&engines, vec![elsewhere]).is_empty());
+    }
+
+    #[test]
+    fn as_many_requests_are_its_own_as_it_has_sent_and_none_from_before() {
+        let mut engines = engines();
+        engines.asking.push_back((SERVICE, 45_000, Timestamp(100)));
+        assert!(!engines.follow(&request(Route::Health, 90)));
+        assert!(!engines.follow(&request(Route::ChatCompletions, 101)));
+        let mut open = request(Route::Health, 101);
+        open.request.end = None;
+        assert!(!engines.follow(&open), "its end is still to come");
+        assert!(engines.follow(&request(Route::Health, 101)));
+        assert!(!engines.follow(&request(Route::Health, 102)));
+    }
+}

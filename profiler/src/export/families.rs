@@ -13,8 +13,7 @@ use super::histogram::{DURATION, ENERGY, Histogram};
 use super::process::ProcessUse;
 use super::totals::{ServiceTotals, Totals};
 use crate::clock::Timestamp;
-use crate::ledger::{Accounts, Component};
-use crate::tokens::SERVER_METRICS;
+use crate::ledger::{Accounts, Component, SERVER_METRICS};
 use crate::units::Microjoules;
 
 /// Where tokens are counted from streams.

@@ -9,9 +9,9 @@ use super::snapshot::{Exposition, Snapshot};
 use super::totals::{ProbeCost, ServiceTotals, SourceState, Totals};
 use crate::clock::Timestamp;
 use crate::ledger::{
-    Booked, BookedInterval, Component, CpuTime, Meter, MeterId, Owner, ServiceId, Source,
+    Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Meter, MeterId, Owner,
+    ServiceId, Source, TokenDelta,
 };
-use crate::tokens::{EngineInfo, EngineLoad, TokenDelta};
 use crate::units::Watts;
 
 /// The most service names that get series of their own; the rest share `other`.

@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::*;
-use crate::tokens::{Counts, EngineInfo, EngineLoad, TokenDelta};
 use crate::units::{Microjoules, Watts};
 
 const SECOND: u64 = 1_000_000_000;

@@ -10,8 +10,8 @@ use super::labels::Names;
 use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Outcome, Route, Source,
+    TokenDelta,
 };
-use crate::tokens::TokenDelta;
 use crate::units::{Microjoules, Watts};
 
 /// All totals of one agent.

@@ -11,10 +11,9 @@ use super::tokens::ServerTokens;
 use crate::clock::Timestamp;
 use crate::export::labels::clean;
 use crate::ledger::{
-    Accounts, Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, Holders, Meter,
-    MeterId, Outcome, Owner, ServiceId, Source,
+    Accounts, Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo,
+    Holders, Meter, MeterId, Outcome, Owner, SERVER_METRICS, ServiceId, Source, TokenDelta,
 };
-use crate::tokens::{EngineInfo, SERVER_METRICS, TokenDelta};
 use crate::units::Microjoules;
 
 /// A running summary of everything that was booked.

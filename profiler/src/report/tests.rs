@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::*;
-use crate::tokens::TokenDelta;
 use crate::units::{Microjoules, Watts};
 
 const SECOND: u64 = 1_000_000_000;

@@ -1,8 +1,7 @@
 //! What an engine counted, and whether that is all of what its requests were given.
 
 use crate::clock::Timestamp;
-use crate::ledger::Request;
-use crate::tokens::TokenDelta;
+use crate::ledger::{Request, TokenDelta};
 
 /// One in so many requests may lie partly outside the time that was counted.
 const ONE_IN: u64 = 100;

@@ -7,9 +7,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::TokenDelta;
 use crate::clock::Timestamp;
-use crate::ledger::{Request, RequestId, ServiceId};
+use crate::ledger::{Request, RequestId, ServiceId, TokenDelta};
 
 /// Fewer chunks than this say nothing.
 const ENOUGH_CHUNKS: f64 = 100.0;

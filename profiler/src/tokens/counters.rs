@@ -109,7 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tokens::engines::Counts;
+    use crate::ledger::Counts;
 
     fn reading(input: Option<u64>, output: Option<u64>) -> Reading {
         Reading {

@@ -10,16 +10,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use super::exposition::{Sample, samples};
-
-/// When an engine's token counters move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Counts {
-    /// With each step of the engine.
-    Step,
-    /// When a request has finished: they lag its energy by up to its duration.
-    Finish,
-}
+use crate::ledger::Counts;
 
 /// Where an engine's metrics are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

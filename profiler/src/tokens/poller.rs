@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use super::counters::{Counters, Step};
 use super::engines::{self, Reading};
 use super::scrape::{self, ScrapeError};
-use super::{Endpoint, EngineInfo, EngineLoad, News, TokenDelta, Watched};
+use super::{Endpoint, News, Watched};
 use crate::clock::Timestamp;
-use crate::ledger::ServiceId;
+use crate::ledger::{EngineInfo, EngineLoad, ServiceId, TokenDelta};
 
 /// Between two reads of a server's counters.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::ledger::Counts;
 
 const SERVICE: ServiceId = ServiceId(4);
 const SECOND: Duration = Duration::from_secs(1);
