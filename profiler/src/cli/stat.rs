@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::settings::{Target, start_log};
-use super::{EXIT_USAGE, usage};
+use super::{EXIT_USAGE, print, usage};
 use crate::agent::{Agent, Options as AgentOptions};
 
 /// After the command: the meters' next changes close the intervals of the last requests.
@@ -98,9 +98,9 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         }
         let report = agent.finish()?;
         if json {
-            println!("{}", report.to_json()?);
+            print(&(report.to_json()? + "\n"))?;
         } else {
-            print!("{}", report.to_table());
+            print(&report.to_table())?;
         }
         Ok(status.map_or(ExitCode::SUCCESS, exit_code))
     })
