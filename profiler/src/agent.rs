@@ -207,6 +207,11 @@ impl Agent {
         self.config.intervals.drain
     }
 
+    /// True if any service has a process, as of the latest look.
+    pub fn sees_processes(&self) -> bool {
+        self.services.iter().any(|service| !service.pids.is_empty())
+    }
+
     /// Takes what the sources have told and books what can be booked. Memory and channels only:
     /// it does not wait for anything.
     pub fn tick(&mut self) {

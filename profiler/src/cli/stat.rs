@@ -40,7 +40,7 @@ pub(super) struct Options {
     command: Vec<String>,
 }
 
-/// Counts until the command ends, the time is over or a signal comes.
+/// Counts until the command or every process named ends, the time is over or a signal comes.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
     let Options {
         mut target,
@@ -67,6 +67,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             child = Some(started);
             held = hold;
         }
+        let ends_with_target = command.is_empty() && target.names_only_processes();
         let config = match target.config(file, verbose) {
             Ok(config) => config,
             Err(error) => return Ok(usage(&error, EXIT_USAGE)),
@@ -92,7 +93,12 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         let mut over = false;
         loop {
             tokio::select! {
-                _ = ticks.tick() => agent.tick(),
+                _ = ticks.tick() => {
+                    agent.tick();
+                    if ends_with_target && !agent.sees_processes() {
+                        break;
+                    }
+                }
                 ended = wait(child.as_mut()) => {
                     status = Some(ended?);
                     break;

@@ -151,3 +151,20 @@ fn a_command_that_still_runs_is_ended_before_the_result_and_says_so_itself() {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(ended.json()["schema"], 1, "{ended:?}");
 }
+
+#[test]
+fn it_ends_with_the_process_it_was_given() {
+    if !is_root("stat") {
+        return;
+    }
+    let mut process = std::process::Command::new("sleep")
+        .arg("2")
+        .spawn()
+        .expect("it starts");
+    let pid = process.id().to_string();
+    let reaped = thread::spawn(move || process.wait());
+    let ended = perjoule(&["stat", "--pid", &pid, "--json"]);
+    assert!(reaped.join().is_ok_and(|waited| waited.is_ok()));
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(ended.json()["services"][0]["service"], "sleep", "{ended:?}");
+}
