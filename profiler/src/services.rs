@@ -32,7 +32,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use routes::ROUTES;
 pub use service::{Changes, Listener, Selection, Service, Target};
 pub use sockets::Family;
 

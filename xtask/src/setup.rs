@@ -306,6 +306,7 @@ fn apt_install(packages: &[&str]) -> Result<()> {
                 .stdout(Stdio::null()),
         )
     };
+    println!("setup: apt-get install {wanted}");
     // A fresh machine has no list, or an old one.
     apt(&["update"])?;
     let mut install = vec!["install", "-y", "--no-install-recommends"];

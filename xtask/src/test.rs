@@ -1,6 +1,7 @@
 //! Everything that must hold, on a machine with no GPU: formatting, lints, host tests, root
 //! tests on the running kernel, and the demo's bars. What is skipped is named.
 
+use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -8,13 +9,16 @@ use anyhow::{Context as _, Result};
 use crate::project::{cargo, is_root, run as run_command, target};
 use crate::{demo, setup};
 
-/// Debian packages that give the real servers and tools the root tests use.
+/// Debian packages that give the real servers and tools the tests use.
 const PACKAGES: &[(&str, &str)] = &[
-    ("promtool", "prometheus"),
+    ("promtool", PROMETHEUS),
     ("nginx", "nginx-light"),
     ("python3", "python3"),
     ("wrk", "wrk"),
 ];
+const PROMETHEUS: &str = "prometheus";
+/// Tests that cannot run without a Prometheus, by parts of their names.
+const NEED_PROMETHEUS: &[&str] = &["promtool", "prometheus", "every_expression", "scrape_under"];
 
 /// Mean batches of about 3, 8 and 22, and what the errors of the energy per request may be.
 const DEMO_BARS: &[demo::Bars] = &[
@@ -40,6 +44,22 @@ pub(crate) fn run() -> Result<()> {
     let start = Instant::now();
     let mut skipped = Vec::new();
     setup::ensure()?;
+    let missing = setup::ensure_packages(PACKAGES);
+    let mut arguments = Vec::new();
+    if missing.contains(&PROMETHEUS) {
+        arguments.extend(NEED_PROMETHEUS.iter().flat_map(|name| ["--skip", name]));
+    }
+    if !missing.is_empty() {
+        skipped.push(format!(
+            "tests that need the packages {}",
+            missing.join(", ")
+        ));
+    }
+    // Tests that skip themselves write why to this file.
+    let notes = target("test-skipped");
+    if notes.exists() {
+        fs::remove_file(&notes)?;
+    }
 
     step("format", || {
         run_command(cargo().args(["fmt", "--all", "--check"]))
@@ -52,27 +72,24 @@ pub(crate) fn run() -> Result<()> {
         )
     })?;
     step("host tests", || {
-        run_command(cargo().args([
-            "test",
-            "--workspace",
-            "--exclude",
-            "end-to-end",
-            "--no-fail-fast",
-        ]))
+        run_command(
+            cargo()
+                .args(["test", "--workspace", "--exclude", "end-to-end"])
+                .args(["--no-fail-fast", "--"])
+                .args(&arguments),
+        )
     })?;
     step("build what users run", demo::build)?;
 
     if is_root() {
-        let missing = setup::ensure_packages(PACKAGES);
-        if !missing.is_empty() {
-            skipped.push(format!("root tests that need {}", missing.join(", ")));
-        }
         step("root tests", || {
             run_command(
                 cargo()
                     .args(["test", "--package", "end-to-end", "--no-fail-fast"])
                     .args(["--", "--test-threads=1"])
-                    .env("PERJOULE_TEST_BINARIES", target("release")),
+                    .args(&arguments)
+                    .env("PERJOULE_TEST_BINARIES", target("release"))
+                    .env("PERJOULE_TEST_SKIPPED", &notes),
             )
         })?;
         for bars in DEMO_BARS {
@@ -88,6 +105,8 @@ pub(crate) fn run() -> Result<()> {
         "\nall steps passed in {:.0} min",
         start.elapsed().as_secs_f64() / 60.0
     );
+    let notes = fs::read_to_string(&notes).unwrap_or_default();
+    skipped.extend(notes.lines().map(str::to_owned));
     for what in skipped {
         println!("skipped: {what}");
     }

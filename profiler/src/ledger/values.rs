@@ -119,7 +119,7 @@ pub struct Request {
     pub id: RequestId,
     /// Who serves it.
     pub service: ServiceId,
-    /// Which of the known routes; index into `services::ROUTES`.
+    /// Which of the known routes.
     pub route: Route,
     /// When the server read its first byte.
     pub start: Timestamp,

@@ -41,7 +41,7 @@ fn start(command: &mut Command, port: u16) -> Option<Server> {
         .stderr(Stdio::null())
         .spawn();
     let Ok(child) = child else {
-        eprintln!("SKIPPED: {:?} is not installed", command.get_program());
+        end_to_end::skipped(&format!("{:?} is not installed", command.get_program()));
         return None;
     };
     let server = Server { child, port };
@@ -189,7 +189,7 @@ fn under_load_every_request_the_server_logs_is_seen() {
         .stdout(Stdio::null())
         .spawn();
     let Ok(mut load) = load else {
-        eprintln!("SKIPPED: wrk is not installed");
+        end_to_end::skipped("wrk is not installed");
         return;
     };
     while load.try_wait().expect("a child").is_none() {

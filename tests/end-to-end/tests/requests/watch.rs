@@ -38,9 +38,7 @@ impl Watch {
     /// The same, with other options than usual.
     pub(crate) fn attach_with(configure: impl FnOnce(&mut Options)) -> Option<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: no preconditions.
-        if unsafe { libc::geteuid() } != 0 {
-            eprintln!("SKIPPED: needs root");
+        if !end_to_end::is_root("the request probe") {
             return None;
         }
         let mut options = Options::default();
@@ -50,7 +48,7 @@ impl Watch {
         let mut loader = match Loader::new(&options) {
             Ok(loader) => loader,
             Err(error) => {
-                eprintln!("SKIPPED: {error}: {}", error.fix());
+                end_to_end::skipped(&format!("{error}: {}", error.fix()));
                 return None;
             }
         };
