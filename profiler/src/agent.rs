@@ -216,6 +216,13 @@ impl Agent {
         self.config.intervals.drain
     }
 
+    /// True if a GPU's idle floor is neither given nor known yet.
+    pub fn learns_a_floor(&self) -> bool {
+        self.meters.iter().any(|(id, meter)| {
+            meter.component == Component::Gpu && self.ledger.floor(*id).is_none()
+        })
+    }
+
     /// True if any service has a process, as of the latest look.
     pub fn sees_processes(&self) -> bool {
         self.services.iter().any(|service| !service.pids.is_empty())
@@ -488,6 +495,10 @@ impl Agent {
                 .summary
                 .set_losses(losses.events(), losses.requests());
         }
+        // A counter's jump beyond what its device can draw; facts that came after their request
+        // was booked.
+        metrics.record_dropped("reading_refused", self.ledger.refused());
+        metrics.record_dropped("request_fact_late", self.ledger.ignored());
         self.sinks.publish(now);
     }
 }

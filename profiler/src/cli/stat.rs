@@ -17,6 +17,10 @@ use super::settings::{Target, start_log};
 use super::{EXIT_USAGE, print, usage};
 use crate::agent::{Agent, Options as AgentOptions};
 
+/// Before the command: what it causes can only be told from idle if idle was seen. A server that is
+/// busy by then leaves the floor unknown, and the figures say so by their bound.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// After the command: the meters' next changes close the intervals of the last requests.
 const SETTLE: Duration = Duration::from_millis(700);
 
@@ -34,7 +38,8 @@ pub(super) struct Options {
     /// End after this many seconds; a command that still runs then is ended
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     duration: Option<u64>,
-    /// Runs while counting. With --pid, --port or --name it only sets the time (a load generator,
+    /// Runs while counting, two seconds after it began where a GPU's idle power must be learned
+    /// first. With --pid, --port or --name it only sets the time (a load generator,
     /// `sleep 10`); without, it is what is counted. Its exit code is kept
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -79,15 +84,21 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             journal: target.journal,
             requests_required: true,
         })?;
+        let mut ticks = interval(agent.period());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if !command.is_empty() && agent.learns_a_floor() {
+            let quiet = Instant::now() + QUIET;
+            while Instant::now() < quiet {
+                ticks.tick().await;
+                agent.tick();
+            }
+        }
         if !command.is_empty() && child.is_none() {
             child = Some(start(&mut prepare(&command)?)?);
         }
         if let Some(held) = held {
             held.let_go();
         }
-
-        let mut ticks = interval(agent.period());
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = duration.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let mut status = None;
         let mut over = false;
