@@ -12,6 +12,8 @@ use super::bpf::{Program, programs_of};
 use crate::demo::stack::Process;
 use crate::project::find_on_path;
 
+/// Streams come in bursts.
+const COUNTED_S: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// bpftrace wants debugfs. It gets one in a mount namespace of its own, so that the machine's
@@ -103,7 +105,7 @@ pub(super) struct Share {
     pub(super) sent: f64,
 }
 
-/// Counts for a second. `None` if there is no bpftrace.
+/// Counts for a while. `None` if there is no bpftrace.
 pub(super) fn share_of(process: u32, folder: &Path) -> Result<Option<Share>> {
     if !has_bpftrace() {
         return Ok(None);
@@ -114,7 +116,7 @@ pub(super) fn share_of(process: u32, folder: &Path) -> Result<Option<Share>> {
         format!(
             "tracepoint:sock:sock_recv_length {{ @received = count(); if (pid == {process}) {{ @received_here = count(); }} }}\n\
              tracepoint:sock:sock_send_length {{ @sent = count(); if (pid == {process}) {{ @sent_here = count(); }} }}\n\
-             interval:s:1 {{ exit(); }}\n"
+             interval:s:{COUNTED_S} {{ exit(); }}\n"
         ),
     )?;
     let output = bpftrace(&file).output().context("cannot start bpftrace")?;
