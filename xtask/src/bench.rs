@@ -70,13 +70,13 @@ struct Lengths {
 impl Lengths {
     const QUICK: Self = Self {
         rates: &[(BUSY_RATE, 22)],
-        idle: Duration::from_secs(3),
+        idle: Duration::from_secs(2),
         ramp: Duration::from_secs(2),
-        load: Duration::from_secs(3),
+        load: Duration::from_secs(2),
         settle: Duration::from_secs(2),
         window: Duration::from_millis(1_200),
         rounds: 1,
-        switches: 100_000,
+        switches: 50_000,
         wrk_s: 2,
         wrk_turns: 1,
         steady_s: 3,

@@ -20,6 +20,8 @@ use crate::project::find_on_path;
 const RECEIVE: &str = "sock_recv_length";
 const SEND: &str = "sock_send_length";
 const SWITCH: &str = "sched_switch";
+const CLOSE: &str = "tcp_destroy_sock";
+const FORK: &str = "sched_process_fork";
 
 /// How the hooks are measured.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +52,8 @@ struct Window {
     empty: Pair,
     receives: f64,
     sends: f64,
+    close: Runs,
+    fork: Runs,
 }
 
 /// Who is attached first.
@@ -71,7 +75,20 @@ pub(super) fn sockets(load: &str, server: &dyn Server, plan: Plan<'_>) -> Result
         let first = [First::Agent, First::Peer][round % 2];
         foreign.push(measure(server, Watch::Nobody, first, plan)?);
     }
-    Ok(rows(load, &seen, &foreign, share))
+    let mut rows = rows(load, &seen, &foreign, share);
+    for (program, runs) in [
+        (CLOSE, (|w: &Window| w.close) as fn(&Window) -> Runs),
+        (FORK, |w| w.fork),
+    ] {
+        let total = seen.iter().map(runs).fold(Runs::default(), Runs::plus);
+        if let Some(mean) = total.mean() {
+            rows.push(
+                Row::new(format!("{load}: {program}"), "ns", [mean])
+                    .remark(format!("{} runs, the floor included", total.runs)),
+            );
+        }
+    }
+    Ok(rows)
 }
 
 fn measure(server: &dyn Server, watch: Watch, first: First, plan: Plan<'_>) -> Result<Window> {
@@ -128,6 +145,8 @@ fn measure(server: &dyn Server, watch: Watch, first: First, plan: Plan<'_>) -> R
         empty,
         receives: receives.runs as f64 / plan.window.as_secs_f64(),
         sends: sends.runs as f64 / plan.window.as_secs_f64(),
+        close: Reading::of(&after.ours, CLOSE).since(Reading::of(&before.ours, CLOSE)),
+        fork: Reading::of(&after.ours, FORK).since(Reading::of(&before.ours, FORK)),
     })
 }
 

@@ -16,7 +16,7 @@ impl Pairs {
         }
     }
 
-    /// Of each pair of neighbours: how much less it is with the agent.
+    /// Of each pair of neighbours: how much less it is with the agent, in percent; below 0 where it is more.
     pub(super) fn lost_percent(&self) -> Vec<f64> {
         self.off
             .iter()

@@ -13,7 +13,7 @@ use crate::demo::stack::Process;
 use crate::project::find_on_path;
 
 /// Streams come in bursts.
-const COUNTED_S: u32 = 3;
+const COUNTED_S: u32 = 2;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// bpftrace wants debugfs. It gets one in a mount namespace of its own, so that the machine's

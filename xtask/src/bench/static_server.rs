@@ -54,26 +54,32 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
 
     step("requests/s with the agent and without");
     let mut rates = Pairs::default();
+    let mut costs = Pairs::default();
     let mut busy = Vec::new();
     let mut resident = Vec::new();
+    let mut saturate = |on| -> Result<()> {
+        let before = usage::cpu_time(server.process())?;
+        let rate = server.saturate(lengths.wrk_s)?;
+        let used = usage::cpu_time(server.process())?.saturating_sub(before);
+        rates.add(on, rate);
+        costs.add(on, used.as_secs_f64() * 1e6 / (rate * lengths.wrk_s as f64));
+        Ok(())
+    };
     for _ in 0..lengths.wrk_turns {
         for on in [false, true, true, false] {
             if !on {
-                rates.add(on, server.saturate(lengths.wrk_s)?);
+                saturate(on)?;
                 continue;
             }
             let agent = server.agent(Watch::Server)?;
             let process = agent.id();
             let window = Duration::from_secs(lengths.wrk_s).mul_f64(0.8);
-            rates.add(
-                on,
-                std::thread::scope(|scope| -> Result<f64> {
-                    let watched = scope.spawn(|| usage::percent_of_a_core(process, window));
-                    let rate = server.saturate(lengths.wrk_s);
-                    busy.extend(watched.join().ok().transpose()?);
-                    rate
-                })?,
-            );
+            std::thread::scope(|scope| -> Result<()> {
+                let watched = scope.spawn(|| usage::percent_of_a_core(process, window));
+                saturate(on)?;
+                busy.extend(watched.join().ok().transpose()?);
+                Ok(())
+            })?;
             resident.push(usage::resident(process)?);
             agent.stop()?;
         }
@@ -101,6 +107,15 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
     rows.push(
         Row::new("static server: requests/s lost", "%", rates.lost_percent())
             .budget(Budget::Figure(10.0)),
+    );
+    rows.push(
+        Row::new(
+            "static server: its CPU time per request with the agent",
+            "µs",
+            costs.on.clone(),
+        )
+        .peer(costs.off.clone())
+        .remark("less moved than requests/s by what else runs on the machine; the peer is the run without the agent beside it"),
     );
     Ok(rows)
 }

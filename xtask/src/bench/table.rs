@@ -68,13 +68,19 @@ impl Row {
         self
     }
 
+    /// `over?`: the median is over, but not every run was.
     fn verdict(&self) -> &'static str {
-        let measured = match self.budget {
-            Some(Budget::Figure(limit)) => median(&self.values).map(|value| value <= limit),
-            Some(Budget::Ratio(limit)) => median(&self.ratios).map(|ratio| ratio <= limit),
-            None => None,
+        let (measured, limit) = match self.budget {
+            Some(Budget::Figure(limit)) => (&self.values, limit),
+            Some(Budget::Ratio(limit)) => (&self.ratios, limit),
+            None => return "-",
         };
-        measured.map_or("-", |within| if within { "ok" } else { "over" })
+        match median(measured) {
+            None => "-",
+            Some(value) if value <= limit => "ok",
+            Some(_) if measured.iter().any(|value| *value <= limit) => "over?",
+            Some(_) => "over",
+        }
     }
 
     fn budget_text(&self) -> String {
@@ -199,11 +205,19 @@ mod tests {
 
     #[test]
     fn a_ratio_is_taken_within_each_run_and_then_the_median() {
-        let row = Row::new("r", "ns", [10.0, 30.0, 100.0])
+        let row = Row::new("r", "ns", [10.0, 30.0, 190.0])
             .peer([10.0, 20.0, 200.0])
-            .budget(Budget::Ratio(0.9));
+            .budget(Budget::Ratio(0.94));
         assert_eq!(median(&row.ratios), Some(1.0));
         assert_eq!(row.verdict(), "over");
+    }
+
+    #[test]
+    fn runs_that_disagree_are_not_called_over() {
+        let row = |values: [f64; 3]| Row::new("r", "%", values).budget(Budget::Figure(10.0));
+        assert_eq!(row([9.0, 11.0, 40.0]).verdict(), "over?");
+        assert_eq!(row([12.0, 11.0, 40.0]).verdict(), "over");
+        assert_eq!(row([9.0, 8.0, 40.0]).verdict(), "ok");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 /// CPU time of all its threads so far. A thread that has ended is not in it: the agent's threads
 /// live as long as it does.
-fn cpu_time(process: u32) -> Result<Duration> {
+pub(super) fn cpu_time(process: u32) -> Result<Duration> {
     let mut nanoseconds = 0;
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
         let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
