@@ -68,18 +68,22 @@ impl Row {
         self
     }
 
-    /// `over?`: the median is over, but not every run was.
+    /// With a question mark where not every run says what the median says.
     fn verdict(&self) -> &'static str {
         let (measured, limit) = match self.budget {
             Some(Budget::Figure(limit)) => (&self.values, limit),
             Some(Budget::Ratio(limit)) => (&self.ratios, limit),
             None => return "-",
         };
-        match median(measured) {
-            None => "-",
-            Some(value) if value <= limit => "ok",
-            Some(_) if measured.iter().any(|value| *value <= limit) => "over?",
-            Some(_) => "over",
+        let Some(median) = median(measured) else {
+            return "-";
+        };
+        let within = measured.iter().filter(|value| **value <= limit).count();
+        match (median <= limit, within == measured.len(), within == 0) {
+            (true, true, _) => "ok",
+            (true, false, _) => "ok?",
+            (false, _, false) => "over?",
+            (false, _, true) => "over",
         }
     }
 
@@ -213,11 +217,12 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_disagree_are_not_called_over() {
+    fn a_verdict_that_runs_disagree_on_has_a_question_mark() {
         let row = |values: [f64; 3]| Row::new("r", "%", values).budget(Budget::Figure(10.0));
         assert_eq!(row([9.0, 11.0, 40.0]).verdict(), "over?");
         assert_eq!(row([12.0, 11.0, 40.0]).verdict(), "over");
-        assert_eq!(row([9.0, 8.0, 40.0]).verdict(), "ok");
+        assert_eq!(row([9.0, 8.0, 40.0]).verdict(), "ok?");
+        assert_eq!(row([9.0, 8.0, -4.0]).verdict(), "ok");
     }
 
     #[test]
