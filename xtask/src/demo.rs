@@ -3,7 +3,7 @@
 
 mod journal;
 mod live;
-mod stack;
+pub(crate) mod stack;
 mod summary;
 
 use std::fs;
