@@ -159,23 +159,6 @@ impl Stack {
         Ok(millijoules * 1e-3)
     }
 
-    /// The journal as Markdown for a planner.
-    pub(super) fn report(&self) -> Result<String> {
-        let output = Command::new(target("release/perjoule"))
-            .arg("report")
-            .arg(self.journal())
-            .args(["--format", "md"])
-            .output()
-            .context("cannot run perjoule report")?;
-        if !output.status.success() {
-            bail!(
-                "perjoule report: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
     pub(super) fn stop_agent(&mut self) -> Result<()> {
         self.agent.stop()
     }
@@ -216,6 +199,23 @@ impl Stack {
             sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// A journal as Markdown for a planner.
+pub(super) fn report(journal: &Path) -> Result<String> {
+    let output = Command::new(target("release/perjoule"))
+        .arg("report")
+        .arg(journal)
+        .args(["--format", "md"])
+        .output()
+        .context("cannot run perjoule report")?;
+    if !output.status.success() {
+        bail!(
+            "perjoule report: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The load generator.
