@@ -343,8 +343,10 @@ fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
         http1::begin_send(&mut *slot, length, now);
         if http1::passes(&*slot) && length <= (*slot).cursor.left {
             http1::pass(&mut *slot, length, now);
-        } else if let Some(buffer) = buffer() {
-            payload::follow(buffer, slot, length, now);
+        } else if let Some(buffer) = buffer()
+            && let Err(ahead) = payload::event(buffer, slot, length, now)
+        {
+            payload::follow(buffer, slot, length, ahead, now);
             let left_over = (*buffer).window.remaining();
             if (*slot).facts.phase == Phase::IDLE {
                 if left_over != 0 {
