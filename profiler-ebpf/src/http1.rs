@@ -21,7 +21,7 @@ use core::ptr::{read_volatile, write_volatile};
 
 use crate::request::{
     BODYLESS, CHUNKED, HEAD, LENGTH, NDJSON, Outcome, Phase, RESPONSE_FLAGS, SSE, Slot, TRUNCATED,
-    UNTIL_CLOSE,
+    UNTIL_CLOSE, UPGRADED,
 };
 use lines::Line;
 
@@ -406,10 +406,9 @@ fn end_head(slot: &mut Slot, now: u64) {
         set_flags(slot, flags(slot) & !RESPONSE_FLAGS);
         set_phase(slot, Phase::WAITING);
     } else if status == 101 {
-        // Another protocol until the connection closes.
-        set_flags(slot, flags(slot) & !RESPONSE_FLAGS | UNTIL_CLOSE);
-        set_left(slot, u64::MAX);
-        set_phase(slot, Phase::DATA);
+        // Answered; another protocol until the connection closes.
+        set_flags(slot, flags(slot) & !RESPONSE_FLAGS | UPGRADED);
+        done(slot, now);
     } else if flags(slot) & HEAD != 0 || status == 204 || status == 304 {
         done(slot, now);
     } else if flags(slot) & CHUNKED != 0 {
@@ -442,6 +441,12 @@ fn size(line: &Line<'_>, slot: &mut Slot) {
             set_phase(slot, Phase::DATA);
         }
     }
+}
+
+/// True once the socket carries another protocol.
+#[inline(always)]
+pub fn is_session(slot: &Slot) -> bool {
+    flags(slot) & UPGRADED != 0
 }
 
 /// True for a request whose method has no body: a further request line is a further request.

@@ -68,6 +68,9 @@ pub const BODYLESS: u16 = 1 << 8;
 pub const LINE_WHOLE: u16 = 1 << 9;
 /// The socket is idle, and what was received may be the beginning of a method.
 pub const METHOD_CUT: u16 = 1 << 10;
+/// The server has switched protocols (101): until its close the socket carries a session, in
+/// which nothing is a request.
+pub const UPGRADED: u16 = 1 << 11;
 
 /// What a response's own headers set, and a further response on the socket must not inherit.
 pub const RESPONSE_FLAGS: u16 = CHUNKED | SSE | NDJSON | LENGTH | UNTIL_CLOSE;

@@ -387,6 +387,31 @@ fn a_send_that_is_one_event_is_taken_at_once() {
 }
 
 #[test]
+fn a_change_of_protocol_ends_the_request_and_begins_a_session() {
+    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+    let frames = "\u{1}\u{5}HTTP/1.1 200 OK\r\n";
+    for cut in [head.len() + frames.len(), head.len(), head.len() - 1, 3] {
+        let mut socket = Socket::new(b"GET /chat HTTP/1.1", WINDOW);
+        let bytes = format!("{head}{frames}");
+        let mut over = socket.send(&bytes.as_bytes()[..cut], 7);
+        if socket.facts().phase != Phase::IDLE {
+            over = socket.send(&bytes.as_bytes()[cut..], 7);
+        }
+        assert_eq!(
+            over as usize,
+            if cut == head.len() { 0 } else { frames.len() }
+        );
+        let facts = socket.facts();
+        assert!(http1::is_session(&socket.slot));
+        assert_eq!(
+            (facts.status, facts.outcome, facts.end),
+            (101, Outcome::DONE, 7)
+        );
+        assert_eq!((facts.first_data, facts.chunks), (0, 0));
+    }
+}
+
+#[test]
 fn a_last_line_of_json_may_lack_its_newline() {
     for (body, chunks) in [("{}\n{}", 2), ("{}\n{}\n", 2), ("{}\r\n\r", 1), ("{}", 1)] {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/jsonl\r\nContent-Length:";

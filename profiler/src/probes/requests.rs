@@ -303,6 +303,13 @@ impl RequestProbe {
         self.totals.started
     }
 
+    /// Connections that switched to another protocol (101) since the probe was attached, as of
+    /// the last poll. The request that asked for it ends with its answer, status 101; nothing
+    /// that follows on the connection is a request.
+    pub const fn sessions(&self) -> u64 {
+        self.follower.sessions()
+    }
+
     fn read_counters(&mut self) {
         let cpus = (0..self.counters.len()).filter_map(|cpu| self.counters.get(cpu));
         self.totals = cpus.fold(Counters::default(), |sum, CpuCounters(cpu)| Counters {
