@@ -20,11 +20,11 @@ use crate::clock::Timestamp;
 use crate::export::Exposition;
 use crate::finding::Finding;
 use crate::ledger::{
-    self, Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId, Route,
-    ServiceId,
+    self, Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId, Owner,
+    Route, ServiceId,
 };
 use crate::meters::{self, Discovery, News, Running};
-use crate::probes::health::Verdict;
+use crate::probes::health::{ProgramHealth, Verdict};
 use crate::probes::load_error::LoadError;
 use crate::probes::requests::Observed;
 use crate::recording::{Journal, JournalError};
@@ -40,6 +40,9 @@ const SIMULATED: &str = "(simulated)";
 
 /// Between two reads of on-CPU time: no longer than a GPU counter's tick.
 const CPU_PERIOD: Duration = Duration::from_millis(100);
+
+/// After its last process a service's last requests and CPU time have long been told.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// Why the agent cannot start.
 #[derive(Debug, Error)]
@@ -85,6 +88,10 @@ pub struct Agent {
     ledger: Ledger,
     sinks: Sinks,
     meters: HashMap<MeterId, Meter>,
+    /// When each GPU last said what it draws.
+    power_read: HashMap<MeterId, Timestamp>,
+    /// Since when services have no process, until they are forgotten.
+    ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
     lost_requests: u64,
     /// System calls already told, by service and class.
@@ -185,6 +192,8 @@ impl Agent {
             ledger,
             sinks,
             meters,
+            power_read: HashMap::new(),
+            ended: HashMap::new(),
             observed: Vec::new(),
             lost_requests: 0,
             syscalls: HashMap::new(),
@@ -205,6 +214,18 @@ impl Agent {
     /// How often [`Self::tick`] wants to be called.
     pub const fn period(&self) -> Duration {
         self.config.intervals.drain
+    }
+
+    /// True if a GPU's idle floor is neither given nor known yet.
+    pub fn learns_a_floor(&self) -> bool {
+        self.meters.iter().any(|(id, meter)| {
+            meter.component == Component::Gpu && self.ledger.floor(*id).is_none()
+        })
+    }
+
+    /// True if any service has a process, as of the latest look.
+    pub fn sees_processes(&self) -> bool {
+        self.services.iter().any(|service| !service.pids.is_empty())
     }
 
     /// Takes what the sources have told and books what can be booked. Memory and channels only:
@@ -258,6 +279,7 @@ impl Agent {
             News::Event(event) => self.ledger.apply(event),
             News::Power { sample, instant } => {
                 if let Some(meter) = self.meters.get(&sample.meter) {
+                    self.power_read.insert(sample.meter, sample.at);
                     self.sinks
                         .metrics
                         .record_gpu_power(&meter.device, Some(sample.power));
@@ -281,6 +303,7 @@ impl Agent {
             changes,
             holders,
         } = update;
+        let now = Timestamp::now();
         for service in services.iter().skip(self.services.len()) {
             log::info!(
                 "service {}: {} processes, ports {:?}",
@@ -291,7 +314,17 @@ impl Agent {
             let model = self.config.model.as_deref();
             self.sinks
                 .describe_service(service.id, &service.name, model);
+            if self.probes.as_ref().is_some_and(Probes::sees_cpu_time) {
+                // Watched from here on: none so far is known, not unknown.
+                self.sinks.cpu(&CpuTime {
+                    owner: Owner::Service(service.id),
+                    from: now,
+                    to: now,
+                    on_cpu: 0,
+                });
+            }
         }
+        self.forget_ended(&services, now);
         self.services = services;
         if let Some(probes) = &mut self.probes {
             for (pid, id) in changes.left {
@@ -304,6 +337,29 @@ impl Agent {
         for holders in holders {
             self.sinks.hold(&holders);
             self.ledger.apply(Event::Holders(holders));
+        }
+    }
+
+    /// Gives back the kernel side's places of services that ended long ago; there are 253. One
+    /// that comes back gets a new place.
+    fn forget_ended(&mut self, services: &[Service], now: Timestamp) {
+        let has_ended = |id: &ServiceId| {
+            let service = services.get(id.0 as usize);
+            service.is_some_and(|service| service.pids.is_empty())
+        };
+        self.ended.retain(|id, _| has_ended(id));
+        for service in &self.services {
+            if !service.pids.is_empty() && has_ended(&service.id) {
+                self.ended.insert(service.id, now);
+            }
+        }
+        let long_ago = |_: &ServiceId, since: &mut Timestamp| {
+            now.since(*since) > FORGET_AFTER.as_nanos() as u64
+        };
+        for (id, _) in self.ended.extract_if(long_ago) {
+            if let Some(probes) = &mut self.probes {
+                probes.forget(id);
+            }
         }
     }
 
@@ -387,8 +443,17 @@ impl Agent {
 
     fn publish(&mut self, now: Timestamp) {
         let metrics = &mut self.sinks.metrics;
+        for (id, read) in &self.power_read {
+            if let Some(meter) = self.meters.get(id)
+                && now.since(*read) > meter.stale_after
+            {
+                metrics.record_gpu_power(&meter.device, None);
+            }
+        }
         if let Some(probes) = &mut self.probes {
-            for program in probes.health() {
+            // One that nobody asked for is not down.
+            let wanted = |program: &ProgramHealth| program.verdict != Verdict::Off;
+            for program in probes.health().into_iter().filter(wanted) {
                 metrics.record_probe(
                     program.program,
                     program.tier.name(),
@@ -399,8 +464,16 @@ impl Agent {
                     metrics.record_probe_cost(program.program, program.runs, nanos);
                 }
             }
-            let services: Vec<ServiceId> = self.services.iter().map(|service| service.id).collect();
-            for counts in probes.read_syscalls(&services) {
+            let alive = self
+                .services
+                .iter()
+                .filter(|service| !service.pids.is_empty());
+            let alive: Vec<ServiceId> = alive.map(|service| service.id).collect();
+            let counted = probes.read_syscalls(&alive);
+            // One that comes back is counted from 0.
+            self.syscalls
+                .retain(|(id, _), _| counted.iter().any(|counts| counts.service == *id));
+            for counts in counted {
                 for (class, count) in counts.iter() {
                     let told = self
                         .syscalls
@@ -422,6 +495,10 @@ impl Agent {
                 .summary
                 .set_losses(losses.events(), losses.requests());
         }
+        // A counter's jump beyond what its device can draw; facts that came after their request
+        // was booked.
+        metrics.record_dropped("reading_refused", self.ledger.refused());
+        metrics.record_dropped("request_fact_late", self.ledger.ignored());
         self.sinks.publish(now);
     }
 }

@@ -6,6 +6,7 @@ mod run;
 mod settings;
 mod stat;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -64,6 +65,18 @@ pub fn main() -> ExitCode {
             eprintln!("perjoule: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Writes results to stdout. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 

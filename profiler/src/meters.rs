@@ -178,9 +178,14 @@ fn gpu_findings(node: &nvml::Node) -> Vec<Finding> {
         .unwrap_or("unknown");
     let found = format!("driver {driver}, {} GPU", boards.len());
     let mut findings = vec![finding("nvml", Status::Pass, found, None)];
-    findings.extend(node.unreadable().iter().map(|board| {
+    findings.extend(node.unreadable().iter().enumerate().map(|(number, board)| {
         let fix = Some("see dmesg for NVRM messages; the GPU may need a reset".to_owned());
-        finding("nvml", Status::Fail, board.clone(), fix)
+        finding(
+            format!("nvml.unreadable-{number}"),
+            Status::Fail,
+            board.clone(),
+            fix,
+        )
     }));
     findings.extend(boards.iter().map(|board| {
         let name = board.name.as_deref().unwrap_or("GPU");

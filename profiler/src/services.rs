@@ -6,7 +6,8 @@
 //! processes come and go.
 //!
 //! Everything is as of the latest [`Services::refresh`]: with one a second, a new process of a
-//! service is known within a second, and so is a new listener. A child that lives for less than
+//! service is known within a second, and so is its first listener; another one within five, if
+//! its processes stay the same. A child that lives for less than
 //! that may never be known; its CPU time is then `other`.
 //!
 //! **Names.** A container's first twelve digits, a unit's name, `job-<number>`; a tree is named
@@ -128,6 +129,7 @@ impl Services {
                     .into_iter()
                     .collect(),
                 // Looking through everybody's sockets is dear: only for a listener that is new.
+                Target::Port(_) if candidate.is_settled() => continue,
                 Target::Port(port) if candidate.knows(&ports::sockets_here(&self.proc, *port)) => {
                     continue;
                 }

@@ -1,8 +1,171 @@
-//! x
-use anyhow::Result;
-/// Options.
-#[derive(clap::Args)]
-pub(crate) struct Options {}
-pub(crate) fn run(_: &Options) -> Result<()> {
+//! What the agent itself costs, measured on the machine at hand and held against its budgets:
+//! nanoseconds per event beside a peer's, CPU, memory, scrapes, requests/s lost.
+//!
+//! Ratios are taken within one run; absolute figures move with the machine's mood.
+
+mod bpf;
+mod hooks;
+mod inference;
+mod pairs;
+mod peers;
+mod servers;
+mod static_server;
+mod table;
+mod usage;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::project::{is_root, target};
+use crate::{demo, setup};
+use table::{Budget, Row};
+
+/// Debian packages of the load and of the peers; what cannot be had is named in the table.
+const PACKAGES: &[(&str, &str)] = &[
+    ("nginx", "nginx-light"),
+    ("wrk", "wrk"),
+    ("perf", "linux-perf"),
+    ("bpftrace", "bpftrace"),
+    ("runqlat", "libbpf-tools"),
+];
+
+/// Requests a second: the demo's load, and one that keeps about 22 streams open.
+const DEMO_RATE: f64 = 2.5;
+const BUSY_RATE: f64 = 5.0;
+
+/// What to measure.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Options {
+    /// A minute instead of five: shorter windows, fewer repetitions, more noise
+    #[arg(long)]
+    quick: bool,
+    /// One line of JSON on stdout instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy)]
+struct Lengths {
+    /// Requests a second, and about how many streams that keeps open.
+    rates: &'static [(f64, u32)],
+    idle: Duration,
+    ramp: Duration,
+    load: Duration,
+    /// From attaching to measuring, under streams.
+    settle: Duration,
+    window: Duration,
+    rounds: usize,
+    switches: u32,
+    wrk_s: u64,
+    /// Off, on, on, off.
+    wrk_turns: usize,
+    steady_s: u64,
+    inference_s: Option<u64>,
+}
+
+impl Lengths {
+    const QUICK: Self = Self {
+        rates: &[(BUSY_RATE, 22)],
+        idle: Duration::from_secs(2),
+        ramp: Duration::from_secs(2),
+        load: Duration::from_secs(2),
+        settle: Duration::from_secs(2),
+        window: Duration::from_millis(1_200),
+        rounds: 1,
+        switches: 50_000,
+        wrk_s: 2,
+        wrk_turns: 1,
+        steady_s: 3,
+        inference_s: None,
+    };
+    const FULL: Self = Self {
+        rates: &[(DEMO_RATE, 8), (BUSY_RATE, 22)],
+        idle: Duration::from_secs(12),
+        ramp: Duration::from_secs(6),
+        load: Duration::from_secs(12),
+        settle: Duration::from_millis(2_500),
+        window: Duration::from_secs(4),
+        rounds: 2,
+        switches: 200_000,
+        wrk_s: 3,
+        wrk_turns: 3,
+        steady_s: 8,
+        inference_s: Some(10),
+    };
+}
+
+/// `cargo xtask bench`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure!(
+        is_root(),
+        "the bench loads BPF programs: run it as root, e.g. with `sudo -E env PATH=$PATH cargo xtask bench`"
+    );
+    demo::build()?;
+    let missing = setup::ensure_packages(PACKAGES);
+    if !missing.is_empty() {
+        eprintln!("not to be had here: {}", missing.join(", "));
+    }
+    let folder = target("bench");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).context("cannot clear target/bench")?;
+    }
+    fs::create_dir_all(&folder).context("cannot make target/bench")?;
+
+    let lengths = if options.quick {
+        Lengths::QUICK
+    } else {
+        Lengths::FULL
+    };
+    let busy = read("/proc/loadavg");
+    let start = Instant::now();
+    let mut rows = inference::measure(&folder, lengths)?;
+    rows.extend(static_server::measure(&folder, lengths)?);
+
+    let machine = machine(options.quick, start.elapsed(), &busy);
+    if options.json {
+        println!("{}", table::to_json(&rows, &machine));
+    } else {
+        println!("{}", table::to_text(&rows));
+        println!("{machine}");
+    }
     Ok(())
+}
+
+fn memory(when: &str, resident: &[usage::Resident]) -> [Row; 2] {
+    let row = |what: &str, of: fn(&usage::Resident) -> f64| {
+        Row::new(
+            format!("agent memory {what}, {when}"),
+            "MB",
+            resident.iter().map(of),
+        )
+        .budget(Budget::Figure(40.0))
+    };
+    [row("(RSS)", |r| r.now), row("(peak RSS)", |r| r.peak)]
+}
+
+fn step(what: &str) {
+    eprintln!("measuring: {what}");
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(file)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn machine(quick: bool, took: Duration, busy: &str) -> Value {
+    json!({
+        "kernel": read("/proc/sys/kernel/osrelease"),
+        "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+        "pid_max": read("/proc/sys/kernel/pid_max"),
+        // What else ran here: above 0 the absolute figures are too high.
+        "load_average_before": busy.split_whitespace().next(),
+        "quick": quick,
+        "seconds": took.as_secs(),
+    })
 }

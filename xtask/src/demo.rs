@@ -3,14 +3,15 @@
 
 mod journal;
 mod live;
-mod stack;
+pub(crate) mod stack;
 mod summary;
 
 use std::fs;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::project::{cargo, is_root, run as run_command, target};
 use crate::setup;
@@ -146,7 +147,8 @@ fn measure(options: &Options, live: bool) -> Result<Summary> {
     }
     journal.read_on()?;
     let summary = Summary::new(&journal, &stack, &load_summary)?;
-    fs::write(folder.join("report.md"), stack.report()?).context("cannot write the report")?;
+    fs::write(folder.join("report.md"), stack::report(&stack.journal())?)
+        .context("cannot write the report")?;
     eprint!("{}", summary.to_text());
     eprintln!("report for a planner: target/demo/report.md");
     if options.keep {
@@ -160,21 +162,34 @@ fn measure(options: &Options, live: bool) -> Result<Summary> {
     Ok(summary)
 }
 
-/// On a machine with a GPU and its driver: the real one, under whatever runs there.
+/// On a machine with a GPU and its driver: the real one, under whatever is served there.
 fn measure_real(options: &Options, driver: &str) -> Result<()> {
+    ensure!(
+        !options.keep,
+        "--keep is for the simulated stack; on this machine run `perjoule run`"
+    );
     eprintln!(
-        "NVIDIA driver found ({driver}): measuring the real GPU for {} s",
+        "NVIDIA driver found ({driver}): measuring the real GPU for {} s. Services are found by \
+         their GPU contexts; start your own server and load.",
         options.seconds
     );
-    eprintln!("start your own server and load; its requests and its joules appear below");
-    let mut command = std::process::Command::new(target("release/perjoule"));
-    command.arg("stat");
+    let folder = target("demo");
+    fs::create_dir_all(&folder).context("cannot make target/demo")?;
+    let journal = folder.join("journal.jsonl");
+    let mut stat = Command::new(target("release/perjoule"));
+    stat.args([
+        "stat",
+        "--duration",
+        &options.seconds.to_string(),
+        "--journal",
+    ])
+    .arg(&journal);
     if options.json {
-        command.arg("--json");
+        stat.arg("--json");
     }
-    command.args(["--", "sleep", &options.seconds.to_string()]);
-    if options.keep {
-        bail!("--keep is for the simulated stack; on this machine run `perjoule run`");
-    }
-    run_command(&mut command)
+    run_command(&mut stat)?;
+    fs::write(folder.join("report.md"), stack::report(&journal)?)
+        .context("cannot write the report")?;
+    eprintln!("report for a planner: target/demo/report.md");
+    Ok(())
 }

@@ -78,6 +78,11 @@ impl Probes {
         }
     }
 
+    /// The service has ended: its place is free for another.
+    pub(super) fn forget(&mut self, service: ServiceId) {
+        self.owners.forget(service);
+    }
+
     /// Requests that changed since the last poll, and the moment up to which all is told; `None`
     /// without the probe.
     pub(super) fn poll_requests(&mut self, out: &mut Vec<Observed>) -> Option<Timestamp> {
@@ -89,17 +94,18 @@ impl Probes {
         Some(self.sched.as_mut()?.read(&self.owners))
     }
 
-    /// Calls of each of these services by class, since it was first counted; empty without the
-    /// probe.
+    /// Calls by class of each service that was counted so far, since it first was; these services
+    /// are counted from now on. Empty without the probe.
     pub(super) fn read_syscalls(&mut self, services: &[ServiceId]) -> Vec<SyscallCounts> {
         let Some(probe) = &mut self.syscalls else {
             return Vec::new();
         };
+        let counts = probe.read();
         let refused = probe.set_services(&self.owners, services);
         if refused > 0 {
             log::debug!("system calls of {refused} services are not counted: no room");
         }
-        probe.read()
+        counts
     }
 
     /// What the request probe lost.

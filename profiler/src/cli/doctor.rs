@@ -1,5 +1,6 @@
 //! `perjoule doctor`: what works on this machine, what does not, and the exact fix.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::settings::{level, load};
-use super::{EXIT_USAGE, usage};
+use super::{EXIT_USAGE, print, usage};
 use crate::agent::config::PartialConfig;
 use crate::agent::examine;
 use crate::finding::{Finding, Status};
@@ -48,8 +49,10 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         .map(|check| check.status)
         .max()
         .unwrap_or(Status::Pass);
+    let mut text = String::new();
     if json {
-        println!("{}", serde_json::to_string(&Report { schema: 1, checks })?);
+        text = serde_json::to_string(&Report { schema: 1, checks })?;
+        text.push('\n');
     } else {
         for Finding {
             id,
@@ -58,12 +61,13 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             fix,
         } in &checks
         {
-            println!("{:<4}  {id:<28}  {found}", status.label());
+            writeln!(text, "{:<4}  {id:<28}  {found}", status.label())?;
             if let Some(fix) = fix {
-                println!("{:<34}  fix: {fix}", "");
+                writeln!(text, "{:<34}  fix: {fix}", "")?;
             }
         }
     }
+    print(&text)?;
     Ok(ExitCode::from(match worst {
         Status::Pass => 0,
         Status::Warn => 1,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use super::print;
 use crate::ledger::Booked;
 use crate::recording;
 use crate::report::Summary;
@@ -57,12 +58,12 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
     }
     let report = summary.report();
     match options.format {
-        Format::Table => print!("{}", report.to_table()),
+        Format::Table => print(&report.to_table())?,
         Format::Md => {
             let title = format!("Energy report: {}", options.file.display());
-            print!("{}", report.to_markdown(&title));
+            print(&report.to_markdown(&title))?;
         }
-        Format::Json => println!("{}", report.to_json()?),
+        Format::Json => print(&(report.to_json()? + "\n"))?,
     }
     Ok(ExitCode::SUCCESS)
 }

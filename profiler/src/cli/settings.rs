@@ -44,6 +44,11 @@ impl Target {
         !(self.pid.is_empty() && self.port.is_empty() && self.name.is_empty())
     }
 
+    /// True if all that is watched ends with processes that are named.
+    pub(super) fn names_only_processes(&self) -> bool {
+        !self.pid.is_empty() && self.port.is_empty() && self.name.is_empty()
+    }
+
     /// Adds a process to the services named by hand.
     pub(super) fn add_pid(&mut self, pid: NonZeroU32) {
         self.pid.push(pid);

@@ -1,5 +1,6 @@
 //! `perjoule stat`: like perf stat. One table at the end, or one line of JSON.
 
+use std::fs;
 use std::num::NonZeroU32;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -10,14 +11,21 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::settings::{Target, start_log};
-use super::{EXIT_USAGE, usage};
+use super::{EXIT_USAGE, print, usage};
 use crate::agent::{Agent, Options as AgentOptions};
+
+/// Before the command: what it causes can only be told from idle if idle was seen. A server that is
+/// busy by then leaves the floor unknown, and the figures say so by their bound.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// After the command: the meters' next changes close the intervals of the last requests.
 const SETTLE: Duration = Duration::from_millis(700);
+
+/// So long a command may take to end once it was asked to.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What to count, and for how long.
 #[derive(Debug, Args)]
@@ -27,16 +35,17 @@ pub(super) struct Options {
     /// One line of JSON, schema 1, as the last line on stdout
     #[arg(long)]
     json: bool,
-    /// End after this many seconds
+    /// End after this many seconds; a command that still runs then is ended
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     duration: Option<u64>,
-    /// Runs while counting. With --pid, --port or --name it only sets the time (a load generator,
+    /// Runs while counting, two seconds after it began where a GPU's idle power must be learned
+    /// first. With --pid, --port or --name it only sets the time (a load generator,
     /// `sleep 10`); without, it is what is counted. Its exit code is kept
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
-/// Counts until the command ends, the time is over or a signal comes.
+/// Counts until the command or every process named ends, the time is over or a signal comes.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
     let Options {
         mut target,
@@ -50,16 +59,20 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        // A command that is itself counted must exist before its service can be found.
+        // A command that is itself counted must exist before its service can be found, and must
+        // not run before its requests can be seen.
         let counts_command = !command.is_empty() && !target.names_services();
         let mut child = None;
+        let mut held = None;
         if counts_command {
-            let started = start(&command)?;
+            let (started, hold) = start_held(&command)?;
             if let Some(pid) = started.id().and_then(NonZeroU32::new) {
                 target.add_pid(pid);
             }
             child = Some(started);
+            held = hold;
         }
+        let ends_with_target = command.is_empty() && target.names_only_processes();
         let config = match target.config(file, verbose) {
             Ok(config) => config,
             Err(error) => return Ok(usage(&error, EXIT_USAGE)),
@@ -71,22 +84,40 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             journal: target.journal,
             requests_required: true,
         })?;
-        if !command.is_empty() && child.is_none() {
-            child = Some(start(&command)?);
-        }
-
         let mut ticks = interval(agent.period());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if !command.is_empty() && agent.learns_a_floor() {
+            let quiet = Instant::now() + QUIET;
+            while Instant::now() < quiet {
+                ticks.tick().await;
+                agent.tick();
+            }
+        }
+        if !command.is_empty() && child.is_none() {
+            child = Some(start(&mut prepare(&command)?)?);
+        }
+        if let Some(held) = held {
+            held.let_go();
+        }
         let end = duration.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let mut status = None;
+        let mut over = false;
         loop {
             tokio::select! {
-                _ = ticks.tick() => agent.tick(),
+                _ = ticks.tick() => {
+                    agent.tick();
+                    if ends_with_target && !agent.sees_processes() {
+                        break;
+                    }
+                }
                 ended = wait(child.as_mut()) => {
                     status = Some(ended?);
                     break;
                 }
-                () = until(end) => break,
+                () = until(end) => {
+                    over = true;
+                    break;
+                }
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
             }
@@ -96,23 +127,99 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             ticks.tick().await;
             agent.tick();
         }
+        if let (Some(child), None) = (child.as_mut(), status) {
+            status = Some(end_command(child).await?);
+        }
         let report = agent.finish()?;
         if json {
-            println!("{}", report.to_json()?);
+            print(&(report.to_json()? + "\n"))?;
         } else {
-            print!("{}", report.to_table());
+            print(&report.to_table())?;
         }
-        Ok(status.map_or(ExitCode::SUCCESS, exit_code))
+        if report.services.is_empty() {
+            eprintln!(
+                "perjoule: no service was found: no process that listens on TCP holds a GPU; name \
+                 one with --port, --pid or --name"
+            );
+        }
+        Ok(match status {
+            Some(status) if !over => exit_code(status),
+            _ => ExitCode::SUCCESS,
+        })
     })
 }
 
-fn start(command: &[String]) -> Result<Child> {
+fn prepare(command: &[String]) -> Result<Command> {
     let (program, arguments) = command.split_first().context("no command")?;
-    Command::new(program)
-        .args(arguments)
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("cannot run `{program}`; is it spelt right and on PATH?"))
+    let mut command = Command::new(program);
+    command.args(arguments).kill_on_drop(true);
+    Ok(command)
+}
+
+fn start(command: &mut Command) -> Result<Child> {
+    command.spawn().with_context(|| {
+        let program = command.as_std().get_program().display();
+        format!("cannot run `{program}`; is it spelt right and on PATH?")
+    })
+}
+
+/// Starts a command that stands still at its first instruction. Where it may not be traced it
+/// runs on, and `None` is returned.
+fn start_held(command: &[String]) -> Result<(Child, Option<Held>)> {
+    let mut command = prepare(command)?;
+    // SAFETY: ptrace(PTRACE_TRACEME) is one system call without arguments that are read; it is
+    // allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+            Ok(())
+        });
+    }
+    let child = start(&mut command)?;
+    let held = child.id().and_then(|id| Held::at_exec(id as libc::pid_t));
+    Ok((child, held))
+}
+
+/// A command that this thread traces and that is stopped.
+struct Held(libc::pid_t);
+
+impl Held {
+    fn at_exec(pid: libc::pid_t) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let tracer = status
+            .lines()
+            .find_map(|line| line.strip_prefix("TracerPid:"))?;
+        if tracer.trim() == "0" {
+            return None;
+        }
+        let mut status = 0;
+        // SAFETY: `status` is valid to write; the child is traced, so it stops or has ended, and
+        // nobody has waited for it yet.
+        let stopped = unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) } == pid;
+        (stopped && libc::WIFSTOPPED(status)).then_some(Self(pid))
+    }
+
+    fn let_go(self) {
+        // SAFETY: no memory is passed; on a process that is not traced by this thread it fails.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, 0, 0) };
+    }
+}
+
+/// Ends a command that still runs when the counting is over. From a terminal it got the signal
+/// too, and the settling time to follow it.
+async fn end_command(child: &mut Child) -> Result<ExitStatus> {
+    if let Some(status) = child.try_wait()? {
+        return Ok(status);
+    }
+    if let Some(pid) = child.id() {
+        // SAFETY: no memory is passed; the child has not been waited for, so the id is its own.
+        unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+    }
+    if let Ok(status) = timeout(PATIENCE, child.wait()).await {
+        return Ok(status?);
+    }
+    child.kill().await?;
+    Ok(child.wait().await?)
 }
 
 async fn wait(child: Option<&mut Child>) -> Result<ExitStatus> {

@@ -18,6 +18,9 @@ use crate::units::Microjoules;
 
 const MICROS: f64 = 1e6;
 const NANOS: f64 = 1e9;
+/// Seconds without an answer after which a source is down, whatever it said last: every source
+/// asks at least once in two seconds.
+const SOURCE_SILENT: f64 = 5.0;
 
 /// All families that have a series, sorted by name.
 pub(super) fn families(totals: &Totals, process: &ProcessUse, now: Timestamp) -> Vec<MetricFamily> {
@@ -124,8 +127,10 @@ fn gpus(out: &mut Families, totals: &Totals) {
 fn trust(out: &mut Families, totals: &Totals, now: Timestamp) {
     out.number(&BUILD_INFO, &[&totals.version], 1.0);
     for (source, state) in &totals.sources {
-        out.number(&SOURCE_UP, &[source], f64::from(u8::from(state.up)));
         let age = state.latest.map(|latest| now.seconds_since(latest));
+        // One that hangs in a call cannot say so itself.
+        let up = state.up && age.is_none_or(|age| age <= SOURCE_SILENT);
+        out.number(&SOURCE_UP, &[source], f64::from(u8::from(up)));
         out.known(&SOURCE_AGE, &[source], age);
     }
     for ((program, tier), up) in &totals.probes {

@@ -137,6 +137,19 @@ fn everything() -> Metrics {
 }
 
 #[test]
+fn a_source_that_has_fallen_silent_is_down_whatever_it_said_last() {
+    let mut metrics = everything();
+    let mut up = |now| {
+        metrics.publish(Timestamp(now * SECOND));
+        let text = metrics.exposition().latest().unwrap().text();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        text.contains("perjoule_source_up{source=\"nvml\"} 1")
+    };
+    assert!(up(13), "its latest reading is 4 s old");
+    assert!(!up(15));
+}
+
+#[test]
 fn accounts_add_up_to_the_meter_and_the_residual_is_zero() {
     let mut metrics = metrics();
     for joules in 0..1_000 {

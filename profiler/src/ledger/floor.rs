@@ -34,6 +34,8 @@ pub struct Floor {
 /// Quiet intervals are joined until they are this long: within a stretch the errors of a counter's
 /// edges cancel, and a single tick's mean power tells little.
 const STRETCH: f64 = 0.5;
+/// So long after a context was opened or closed the device is between two levels, seconds.
+const BETWEEN: f64 = 0.3;
 /// Stretches that are remembered: the last minute of quiet time.
 const REMEMBERED: usize = 120;
 /// Fewer quiet intervals than this say nothing.
@@ -153,6 +155,10 @@ pub(super) struct Levels {
     fixed: Option<Watts>,
     bare: Level,
     parked: Level,
+    /// Whether a context was open in the latest quiet interval.
+    held: Option<bool>,
+    /// Quiet time that still lies between two levels, seconds.
+    between: f64,
 }
 
 impl Levels {
@@ -168,6 +174,16 @@ impl Levels {
     /// holds the device, or may hold it.
     pub(super) fn learn(&mut self, held: bool, energy: Microjoules, nanos: u64) {
         if self.fixed.is_some() {
+            return;
+        }
+        if self.held.replace(held).is_some_and(|before| before != held) {
+            self.between = BETWEEN;
+            // What was growing ended in between.
+            self.bare.growing = Quiet::default();
+            self.parked.growing = Quiet::default();
+        }
+        if self.between > 0.0 {
+            self.between -= nanos as f64 * 1e-9;
             return;
         }
         if !held {

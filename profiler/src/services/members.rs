@@ -9,9 +9,12 @@ use super::sockets::{self, Socket};
 use super::{Family, Listener, Target, tree};
 use crate::ledger::ServiceId;
 
-/// Refreshes between two searches of all connections for the ones that lead from a service to
-/// itself.
-const CONNECTIONS_EVERY: u32 = 10;
+/// Looks at listening sockets between two searches of all connections for the ones that lead
+/// from a service to itself.
+const CONNECTIONS_EVERY: u32 = 2;
+/// Refreshes between two looks at the listening sockets around a service that listens already:
+/// the kernel walks its whole table of connections for each, which takes milliseconds.
+const LISTENERS_EVERY: u32 = 5;
 
 /// Something whose processes belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub(super) struct Candidate {
     /// Listeners that the service was seen to connect to itself, by inode.
     own_peers: BTreeSet<u64>,
     refreshes: u32,
+    /// Refreshes since listening sockets were last looked at.
+    unlooked: u32,
 }
 
 impl Candidate {
@@ -112,6 +117,16 @@ impl Candidate {
 
     pub(super) fn listeners(&self) -> &[Listener] {
         &self.listeners
+    }
+
+    /// Whether it is still the same processes, listening, and was looked at of late.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.listeners.is_empty()
+            && self
+                .seen
+                .as_ref()
+                .is_some_and(|(pids, _)| *pids == self.pids)
+            && self.unlooked < LISTENERS_EVERY
     }
 
     /// Whether it is alive and these sockets are among its listeners.
@@ -226,6 +241,11 @@ impl Candidate {
             self.seen = None;
             return;
         }
+        self.unlooked += 1;
+        if self.is_settled() {
+            return;
+        }
+        self.unlooked = 0;
         let mut around: BTreeMap<u64, u32> = BTreeMap::new();
         for pid in &self.pids {
             if let Some(network) = processes.network(*pid) {

@@ -10,6 +10,16 @@ const LONGEST_NAME: usize = 64;
 /// that it runs (`python3 -m vllm.entrypoints.openai.api_server` is named by the module,
 /// `python3 /usr/bin/vllm serve` is `vllm`), else the kernel's name for it.
 pub(super) fn program_name(arguments: &[&str], comm: &str) -> String {
+    // A script's `#!/usr/bin/env python3`, seen before env has given way to it.
+    let arguments = match arguments {
+        [first, rest @ ..] if file_name(first) == "env" && !rest.is_empty() => {
+            let options = |text: &&&str| text.starts_with('-') || text.contains('=');
+            rest.get(rest.iter().take_while(options).count()..)
+                .filter(|rest| !rest.is_empty())
+                .unwrap_or(arguments)
+        }
+        _ => arguments,
+    };
     let name = arguments.first().map_or(comm, |first| {
         // Programs that set their own title write a sentence there.
         let program = file_name(first.split([' ', ':']).next().unwrap_or(first));
@@ -92,6 +102,11 @@ mod tests {
             (vec!["VLLM::EngineCore"], "VLLM"),
             (vec!["gunicorn: master [app:app]"], "gunicorn"),
             (vec!["pythonista", "x"], "pythonista"),
+            (
+                vec!["/usr/bin/env", "-S", "A=1", "python3", "/bin/vllm"],
+                "vllm",
+            ),
+            (vec!["env"], "env"),
             (vec![], "comm"),
         ] {
             assert_eq!(program_name(&arguments, "comm"), name, "{arguments:?}");

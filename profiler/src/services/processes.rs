@@ -54,6 +54,13 @@ impl Process {
     }
 }
 
+/// What is behind a process id.
+enum Found {
+    Process(Process),
+    KernelThread { start: u64 },
+    Nothing,
+}
+
 /// All processes, by id.
 #[derive(Debug)]
 pub(super) struct Processes {
@@ -61,6 +68,8 @@ pub(super) struct Processes {
     table: BTreeMap<u32, Process>,
     children: BTreeMap<u32, Vec<u32>>,
     groups: BTreeMap<Group, BTreeSet<u32>>,
+    /// Kernel threads, with their directory's inode: there are thousands, and none is of interest.
+    kernel_threads: BTreeMap<u32, u64>,
 }
 
 impl Processes {
@@ -70,6 +79,7 @@ impl Processes {
             table: BTreeMap::new(),
             children: BTreeMap::new(),
             groups: BTreeMap::new(),
+            kernel_threads: BTreeMap::new(),
         }
     }
 
@@ -77,6 +87,7 @@ impl Processes {
     pub(super) fn refresh(&mut self, watched: &BTreeSet<u32>) -> io::Result<()> {
         let old_enough = Timestamp::now().minus(YOUNG).0 / (1_000_000_000 / TICKS_PER_SECOND);
         let mut table = BTreeMap::new();
+        let mut kernel_threads = BTreeMap::new();
         for entry in fs::read_dir(&self.proc)? {
             let Ok(entry) = entry else { continue };
             let Some(pid) = entry
@@ -87,15 +98,31 @@ impl Processes {
                 continue;
             };
             let inode = entry.ino();
+            if self.kernel_threads.get(&pid) == Some(&inode) {
+                kernel_threads.insert(pid, inode);
+                continue;
+            }
             let known = self.table.remove(&pid).filter(|process| {
                 process.inode == inode && process.start < old_enough && !watched.contains(&pid)
             });
-            // A process that ended since it was listed is simply not there.
-            if let Some(process) = known.or_else(|| self.read(pid, inode)) {
-                table.insert(pid, process);
+            let found = match known {
+                Some(process) => Found::Process(process),
+                None => self.read(pid, inode),
+            };
+            match found {
+                Found::Process(process) => {
+                    table.insert(pid, process);
+                }
+                // A young one may yet become a program that the kernel runs.
+                Found::KernelThread { start } if start < old_enough => {
+                    kernel_threads.insert(pid, inode);
+                }
+                // A process that ended since it was listed is simply not there.
+                Found::KernelThread { .. } | Found::Nothing => {}
             }
         }
         self.table = table;
+        self.kernel_threads = kernel_threads;
         self.mend_parents();
         self.index();
         Ok(())
@@ -132,30 +159,40 @@ impl Processes {
             .map(|process| (process.pid, process.inode))
             .collect();
         for (pid, inode) in orphans {
-            if let Some(process) = self.read(pid, inode) {
+            if let Found::Process(process) = self.read(pid, inode) {
                 self.table.insert(pid, process);
             }
         }
     }
 
-    fn read(&self, pid: u32, inode: u64) -> Option<Process> {
+    fn read(&self, pid: u32, inode: u64) -> Found {
         let directory = self.proc.join(pid.to_string());
-        let stat = fs::read_to_string(directory.join("stat")).ok()?;
-        let Stat {
-            comm,
-            parent,
-            start,
-        } = Stat::parse(&stat)?;
-        let cgroup = fs::read_to_string(directory.join("cgroup")).unwrap_or_default();
-        Some(Process {
-            pid,
-            start,
-            parent,
-            comm,
-            group: cgroups::group(&cgroup),
-            name: OnceCell::new(),
-            inode,
-        })
+        let stat = fs::read_to_string(directory.join("stat")).ok();
+        match stat.as_deref().and_then(Stat::parse) {
+            None => Found::Nothing,
+            Some(Stat {
+                kernel_thread: true,
+                start,
+                ..
+            }) => Found::KernelThread { start },
+            Some(Stat {
+                comm,
+                parent,
+                start,
+                ..
+            }) => {
+                let cgroup = fs::read_to_string(directory.join("cgroup")).unwrap_or_default();
+                Found::Process(Process {
+                    pid,
+                    start,
+                    parent,
+                    comm,
+                    group: cgroups::group(&cgroup),
+                    name: OnceCell::new(),
+                    inode,
+                })
+            }
+        }
     }
 
     pub(super) fn get(&self, pid: u32) -> Option<&Process> {
@@ -255,10 +292,11 @@ struct Stat {
     comm: String,
     parent: u32,
     start: u64,
+    kernel_thread: bool,
 }
 
 impl Stat {
-    /// `None` for kernel threads and for processes that have ended but were not yet waited for.
+    /// `None` for processes that have ended but were not yet waited for.
     fn parse(text: &str) -> Option<Self> {
         // The name may hold blanks and parentheses itself.
         let (before, after) = text.rsplit_once(')')?;
@@ -269,13 +307,11 @@ impl Stat {
             return None;
         }
         let flags: u64 = field(9)?.parse().ok()?;
-        if flags & KERNEL_THREAD != 0 {
-            return None;
-        }
         Some(Self {
             comm,
             parent: field(4)?.parse().ok()?,
             start: field(22)?.parse().ok()?,
+            kernel_thread: flags & KERNEL_THREAD != 0,
         })
     }
 }
@@ -301,8 +337,9 @@ mod tests {
         let line = |state: &str, flags: u64| {
             format!("7 (x) {state} 5 7 7 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 4242 9")
         };
-        assert!(Stat::parse(&line("S", 0x40_0100)).is_some());
-        assert!(Stat::parse(&line("I", KERNEL_THREAD | 0x40)).is_none());
+        let kernel_thread = |text: &str| Stat::parse(text).map(|stat| stat.kernel_thread);
+        assert_eq!(kernel_thread(&line("S", 0x40_0100)), Some(false));
+        assert_eq!(kernel_thread(&line("I", KERNEL_THREAD | 0x40)), Some(true));
         assert!(Stat::parse(&line("Z", 0x40_0100)).is_none());
         assert!(Stat::parse("").is_none());
     }

@@ -373,3 +373,65 @@ fn requests_of_a_service_that_is_not_mapped_yet_do_not_raise_the_floor() {
     ledger.advance(at(9_000));
     assert_eq!(ledger.floor(id), None);
 }
+
+/// A client's half-close and an idle time-out tell an end that lies behind what was told and
+/// booked; a slot that was being written is told one poll late.
+#[test]
+fn what_is_told_behind_the_watermark_is_still_booked_once_and_adds_up() {
+    let mut ledger = Ledger::new(gpu_only());
+    let id = ledger.add_meter(meter(Component::Gpu, Some(0.0)));
+    ledger.apply(holders(id, 0, &[0], 0));
+    (0..=50).for_each(|tick| ledger.apply(reading(id, tick * 100, tick * 8_000_000)));
+    let stalled = Request {
+        first_data: Some(at(300)),
+        last_data: Some(at(400)),
+        streamed: true,
+        chunks: 3,
+        ..request(1, 0, 200)
+    };
+    let tell = |ledger: &mut Ledger, at, request| ledger.apply(Event::Request { at, request });
+    tell(&mut ledger, at(400), stalled);
+    let mut booked = Vec::new();
+    for now in (500..=4_000).step_by(500) {
+        ledger.apply(Event::RequestsUntil(at(now)));
+        booked.extend(ledger.advance(at(now)));
+    }
+    let ended = |request: Request, millis, outcome| Request {
+        end: Some(End {
+            at: at(millis),
+            outcome,
+        }),
+        ..request
+    };
+    // The time-out of the one that stalled.
+    let given_up = ended(stalled, 400, Outcome::Incomplete);
+    tell(&mut ledger, at(400), given_up);
+    // Never seen alive, and over before the watermark.
+    let unseen = ended(request(2, 0, 1_000), 1_200, Outcome::Done);
+    tell(&mut ledger, at(1_200), unseen);
+    // Seen alive too late, which is ignored; its end is not.
+    tell(&mut ledger, at(3_500), request(3, 0, 3_500));
+    assert_eq!(ledger.ignored(), 1);
+    tell(
+        &mut ledger,
+        at(3_900),
+        ended(request(3, 0, 3_500), 3_900, Outcome::Aborted),
+    );
+    ledger.apply(Event::RequestsUntil(at(4_500)));
+    booked.extend(ledger.advance(at(4_500)));
+    booked.extend(ledger.finish(at(5_000)));
+
+    let requests = || {
+        booked.iter().filter_map(|booked| match booked {
+            Booked::Request(request) => Some(request),
+            _ => None,
+        })
+    };
+    let mut ids: Vec<u64> = requests().map(|booked| booked.request.id.0).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3]);
+    let given: Microjoules = requests().filter_map(|booked| booked.gpu).sum();
+    assert_eq!(given, accounts(&booked, id).requests);
+    assert!(given > Microjoules(0));
+    assert_eq!(ledger.residual_microjoules(id), 0);
+}

@@ -263,3 +263,20 @@ fn doctor_says_what_works_and_its_exit_code_agrees() {
         "{ended:?}"
     );
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = Command::new(binary("perjoule"))
+        .args(["doctor", "--json"])
+        .stdout(writer)
+        .output()
+        .expect("it starts");
+    // Its own code: 101 would be a panic.
+    assert!(
+        output.status.code().is_some_and(|code| code <= 2),
+        "{output:?}"
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

@@ -108,3 +108,65 @@ fn a_command_alone_is_what_is_counted() {
         "{ended:?}"
     );
 }
+
+#[test]
+fn a_command_that_ends_at_once_is_counted_whole() {
+    if !is_root("stat") {
+        return;
+    }
+    let work = "exec python3 -c 'sum(range(3_000_000)); raise SystemExit(5)'";
+    let ended = perjoule(&["stat", "--json", "--", "sh", "-c", work]);
+    assert_eq!(ended.status.code(), Some(5), "{ended:?}");
+    let service = &ended.json()["services"][0];
+    assert_eq!(service["service"], "sh", "{ended:?}");
+    assert!(
+        service["cpu_s"].as_f64().is_some_and(|cpu| cpu > 0.02),
+        "{ended:?}"
+    );
+    let ended = perjoule(&["stat", "--", "true"]);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+#[test]
+fn a_command_that_still_runs_is_ended_before_the_result_and_says_so_itself() {
+    if !is_root("stat") {
+        return;
+    }
+    let server = Server::python();
+    let port = server.port().to_string();
+    let trap = "trap 'echo said; exit 3' TERM; kill -INT $PPID; while :; do sleep 0.05; done";
+    let ended = perjoule(&["stat", "--port", &port, "--json", "--", "sh", "-c", trap]);
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    assert!(ended.out.starts_with("said\n"), "{ended:?}");
+    assert_eq!(ended.json()["schema"], 1, "{ended:?}");
+    let ended = perjoule(&[
+        "stat",
+        "--port",
+        &port,
+        "--json",
+        "--duration",
+        "1",
+        "--",
+        "sleep",
+        "60",
+    ]);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(ended.json()["schema"], 1, "{ended:?}");
+}
+
+#[test]
+fn it_ends_with_the_process_it_was_given() {
+    if !is_root("stat") {
+        return;
+    }
+    let mut process = std::process::Command::new("sleep")
+        .arg("2")
+        .spawn()
+        .expect("it starts");
+    let pid = process.id().to_string();
+    let reaped = thread::spawn(move || process.wait());
+    let ended = perjoule(&["stat", "--pid", &pid, "--json"]);
+    assert!(reaped.join().is_ok_and(|waited| waited.is_ok()));
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(ended.json()["services"][0]["service"], "sleep", "{ended:?}");
+}

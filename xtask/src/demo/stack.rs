@@ -17,7 +17,7 @@ use crate::project::target;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A simulated GPU like the engine's default.
-const SCENARIO: &str = "gpu_state = \"gpu-state\"\n";
+pub(crate) const SCENARIO: &str = "gpu_state = \"gpu-state\"\n";
 
 /// One request as the engine's own record has it.
 #[derive(Debug, Clone, Copy)]
@@ -159,23 +159,6 @@ impl Stack {
         Ok(millijoules * 1e-3)
     }
 
-    /// The journal as Markdown for a planner.
-    pub(super) fn report(&self) -> Result<String> {
-        let output = Command::new(target("release/perjoule"))
-            .arg("report")
-            .arg(self.journal())
-            .args(["--format", "md"])
-            .output()
-            .context("cannot run perjoule report")?;
-        if !output.status.success() {
-            bail!(
-                "perjoule report: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
     pub(super) fn stop_agent(&mut self) -> Result<()> {
         self.agent.stop()
     }
@@ -218,6 +201,23 @@ impl Stack {
     }
 }
 
+/// A journal as Markdown for a planner.
+pub(super) fn report(journal: &Path) -> Result<String> {
+    let output = Command::new(target("release/perjoule"))
+        .arg("report")
+        .arg(journal)
+        .args(["--format", "md"])
+        .output()
+        .context("cannot run perjoule report")?;
+    if !output.status.success() {
+        bail!(
+            "perjoule report: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// The load generator.
 #[derive(Debug)]
 pub(super) struct Load {
@@ -239,14 +239,14 @@ impl Load {
 
 /// A child with its output in files; killed when dropped.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     name: &'static str,
     child: Child,
     out: PathBuf,
 }
 
 impl Process {
-    fn start(name: &'static str, command: &mut Command, folder: &Path) -> Result<Self> {
+    pub(crate) fn start(name: &'static str, command: &mut Command, folder: &Path) -> Result<Self> {
         let out = folder.join(format!("{name}.out"));
         let log = folder.join(format!("{name}.log"));
         let child = command
@@ -259,7 +259,7 @@ impl Process {
     }
 
     /// Waits for a line on stdout or stderr that begins with `prefix` and returns the rest of it.
-    fn line_after(&mut self, prefix: &str) -> Result<String> {
+    pub(crate) fn line_after(&mut self, prefix: &str) -> Result<String> {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             for file in [self.out.clone(), self.out.with_extension("log")] {
@@ -277,7 +277,11 @@ impl Process {
         bail!("the {} did not say `{prefix}…` in {PATIENCE:?}", self.name)
     }
 
-    fn still_up(&mut self) -> Result<()> {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn still_up(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             let log = fs::read_to_string(self.out.with_extension("log")).unwrap_or_default();
             bail!("the {} ended by itself ({status}):\n{log}", self.name);
@@ -285,7 +289,7 @@ impl Process {
         Ok(())
     }
 
-    fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_some() {
             return Ok(());
         }

@@ -1,0 +1,152 @@
+//! The tools that the BPF programs are held against, at the same hooks.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::bpf::{Program, programs_of};
+use crate::demo::stack::Process;
+use crate::project::find_on_path;
+
+/// Streams come in bursts.
+const COUNTED_S: u32 = 2;
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// bpftrace wants debugfs. It gets one in a mount namespace of its own, so that the machine's
+/// mounts stay as they are.
+const WITH_DEBUGFS: &str = "mount -t debugfs debugfs /sys/kernel/debug; \
+    test -d /sys/kernel/debug/tracing/events || mount -t tracefs tracefs /sys/kernel/debug/tracing; \
+    exec bpftrace -q \"$0\"";
+
+/// A running peer; it detaches when dropped.
+#[derive(Debug)]
+pub(super) struct Peer {
+    processes: Vec<Process>,
+}
+
+impl Peer {
+    /// A script that does the least a request tracker must, for one process: at each of the two
+    /// hooks it reads the buffer's first 16 bytes and keeps a time stamp, both keyed by socket.
+    /// `None` if there is no bpftrace, or not for this machine.
+    pub(super) fn sockets(process: u32, folder: &Path) -> Result<Option<Self>> {
+        if !has_bpftrace() {
+            return Ok(None);
+        }
+        // The caller's registers are at the top of its kernel stack. bpftrace 0.17 adds nothing to
+        // a `void *`: the sum must be one of integers.
+        let body = |bytes: &str, time: &str| {
+            format!(
+                "{{ $top = (uint64)((struct task_struct *)curtask)->stack + (uint64)(16384 - 168);\n  \
+                 $registers = (struct pt_regs *)$top;\n  \
+                 @{bytes}[args->sk] = buf(uptr($registers->si), 16); @{time}[args->sk] = nsecs; }}\n"
+            )
+        };
+        let script = format!(
+            "tracepoint:sock:sock_recv_length /pid == {process}/ {}\
+             tracepoint:sock:sock_send_length /pid == {process}/ {}",
+            body("head", "received"),
+            body("tail", "sent"),
+        );
+        let file = folder.join("sockets.bt");
+        fs::write(&file, script)?;
+        let peer = Self {
+            processes: vec![Process::start("bpftrace", &mut bpftrace(&file), folder)?],
+        };
+        peer.attached(2)?;
+        Ok(Some(peer))
+    }
+
+    /// Run-queue latency and on-CPU time, by libbpf-tools. `None` if they are not installed.
+    pub(super) fn scheduler(folder: &Path) -> Result<Option<Self>> {
+        let (Some(runqlat), Some(cpudist)) = (find_on_path("runqlat"), find_on_path("cpudist"))
+        else {
+            return Ok(None);
+        };
+        let peer = Self {
+            processes: vec![
+                Process::start("runqlat", Command::new(runqlat).args(["600", "1"]), folder)?,
+                Process::start("cpudist", Command::new(cpudist).args(["600", "1"]), folder)?,
+            ],
+        };
+        peer.attached(4)?;
+        Ok(Some(peer))
+    }
+
+    /// Its programs.
+    pub(super) fn programs(&self) -> Vec<Program> {
+        self.processes
+            .iter()
+            .flat_map(|process| programs_of(process.id()))
+            .collect()
+    }
+
+    fn attached(&self, programs: usize) -> Result<()> {
+        let start = Instant::now();
+        while self.programs().len() < programs {
+            if start.elapsed() > PATIENCE {
+                bail!("a peer loads no programs; see its log in target/bench");
+            }
+            sleep(Duration::from_millis(50));
+        }
+        // Loaded first, attached last.
+        sleep(Duration::from_millis(300));
+        Ok(())
+    }
+}
+
+/// Which share of the calls at each hook are one process's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share {
+    pub(super) received: f64,
+    pub(super) sent: f64,
+}
+
+/// Counts for a while. `None` if there is no bpftrace.
+pub(super) fn share_of(process: u32, folder: &Path) -> Result<Option<Share>> {
+    if !has_bpftrace() {
+        return Ok(None);
+    }
+    let file = folder.join("share.bt");
+    fs::write(
+        &file,
+        format!(
+            "tracepoint:sock:sock_recv_length {{ @received = count(); if (pid == {process}) {{ @received_here = count(); }} }}\n\
+             tracepoint:sock:sock_send_length {{ @sent = count(); if (pid == {process}) {{ @sent_here = count(); }} }}\n\
+             interval:s:{COUNTED_S} {{ exit(); }}\n"
+        ),
+    )?;
+    let output = bpftrace(&file).output().context("cannot start bpftrace")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let count = |name: &str| {
+        text.lines()
+            .find_map(|line| {
+                line.strip_prefix('@')?
+                    .strip_prefix(name)?
+                    .strip_prefix(": ")
+            })
+            .and_then(|number| number.trim().parse::<f64>().ok())
+            .filter(|count| *count > 0.0)
+            .with_context(|| format!("bpftrace counted no calls ({name}):\n{text}"))
+    };
+    Ok(Some(Share {
+        received: count("received_here")? / count("received")?,
+        sent: count("sent_here")? / count("sent")?,
+    }))
+}
+
+/// The script's way to the caller's registers is x86-64's.
+fn has_bpftrace() -> bool {
+    cfg!(target_arch = "x86_64") && find_on_path("bpftrace").is_some()
+}
+
+fn bpftrace(script: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", WITH_DEBUGFS])
+        .arg(script);
+    command
+}

@@ -1,0 +1,280 @@
+//! The processes of the bench: the agent, the servers it watches and their clients. All of it is
+//! on loopback, and all of it ends with its value.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::demo::stack::{Process, SCENARIO};
+use crate::project::{find_on_path, target};
+
+/// Nobody ends a client by hand: it is stopped when what was to be measured has been.
+const FOR_LONG: u64 = 600;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The agent.
+#[derive(Debug)]
+pub(super) struct Agent {
+    process: Process,
+    pub(super) metrics_url: String,
+}
+
+/// Whom the agent watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watch {
+    /// The server under load.
+    Server,
+    /// Nobody: every process is a foreign one.
+    Nobody,
+}
+
+impl Agent {
+    fn start(command: &mut Command, folder: &Path) -> Result<Self> {
+        let mut process = Process::start("agent", command, folder)?;
+        let metrics_url = process.line_after("metrics on ")?;
+        Ok(Self {
+            process,
+            metrics_url,
+        })
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(super) fn stop(mut self) -> Result<()> {
+        self.process.stop()
+    }
+}
+
+/// A server that an agent can watch.
+pub(super) trait Server {
+    /// Starts an agent.
+    fn agent(&self, watch: Watch) -> Result<Agent>;
+
+    /// The process that answers requests.
+    fn process(&self) -> u32;
+}
+
+fn agent() -> Command {
+    let mut command = Command::new(target("release/perjoule"));
+    command.args(["run", "--listen", "127.0.0.1:0"]);
+    command
+}
+
+const NOBODY: [&str; 2] = ["--name", "nobody-has-this-name"];
+
+/// The simulated inference server and its simulated GPU.
+#[derive(Debug)]
+pub(super) struct Inference {
+    folder: PathBuf,
+    process: Process,
+    url: String,
+}
+
+impl Inference {
+    pub(super) fn start(folder: &Path) -> Result<Self> {
+        fs::write(folder.join("scenario.toml"), SCENARIO)?;
+        // The loader wants the library's real name.
+        fs::copy(
+            target("release/libnvml_sim.so"),
+            folder.join("libnvidia-ml.so.1"),
+        )
+        .context("nvml-sim is not built")?;
+        let mut process = Process::start(
+            "server",
+            Command::new(target("release/inference-sim"))
+                .args(["serve", "--listen", "127.0.0.1:0", "--gpu-state"])
+                .arg(folder.join("gpu-state"))
+                .arg("--truth")
+                .arg(folder.join("truth.jsonl")),
+            folder,
+        )?;
+        let url = process.line_after("listening on ")?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            process,
+            url,
+        })
+    }
+
+    fn client(&self, rate: f64, seconds: u64) -> Command {
+        let mut command = Command::new(target("release/inference-sim"));
+        command
+            .args(["load", "--url", &self.url])
+            .args(["--rate", &rate.to_string()])
+            .args(["--seconds", &seconds.to_string()]);
+        command
+    }
+
+    /// Streams arrive at `rate` a second until the value is dropped.
+    pub(super) fn load(&self, rate: f64) -> Result<Process> {
+        Process::start("load", &mut self.client(rate, FOR_LONG), &self.folder)
+    }
+
+    /// The same requests at the same times every time; returns what the client saw.
+    pub(super) fn load_for(&self, rate: f64, seconds: u64) -> Result<Value> {
+        last_line(&mut self.client(rate, seconds)).and_then(|line| Ok(serde_json::from_str(&line)?))
+    }
+}
+
+impl Server for Inference {
+    fn agent(&self, watch: Watch) -> Result<Agent> {
+        let mut command = agent();
+        match watch {
+            // It finds the server by its GPU context.
+            Watch::Server => command
+                .env(
+                    "PERJOULE_NVML_SIM_SCENARIO",
+                    self.folder.join("scenario.toml"),
+                )
+                .env(
+                    "PERJOULE_NVML_LIBRARY",
+                    self.folder.join("libnvidia-ml.so.1"),
+                ),
+            // Without a GPU, which would show it the server whatever it is told.
+            Watch::Nobody => command.args(NOBODY),
+        };
+        Agent::start(&mut command, &self.folder)
+    }
+
+    fn process(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+/// nginx, one process, and one small file: as cheap as a request gets.
+#[derive(Debug)]
+pub(super) struct Nginx {
+    folder: PathBuf,
+    process: Process,
+    port: u16,
+}
+
+impl Nginx {
+    /// `None` if it is not installed.
+    pub(super) fn start(folder: &Path) -> Result<Option<Self>> {
+        let (Some(nginx), Some(_)) = (find_on_path("nginx"), find_on_path("wrk")) else {
+            return Ok(None);
+        };
+        let root = folder.join("nginx");
+        fs::create_dir_all(&root)?;
+        fs::write(root.join("file.txt"), "a small file\n")?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let at = root.display();
+        let configuration = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;\n\
+             events {{ worker_connections 256; }}\n\
+             http {{ access_log off; keepalive_requests 1000000000;\n\
+               client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;\n\
+               fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi;\n\
+               scgi_temp_path {at}/scgi;\n\
+               server {{ listen 127.0.0.1:{port}; root {at}; }} }}\n"
+        );
+        fs::write(root.join("nginx.conf"), configuration)?;
+        // wrk waits so many milliseconds before each request of a connection.
+        fs::write(root.join("delay.lua"), "function delay() return 1 end\n")?;
+        let mut process = Process::start(
+            "nginx",
+            Command::new(nginx).arg("-c").arg(root.join("nginx.conf")),
+            folder,
+        )?;
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            process.still_up()?;
+            if start.elapsed() > PATIENCE {
+                bail!("nginx does not come up");
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(Some(Self {
+            folder: root,
+            process,
+            port,
+        }))
+    }
+
+    fn client(&self, seconds: u64) -> Command {
+        let mut command = Command::new("wrk");
+        command.args(["-t1", &format!("-d{seconds}s")]);
+        command
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/file.txt", self.port)
+    }
+
+    /// As many requests as it can serve, until the value is dropped.
+    pub(super) fn load(&self) -> Result<Process> {
+        let mut command = self.client(FOR_LONG);
+        command.arg("-c16").arg(self.url());
+        Process::start("wrk", &mut command, &self.folder)
+    }
+
+    /// As many requests as it can serve; returns requests a second.
+    pub(super) fn saturate(&self, seconds: u64) -> Result<f64> {
+        requests_per_s(self.client(seconds).arg("-c16").arg(self.url()))
+    }
+
+    /// About 10,000 requests a second while `measure` runs; returns how many it was, and what was
+    /// measured.
+    pub(super) fn steady<T>(
+        &self,
+        seconds: u64,
+        measure: impl FnOnce() -> Result<T>,
+    ) -> Result<(f64, T)> {
+        let mut command = self.client(seconds);
+        command.arg("-c12").arg("-s");
+        command.arg(self.folder.join("delay.lua")).arg(self.url());
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| requests_per_s(&mut command));
+            let measured = measure();
+            let rate = client
+                .join()
+                .unwrap_or_else(|_| bail!("wrk could not be followed"))?;
+            Ok((rate, measured?))
+        })
+    }
+}
+
+impl Server for Nginx {
+    fn agent(&self, watch: Watch) -> Result<Agent> {
+        let mut command = agent();
+        match watch {
+            Watch::Server => command.args(["--port", &self.port.to_string()]),
+            Watch::Nobody => command.args(NOBODY),
+        };
+        Agent::start(&mut command, &self.folder)
+    }
+
+    fn process(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+fn requests_per_s(wrk: &mut Command) -> Result<f64> {
+    let output = wrk.output().context("cannot start wrk")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .find_map(|line| {
+            line.trim()
+                .strip_prefix("Requests/sec:")?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .with_context(|| format!("wrk stated no requests/s:\n{text}"))
+}
+
+fn last_line(command: &mut Command) -> Result<String> {
+    let output = command.output().context("cannot start the load")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().context("the load printed nothing")?;
+    Ok(last.to_owned())
+}

@@ -1,0 +1,96 @@
+//! What a process uses: CPU time, memory, and what it takes to scrape it.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+/// CPU time of all its threads so far. A thread that has ended is not in it: the agent's threads
+/// live as long as it does.
+pub(super) fn cpu_time(process: u32) -> Result<Duration> {
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let on_cpu = text.split_whitespace().next();
+        nanoseconds += on_cpu.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// Percent of one core over the next `time`.
+pub(super) fn percent_of_a_core(process: u32, time: Duration) -> Result<f64> {
+    let start = Instant::now();
+    let before = cpu_time(process)?;
+    sleep(time);
+    let used = cpu_time(process)?.saturating_sub(before);
+    Ok(100.0 * used.as_secs_f64() / start.elapsed().as_secs_f64())
+}
+
+/// Resident memory, in MB.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Resident {
+    pub(super) now: f64,
+    /// The most since it was started.
+    pub(super) peak: f64,
+}
+
+pub(super) fn resident(process: u32) -> Result<Resident> {
+    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let megabytes = |name: &str| {
+        let kib: f64 = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+            .and_then(|kib| kib.parse().ok())
+            .with_context(|| format!("the kernel states no {name}"))?;
+        anyhow::Ok(kib * 1_024.0 * 1e-6)
+    };
+    Ok(Resident {
+        now: megabytes("VmRSS:")?,
+        peak: megabytes("VmHWM:")?,
+    })
+}
+
+/// Scrapes of `/metrics`.
+#[derive(Debug)]
+pub(super) struct Scrapes {
+    /// Sorted, in milliseconds.
+    pub(super) milliseconds: Vec<f64>,
+    pub(super) bytes: usize,
+    pub(super) series: usize,
+}
+
+/// Scrapes `count` times, each on a connection of its own.
+pub(super) fn scrape(url: &str, count: usize) -> Result<Scrapes> {
+    let (address, path) = url
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split_once('/'))
+        .with_context(|| format!("not an address: {url}"))?;
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let mut response = String::new();
+    let mut milliseconds = Vec::with_capacity(count);
+    for _ in 0..count {
+        response.clear();
+        let start = Instant::now();
+        let mut stream = TcpStream::connect(address).context("/metrics does not answer")?;
+        stream.write_all(request.as_bytes())?;
+        stream.read_to_string(&mut response)?;
+        milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
+        // As far apart as keeps the agent's own work from piling up.
+        sleep(Duration::from_millis(5));
+    }
+    milliseconds.sort_by(f64::total_cmp);
+    let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok(Scrapes {
+        milliseconds,
+        bytes: body.len(),
+        series: body
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .count(),
+    })
+}
