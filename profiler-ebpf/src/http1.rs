@@ -21,7 +21,7 @@ use core::ptr::{read_volatile, write_volatile};
 
 use crate::request::{
     BODYLESS, CHUNKED, HEAD, LENGTH, NDJSON, Outcome, Phase, RESPONSE_FLAGS, SSE, Slot, TRUNCATED,
-    UNTIL_CLOSE,
+    UNTIL_CLOSE, UPGRADED,
 };
 use lines::Line;
 
@@ -43,11 +43,17 @@ pub trait Payload {
 #[inline(always)]
 pub fn begin_request(slot: &mut Slot, flags: u16) {
     let facts = &mut slot.facts;
-    facts.head = 0;
-    facts.first_data = 0;
-    facts.last_data = 0;
-    facts.end = 0;
-    facts.response_bytes = 0;
+    // One by one, as volatile: LLVM would make it a call of a loop over bytes.
+    for time in [
+        &mut facts.head,
+        &mut facts.first_data,
+        &mut facts.last_data,
+        &mut facts.end,
+        &mut facts.response_bytes,
+    ] {
+        // SAFETY: a field of `slot`.
+        unsafe { write_volatile(time, 0) };
+    }
     facts.chunks = 0;
     facts.first_chunks = 0;
     facts.status = 0;
@@ -113,8 +119,12 @@ pub fn window<P: Payload>(payload: &mut P) -> bool {
         return false;
     }
     window.open(slot);
-    let filled = payload.fill();
+    let mut filled = window.ahead();
+    if filled == 0 {
+        filled = payload.fill();
+    }
     let (window, slot) = payload.parts();
+    window.set_ahead(0);
     if filled == 0 {
         window.set_unreadable();
         unread(slot, remaining, now);
@@ -132,6 +142,34 @@ pub fn window<P: Payload>(payload: &mut P) -> bool {
     let remaining = remaining.wrapping_sub(filled).wrapping_add(left_over);
     window.set_remaining(remaining);
     remaining == 0 || phase(slot) == Phase::IDLE
+}
+
+/// True where a send of `length` bytes may be all that [`event`] takes.
+#[inline(always)]
+pub fn may_be_event(slot: &Slot, length: u64) -> bool {
+    phase(slot) == Phase::SIZE
+        && flags(slot) & (SSE | NDJSON) != 0
+        && slot.cursor.line_len == 0
+        && slot.cursor.data_len == 0
+        && length >= lines::LEAST_EVENT
+        && length <= WINDOW as u64
+}
+
+/// Takes a send whose `length` bytes lie at [`FRONT`], if it is one chunk with one line of
+/// output, as most sends of a stream are. If it is anything else nothing changes, and false says
+/// that [`window`] must follow it. Where both can, they do the same.
+#[inline(always)]
+pub fn event(window: &Window, slot: &mut Slot, length: u64, now: u64) -> bool {
+    if !lines::is_event(window, length, flags(slot)) {
+        return false;
+    }
+    let facts = &mut slot.facts;
+    if facts.first_data == 0 {
+        facts.first_data = now;
+    }
+    facts.last_data = now;
+    facts.chunks = facts.chunks.wrapping_add(1);
+    true
 }
 
 /// Accounts for bytes that could not be read, or were too many.
@@ -368,10 +406,9 @@ fn end_head(slot: &mut Slot, now: u64) {
         set_flags(slot, flags(slot) & !RESPONSE_FLAGS);
         set_phase(slot, Phase::WAITING);
     } else if status == 101 {
-        // Another protocol until the connection closes.
-        set_flags(slot, flags(slot) & !RESPONSE_FLAGS | UNTIL_CLOSE);
-        set_left(slot, u64::MAX);
-        set_phase(slot, Phase::DATA);
+        // Answered; another protocol until the connection closes.
+        set_flags(slot, flags(slot) & !RESPONSE_FLAGS | UPGRADED);
+        done(slot, now);
     } else if flags(slot) & HEAD != 0 || status == 204 || status == 304 {
         done(slot, now);
     } else if flags(slot) & CHUNKED != 0 {
@@ -404,6 +441,12 @@ fn size(line: &Line<'_>, slot: &mut Slot) {
             set_phase(slot, Phase::DATA);
         }
     }
+}
+
+/// True once the socket carries another protocol.
+#[inline(always)]
+pub fn is_session(slot: &Slot) -> bool {
+    flags(slot) & UPGRADED != 0
 }
 
 /// True for a request whose method has no body: a further request line is a further request.

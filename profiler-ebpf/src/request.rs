@@ -68,6 +68,9 @@ pub const BODYLESS: u16 = 1 << 8;
 pub const LINE_WHOLE: u16 = 1 << 9;
 /// The socket is idle, and what was received may be the beginning of a method.
 pub const METHOD_CUT: u16 = 1 << 10;
+/// The server has switched protocols (101): until its close the socket carries a session, in
+/// which nothing is a request.
+pub const UPGRADED: u16 = 1 << 11;
 
 /// What a response's own headers set, and a further response on the socket must not inherit.
 pub const RESPONSE_FLAGS: u16 = CHUNKED | SSE | NDJSON | LENGTH | UNTIL_CLOSE;
@@ -77,6 +80,8 @@ pub const RESPONSE_FLAGS: u16 = CHUNKED | SSE | NDJSON | LENGTH | UNTIL_CLOSE;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
+    /// The request's first bytes: method and path.
+    pub line: [u8; REQUEST_LINE],
     /// Unique since the maps were made; 0 in a slot that was never used.
     pub id: u64,
     /// The kernel's address of the socket: an identity, never followed.
@@ -85,26 +90,12 @@ pub struct Facts {
     pub start: u64,
     /// The server read the last byte so far.
     pub request_end: u64,
-    /// The last byte of the response's head so far went out.
-    pub head: u64,
-    /// The first byte of the response's body went out.
-    pub first_data: u64,
-    /// The last byte of the body so far went out.
-    pub last_data: u64,
-    /// The request ended; the client's close where it closed before the end.
-    pub end: u64,
     /// Bytes received: request line, headers and body.
     pub request_bytes: u64,
-    /// Bytes sent: head, framing and body.
-    pub response_bytes: u64,
     /// Service of the process that read the request.
     pub service: u32,
     /// The process that read the request.
     pub tgid: u32,
-    /// SSE `data:` lines or NDJSON lines so far, without `[DONE]`.
-    pub chunks: u32,
-    /// Those of `chunks` that went out with the first data.
-    pub first_chunks: u32,
     /// This slot's index.
     pub slot: u32,
     /// HTTP status; 0 until it is known.
@@ -123,36 +114,49 @@ pub struct Facts {
     pub line_len: u8,
     /// No meaning.
     pub padding: u8,
-    /// The request's first bytes: method and path.
-    pub line: [u8; REQUEST_LINE],
+    /// The last byte of the response's head so far went out.
+    pub head: u64,
+    /// The first byte of the response's body went out.
+    pub first_data: u64,
+    /// The last byte of the body so far went out.
+    pub last_data: u64,
+    /// The request ended; the client's close where it closed before the end.
+    pub end: u64,
+    /// Bytes sent: head, framing and body.
+    pub response_bytes: u64,
+    /// SSE `data:` lines or NDJSON lines so far, without `[DONE]`.
+    pub chunks: u32,
+    /// Those of `chunks` that went out with the first data.
+    pub first_chunks: u32,
 }
 
 /// What the response's parser keeps between two sends.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor {
-    /// Bytes of data still to come in this chunk or body.
-    pub left: u64,
-    /// The first bytes of a head, size or trailer line that is not yet whole.
-    pub line: [u64; 5],
-    /// The first bytes of a line of data that is not yet whole.
-    pub data: [u64; 2],
     /// Bytes of `line` in use.
     pub line_len: u8,
     /// Bytes of `data` in use.
     pub data_len: u8,
     /// No meaning.
     pub padding: [u8; 6],
+    /// Bytes of data still to come in this chunk or body.
+    pub left: u64,
+    /// The first bytes of a head, size or trailer line that is not yet whole.
+    pub line: [u64; 5],
+    /// The first bytes of a line of data that is not yet whole.
+    pub data: [u64; 2],
 }
 
-/// One followed socket.
+/// One followed socket. What a send of a stream changes lies in one cache line, from
+/// [`Facts::head`] to [`Cursor::data_len`], and what it asks in the line before.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Slot {
-    /// Odd while the kernel writes; changes with every change of `facts`.
-    pub sequence: u64,
     /// The request in flight, or the last one.
     pub facts: Facts,
+    /// Odd while the kernel writes; changes with every change of `facts`.
+    pub sequence: u64,
     /// The parser's memory; the agent does not read it.
     pub cursor: Cursor,
 }

@@ -47,6 +47,8 @@ struct Socket {
     window: Box<Window>,
     slot: Slot,
     window_size: usize,
+    /// Sends that were taken as one event.
+    events: usize,
 }
 
 impl Socket {
@@ -68,13 +70,25 @@ impl Socket {
             window: Box::default(),
             slot,
             window_size,
+            events: 0,
         }
     }
 
     /// Sends; returns how many bytes lay behind the response's end.
     fn send(&mut self, bytes: &[u8], now: u64) -> u64 {
         http1::begin_send(&mut self.slot, bytes.len() as u64, now);
-        self.window.begin(bytes.len() as u64, now);
+        let length = bytes.len() as u64;
+        let mut ahead = 0;
+        if bytes.len() <= self.window_size && http1::may_be_event(&self.slot, length) {
+            self.window.bytes()[FRONT..FRONT + bytes.len()].copy_from_slice(bytes);
+            if http1::event(&self.window, &mut self.slot, length, now) {
+                self.events += 1;
+                http1::end_send(&mut self.slot, now);
+                return 0;
+            }
+            ahead = length;
+        }
+        self.window.begin(length, now, ahead);
         let mut sent = Sent {
             bytes,
             window: &mut self.window,
@@ -175,6 +189,54 @@ proptest! {
         check(&response, &[], WINDOW);
         check(&response, &cuts, WINDOW);
         check(&response, &cuts, window);
+    }
+
+    #[test]
+    fn a_stream_sent_chunk_by_chunk_gives_the_same_request(
+        ndjson in any::<bool>(),
+        events in prop::collection::vec(
+            prop_oneof![
+                "[ -~é]{40,200}",
+                "[ -~]{800,1100}",
+                "[ -~]{20,60}\\r?\\ndata: [ -~]{20,60}",
+                "[\t -~]{40,60}",
+                Just("[DONE]".to_owned()),
+            ].prop_flat_map(|text| (
+                prop_oneof![Just("data: "), Just("data:"), Just(": "), Just("event: ")],
+                Just(text),
+                prop_oneof![Just("\n\n"), Just("\r\n\r\n"), Just("\n")],
+            )),
+            1..8,
+        ),
+        damage in prop::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let kind = if ndjson { "application/x-ndjson" } else { "text/event-stream" };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        let mut sends = vec![head.into_bytes()];
+        for (name, text, end) in &events {
+            let data = format!("{name}{text}{end}");
+            sends.push(format!("{:x}\r\n{data}\r\n", data.len()).into_bytes());
+        }
+        if let Some((index, byte)) = damage {
+            let send = index.index(sends.len() - 1) + 1;
+            let at = index.index(sends[send].len());
+            sends[send][at] = byte;
+        }
+        let mut whole = Socket::new(POST.as_bytes(), WINDOW);
+        let mut pieces = Socket::new(POST.as_bytes(), 7);
+        for (now, send) in (1_000..).zip(&sends) {
+            whole.send(send, now);
+            pieces.send(send, now);
+            let (one, other) = (whole.facts(), pieces.facts());
+            prop_assert_eq!(seen(&one), seen(&other));
+            prop_assert_eq!(
+                (one.first_data, one.last_data, one.first_chunks, one.phase),
+                (other.first_data, other.last_data, other.first_chunks, other.phase)
+            );
+        }
+        prop_assert_eq!(pieces.events, 0);
     }
 
     #[test]
@@ -295,6 +357,57 @@ fn a_response_without_a_body_ends_with_its_head() {
         let response = fixed(request, bytes, status, None);
         check(&response, &[], WINDOW);
         check(&response, &vec![1; bytes.len()], WINDOW);
+    }
+}
+
+#[test]
+fn a_send_that_is_one_event_is_taken_at_once() {
+    for (kind, data) in [
+        (
+            "text/event-stream",
+            "data: {\"choices\":[{\"text\":\" a token\"}]}\n\n",
+        ),
+        (
+            "application/x-ndjson",
+            "{\"response\":\" a token, and what is told of it\"}\n",
+        ),
+    ] {
+        let mut socket = Socket::new(POST.as_bytes(), WINDOW);
+        let head = format!("Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        socket.send(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes(), 1);
+        for now in 2..9 {
+            socket.send(format!("{:x}\r\n{data}\r\n", data.len()).as_bytes(), now);
+        }
+        socket.send(b"0\r\n\r\n", 9);
+        let facts = socket.facts();
+        assert_eq!((socket.events, facts.chunks), (7, 7), "{kind}");
+        assert_eq!((facts.first_data, facts.last_data, facts.end), (2, 8, 9));
+        assert_eq!((facts.first_chunks, facts.outcome), (1, Outcome::DONE));
+    }
+}
+
+#[test]
+fn a_change_of_protocol_ends_the_request_and_begins_a_session() {
+    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+    let frames = "\u{1}\u{5}HTTP/1.1 200 OK\r\n";
+    for cut in [head.len() + frames.len(), head.len(), head.len() - 1, 3] {
+        let mut socket = Socket::new(b"GET /chat HTTP/1.1", WINDOW);
+        let bytes = format!("{head}{frames}");
+        let mut over = socket.send(&bytes.as_bytes()[..cut], 7);
+        if socket.facts().phase != Phase::IDLE {
+            over = socket.send(&bytes.as_bytes()[cut..], 7);
+        }
+        assert_eq!(
+            over as usize,
+            if cut == head.len() { 0 } else { frames.len() }
+        );
+        let facts = socket.facts();
+        assert!(http1::is_session(&socket.slot));
+        assert_eq!(
+            (facts.status, facts.outcome, facts.end),
+            (101, Outcome::DONE, 7)
+        );
+        assert_eq!((facts.first_data, facts.chunks), (0, 0));
     }
 }
 

@@ -1,7 +1,8 @@
 //! The lines that matter: status, three headers, chunk sizes, and lines of a stream. Nothing
 //! beyond a line's first 40 bytes is read, which is what is kept of a line cut in two.
 
-use super::Window;
+use super::window::rolled;
+use super::{FRONT, Window};
 use crate::request::{CHUNKED, LENGTH, NDJSON, Phase, SSE, Slot};
 
 /// A whole line, its newline included.
@@ -71,7 +72,7 @@ impl<'a> Line<'a> {
                 break;
             }
             at = at.wrapping_add(1);
-            blanks += 1;
+            blanks = rolled(blanks + 1);
         }
         at
     }
@@ -87,7 +88,7 @@ impl<'a> Line<'a> {
                 break;
             }
             value = value.wrapping_mul(10).wrapping_add(digit);
-            digits += 1;
+            digits = rolled(digits + 1);
         }
         if digits == 0 { None } else { Some(value) }
     }
@@ -106,7 +107,7 @@ impl<'a> Line<'a> {
             // Read anew: what the test found would double the verifier's states at each digit.
             let byte = self.byte(at);
             value = value << 4 | (byte & 0xf).wrapping_add(9 * (byte >> 6 & 1));
-            digits += 1;
+            digits = rolled(digits + 1);
         }
         if digits == 0 || digits == 16 {
             None
@@ -132,6 +133,46 @@ pub(super) fn is_chunk(line: &Line<'_>, flags: u16) -> bool {
     low(start, 5) == const { pattern(b"data:") }
         && start != const { pattern(b"data: [D") }
         && low(start, 7) != const { pattern(b"data:[D") }
+}
+
+/// The least bytes [`is_event`] takes: a search looks at 32 at a time, and up to 9 are framing.
+pub(super) const LEAST_EVENT: u64 = 41;
+
+/// True if the `length` (at least [`LEAST_EVENT`]) bytes at [`FRONT`] are one chunk, its size of two or three
+/// digits, whose data is one line that is a chunk of output, and perhaps a blank line.
+#[inline(always)]
+pub(super) fn is_event(window: &Window, length: u64, flags: u16) -> bool {
+    let front = FRONT as u64;
+    let word = window.word(front, 0);
+    let digit = |n: u32| {
+        let byte = word >> (8 * n) & 0xff;
+        let value = (byte & 0xf).wrapping_add(9 * (byte >> 6 & 1));
+        if is_hexadecimal(byte) { value } else { 0x1000 }
+    };
+    let (size, line) = if low(word >> 16, 2) == const { pattern(b"\r\n") } {
+        (digit(0) << 4 | digit(1), 4)
+    } else if low(word >> 24, 2) == const { pattern(b"\r\n") } {
+        (digit(0) << 8 | digit(1) << 4 | digit(2), 5)
+    } else {
+        return false;
+    };
+    if size.wrapping_add(line + 2) != length {
+        return false;
+    }
+    // The end of the data, and of the chunk.
+    let last = window.word(front.wrapping_add(length).wrapping_sub(8), 0) >> 32;
+    let behind = if last == const { pattern(b"\n\n\r\n") } {
+        4
+    } else if last >> 8 == const { pattern(b"\n\r\n") } {
+        3
+    } else {
+        return false;
+    };
+    let start = Line {
+        window,
+        start: front + line,
+    };
+    is_chunk(&start, flags) && window.is_text(line, length.wrapping_sub(line + behind))
 }
 
 /// A line before the headers: the status line, or something that is none.

@@ -15,7 +15,7 @@ pub const WINDOW: usize = 1008;
 pub const BYTES: usize = 2184;
 
 /// The most bytes one search looks at.
-const SEARCH: usize = 128;
+const SEARCH: u64 = 128;
 
 const OFFSET: i32 = 0x7ff;
 
@@ -38,6 +38,13 @@ pub fn mask<const M: i32>(x: u64) -> u64 {
     x & M as u64
 }
 
+/// A loop's counter (≤ 2,047), such that LLVM does not unroll the loop: a program that runs
+/// now and then finds little of its code in the CPU's caches, and every line of it counts.
+#[inline(always)]
+pub(super) fn rolled(counter: u64) -> u64 {
+    mask::<OFFSET>(counter)
+}
+
 /// The buffer and where the parser stands in it. Positions are offsets into `bytes`. They are
 /// read and written as volatile, so that the verifier forgets what it knew of a value.
 #[repr(C)]
@@ -52,6 +59,7 @@ pub struct Window {
     unreadable: u64,
     limit: u64,
     found: u64,
+    ahead: u64,
 }
 
 macro_rules! volatile_fields {
@@ -85,6 +93,7 @@ impl Window {
             unreadable: 0,
             limit: 0,
             found: 0,
+            ahead: 0,
         }
     }
 
@@ -97,14 +106,16 @@ impl Window {
         limit, set_limit, limit: "Behind the last byte that can belong to the present line.";
         found, set_found, found: "1 if the last search found a newline.";
         unreadable, set_unreadable_to, unreadable: "1 if a buffer could not be read.";
+        ahead, set_ahead, ahead: "Bytes at [`FRONT`] that were read before they were followed.";
     }
 
-    /// Prepares for a send of `bytes` bytes at `now`.
+    /// Prepares for a send of `bytes` bytes at `now`, of which `ahead` lie at [`FRONT`] already.
     #[inline(always)]
-    pub fn begin(&mut self, bytes: u64, now: u64) {
+    pub fn begin(&mut self, bytes: u64, now: u64, ahead: u64) {
         self.set_remaining(bytes);
         self.set_now(now);
         self.set_unreadable_to(0);
+        self.set_ahead(ahead);
     }
 
     /// Notes that a buffer could not be read.
@@ -190,14 +201,15 @@ impl Window {
     #[inline(always)]
     pub(super) fn find_newline(&mut self, cursor: u64, limit: u64) {
         let mut block = 0;
-        let mut next = cursor.wrapping_add(SEARCH as u64);
+        let mut next = cursor.wrapping_add(SEARCH);
         self.set_found(0);
         while block < SEARCH {
+            let at = cursor.wrapping_add(block);
             // Four words a test: most of them hold no newline.
-            let first_word = newlines(self.word(cursor, block));
-            let second_word = newlines(self.word(cursor, block + 8));
-            let third_word = newlines(self.word(cursor, block + 16));
-            let fourth_word = newlines(self.word(cursor, block + 24));
+            let first_word = newlines(self.word(at, 0));
+            let second_word = newlines(self.word(at, 8));
+            let third_word = newlines(self.word(at, 16));
+            let fourth_word = newlines(self.word(at, 24));
             if (first_word | second_word | third_word | fourth_word) & MARKS != 0 {
                 let (marks, ahead) = if first_word & MARKS != 0 {
                     (first_word, 0)
@@ -208,18 +220,40 @@ impl Window {
                 } else {
                     (fourth_word, 24)
                 };
-                let at = cursor
-                    .wrapping_add(block as u64 + ahead)
-                    .wrapping_add(first(marks & MARKS));
+                let at = at.wrapping_add(ahead + first(marks & MARKS));
                 next = at.wrapping_add(1);
                 if at < limit {
                     self.set_found(1);
                 }
                 break;
             }
-            block += 32;
+            block = rolled(block + 32);
         }
         self.set_cursor(if next < limit { next } else { limit });
+    }
+
+    /// True if there is no newline, nor any other control character, in the `bytes` (32 to
+    /// [`WINDOW`]) that begin `from` (≤ 63) bytes behind [`FRONT`].
+    #[inline(always)]
+    pub(super) fn is_text(&self, from: u64, bytes: u64) -> bool {
+        let start = (FRONT as u64).wrapping_add(mask::<0x3f>(from));
+        let marks = |at: u64| {
+            controls(self.word(at, 0))
+                | controls(self.word(at, 8))
+                | controls(self.word(at, 16))
+                | controls(self.word(at, 24))
+        };
+        // The last block overlaps the one before.
+        let mut seen = marks(start.wrapping_add(bytes).wrapping_sub(32));
+        let mut behind = 32;
+        while behind <= WINDOW as u64 {
+            if behind > bytes {
+                break;
+            }
+            seen |= marks(start.wrapping_add(behind).wrapping_sub(32));
+            behind = rolled(behind + 32);
+        }
+        seen & MARKS == 0
     }
 
     /// Passes over a newline at the cursor, if it lies before the limit: a blank line.
@@ -316,6 +350,12 @@ impl Default for Window {
 
 /// The bits of [`newlines`] that count.
 const MARKS: u64 = 0x8080_8080_8080_8080;
+
+/// Marks the control characters of a word by their bytes' highest bits; exact up to the first.
+#[inline(always)]
+fn controls(word: u64) -> u64 {
+    word.wrapping_sub(0x2020_2020_2020_2020) & !word
+}
 
 /// Marks the newlines of a word by their bytes' highest bits; exact up to the first.
 #[inline(always)]

@@ -101,6 +101,10 @@ fn received(
     let mut phase = Phase::IDLE;
     if !found.is_null() {
         // SAFETY: a slot of the array.
+        if http1::is_session(unsafe { &*found }) {
+            return;
+        }
+        // SAFETY: as above.
         let facts = unsafe { &mut (*found).facts };
         phase = facts.phase;
         let line_known = facts.flags & LINE_WHOLE != 0;
@@ -323,7 +327,8 @@ fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: a slot of the array.
     let phase = unsafe { (*slot).facts.phase };
     if phase == Phase::IDLE {
-        if length > 0 {
+        // SAFETY: as above.
+        if length > 0 && !http1::is_session(unsafe { &*slot }) {
             // A response to a request that was not followed.
             count!(pipelined);
         }
@@ -343,11 +348,13 @@ fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
         http1::begin_send(&mut *slot, length, now);
         if http1::passes(&*slot) && length <= (*slot).cursor.left {
             http1::pass(&mut *slot, length, now);
-        } else if let Some(buffer) = buffer() {
-            payload::follow(buffer, slot, length, now);
+        } else if let Some(buffer) = buffer()
+            && let Err(ahead) = payload::event(buffer, slot, length, now)
+        {
+            payload::follow(buffer, slot, length, ahead, now);
             let left_over = (*buffer).window.remaining();
             if (*slot).facts.phase == Phase::IDLE {
-                if left_over != 0 {
+                if left_over != 0 && !http1::is_session(&*slot) {
                     count!(pipelined);
                 }
             } else if left_over != 0 {

@@ -74,6 +74,9 @@ struct Copied(Slot);
 unsafe impl Words for Copied {}
 const _: () = assert!(size_of::<Slot>() == 256 && size_of::<Facts>() == 176);
 
+/// The word of a slot that changes with every change of its facts.
+const SEQUENCE: usize = std::mem::offset_of!(Slot, sequence) / size_of::<u64>();
+
 /// A copy of one CPU's counters.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -300,6 +303,13 @@ impl RequestProbe {
         self.totals.started
     }
 
+    /// Connections that switched to another protocol (101) since the probe was attached, as of
+    /// the last poll. The request that asked for it ends with its answer, status 101; nothing
+    /// that follows on the connection is a request.
+    pub const fn sessions(&self) -> u64 {
+        self.follower.sessions()
+    }
+
     fn read_counters(&mut self) {
         let cpus = (0..self.counters.len()).filter_map(|cpu| self.counters.get(cpu));
         self.totals = cpus.fold(Counters::default(), |sum, CpuCounters(cpu)| Counters {
@@ -328,7 +338,7 @@ impl RequestProbe {
         }
         for index in 0..used {
             let known = self.sequences.get(index).copied();
-            if self.slots.word(index, 0) == known {
+            if self.slots.word(index, SEQUENCE) == known {
                 continue;
             }
             // A slot that is being written is read at the next poll.
@@ -393,9 +403,9 @@ impl RequestProbe {
 /// A slot's facts with the sequence they belong to; `None` while the kernel side writes.
 fn read_slot(slots: &SharedArray<Copied>, index: usize) -> Option<(u64, Facts)> {
     for _ in 0..4 {
-        let before = slots.word(index, 0)?;
+        let before = slots.word(index, SEQUENCE)?;
         let Copied(slot) = slots.get(index)?;
-        if before % 2 == 0 && slots.word(index, 0)? == before {
+        if before % 2 == 0 && slots.word(index, SEQUENCE)? == before {
             return Some((before, slot.facts));
         }
     }

@@ -254,6 +254,84 @@ fn requests_on_one_connection_are_told_apart() {
 }
 
 #[test]
+fn a_change_of_protocol_is_a_session_and_no_further_request() {
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x02hi";
+    // Whatever the session says is no request, and no response.
+    let frames = b"GET / HTTP/1.1\r\n\r\n";
+    let port = exchange(
+        |mut stream| {
+            read_request(&mut stream);
+            stream.write_all(switch).expect("sent");
+            for _ in 0..3 {
+                let mut said = [0; 18];
+                std::io::Read::read_exact(&mut stream, &mut said).expect("a frame");
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("sent");
+            }
+        },
+        |mut stream| {
+            let ask = b"GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n";
+            stream.write_all(ask).expect("sent");
+            assert!(read_until(&mut stream, b"hi"));
+            for _ in 0..3 {
+                stream.write_all(frames).expect("sent");
+                assert!(read_until(&mut stream, b"\r\n\r\n"));
+            }
+        },
+    );
+    let [seen] = watch.wait(port, 1)[..] else {
+        unreachable!()
+    };
+    assert_eq!(
+        (outcome(&seen), seen.request.status),
+        (Some(Outcome::Done), 101)
+    );
+    assert_eq!((watch.probe.sessions(), watch.probe.started()), (1, 1));
+    assert_eq!(watch.probe.losses(), Losses::default());
+}
+
+#[test]
+fn a_body_that_waits_to_be_asked_for_belongs_to_its_request() {
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
+    let body = b"GET / HTTP/1.1\r\n\r\n";
+    let head = b"POST /v1/completions HTTP/1.1\r\nExpect: 100-continue\r\n\r\n";
+    let port = exchange(
+        |mut stream| {
+            read_request(&mut stream);
+            for hint in ["100 Continue", "103 Early Hints\r\nContent-Length: 5"] {
+                let interim = format!("HTTP/1.1 {hint}\r\n\r\n");
+                stream.write_all(interim.as_bytes()).expect("sent");
+            }
+            let mut said = [0; 18];
+            std::io::Read::read_exact(&mut stream, &mut said).expect("a body");
+            let response = format!("{}{}", stream_head("text/plain"), "2;x=\"y\"\r\nok\r\n");
+            stream.write_all(response.as_bytes()).expect("sent");
+            stream.write_all(b"0;z\r\nDigest: 1\r\n\r\n").expect("sent");
+        },
+        |mut stream| {
+            stream.write_all(head).expect("sent");
+            assert!(read_until(&mut stream, b"Length: 5\r\n\r\n"));
+            stream.write_all(body).expect("sent");
+            assert!(read_until(&mut stream, b"Digest: 1\r\n\r\n"));
+        },
+    );
+    let [seen] = watch.wait(port, 1)[..] else {
+        unreachable!()
+    };
+    assert_eq!(
+        (outcome(&seen), seen.request.status),
+        (Some(Outcome::Done), 200)
+    );
+    let bytes = (head.len() + body.len()) as u64;
+    assert!(matches!(seen.request.input, Input::Bytes(n) if n == bytes));
+    assert_eq!(watch.probe.losses(), Losses::default());
+}
+
+#[test]
 fn a_client_that_does_not_wait_is_noticed() {
     let Some(mut watch) = Watch::this_process() else {
         return;

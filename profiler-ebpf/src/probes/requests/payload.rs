@@ -4,6 +4,7 @@
 //! Calls whose buffers are not plain (sendfile, splice, sendmmsg, io_uring) give nothing.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::helpers::generated::{
@@ -20,6 +21,9 @@ const HEAD_WINDOW: u64 = 384;
 
 /// The most pieces a window is put together from.
 const SEGMENTS: u32 = 64;
+
+/// How many segments' addresses are read at a time.
+const BATCH: u64 = 4;
 
 /// Which way the bytes went.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub(super) struct Buffer {
     segments: u64,
     segment_count: u64,
     next_segment: u64,
+    /// Up to four of them, read together; the room is what the verifier allows for.
+    batch: [[u64; 2]; 7],
     /// What is left of the present segment.
     address: u64,
     left: u64,
@@ -56,7 +62,6 @@ pub(super) struct Buffer {
     filled: u64,
     wanted: u64,
     failed: u64,
-    segment: [u64; 2],
 }
 
 /// Fields are read and written as volatile: see [`http1`].
@@ -83,14 +88,20 @@ unsafe fn read_user(to: *mut u8, length: u64, from: u64) -> bool {
     unsafe { bpf_probe_read_user(to.cast::<c_void>(), length as u32, from as *const c_void) == 0 }
 }
 
-/// Finds the running system call's buffers, which hold `total` bytes. Of a call without plain
-/// buffers nothing will be read.
+/// Where the running system call has its bytes.
+#[derive(Clone, Copy)]
+enum Source {
+    /// At this address.
+    Plain(u64),
+    /// In segments: the address of an array of {address, length}, and how many there are.
+    Segments(u64, u64),
+    /// In no plain buffers: sendfile, splice, sendmmsg, io_uring.
+    Unknown,
+}
+
+/// Finds the running system call's bytes.
 #[inline(always)]
-pub(super) fn open(buffer: *mut Buffer, direction: Direction, total: u64) {
-    set!(buffer.segment_count = 0);
-    set!(buffer.next_segment = 0);
-    set!(buffer.left = 0);
-    set!(buffer.skip = 0);
+fn source(direction: Direction) -> Source {
     #[cfg(bpf_target_arch = "x86_64")]
     {
         // SAFETY: the current task always exists; the helper returns a trusted pointer.
@@ -104,19 +115,43 @@ pub(super) fn open(buffer: *mut Buffer, direction: Direction, total: u64) {
             Direction::Sent => (1, 44, 20, 46),
         };
         if number == plain || number == plain_to {
-            set!(buffer.address = second);
-            set!(buffer.left = total);
-        } else if number == vector {
-            set!(buffer.segments = second);
-            set!(buffer.segment_count = third);
-        } else if number == message {
-            let segment = (&raw mut buffer_mut(buffer).segment).cast::<u8>();
+            return Source::Plain(second);
+        }
+        if number == vector {
+            return Source::Segments(second, third);
+        }
+        if number == message {
+            let mut vector = MaybeUninit::<[u64; 2]>::uninit();
+            let to = vector.as_mut_ptr().cast::<u8>();
             // SAFETY: two words; `msg_iov` and `msg_iovlen` of `struct msghdr`.
-            if unsafe { read_user(segment, 16, second.wrapping_add(16)) } {
-                set!(buffer.segments = get!(buffer.segment)[0]);
-                set!(buffer.segment_count = get!(buffer.segment)[1]);
+            if unsafe { read_user(to, 16, second.wrapping_add(16)) } {
+                // SAFETY: just read.
+                let [address, count] = unsafe { vector.assume_init() };
+                return Source::Segments(address, count);
             }
         }
+    }
+    Source::Unknown
+}
+
+/// Prepares to read the running system call's `total` bytes. Of a call without plain buffers
+/// nothing will be read.
+#[inline(always)]
+pub(super) fn open(buffer: *mut Buffer, direction: Direction, total: u64) {
+    set!(buffer.segment_count = 0);
+    set!(buffer.next_segment = 0);
+    set!(buffer.left = 0);
+    set!(buffer.skip = 0);
+    match source(direction) {
+        Source::Plain(address) => {
+            set!(buffer.address = address);
+            set!(buffer.left = total);
+        }
+        Source::Segments(address, count) => {
+            set!(buffer.segments = address);
+            set!(buffer.segment_count = count);
+        }
+        Source::Unknown => {}
     }
 }
 
@@ -124,6 +159,29 @@ pub(super) fn open(buffer: *mut Buffer, direction: Direction, total: u64) {
 fn buffer_mut<'a>(buffer: *mut Buffer) -> &'a mut Buffer {
     // SAFETY: the per-CPU buffer, which one program at a time uses: programs do not nest on it.
     unsafe { &mut *buffer }
+}
+
+/// Reads the {address, length} of `count` segments, at most four, from an array of them.
+#[inline(always)]
+fn read_batch(buffer: *mut Buffer, from: u64, count: u64) -> bool {
+    let count = if count < BATCH { count } else { BATCH };
+    let to = (&raw mut buffer_mut(buffer).batch).cast::<u8>();
+    // SAFETY: room for seven.
+    unsafe { read_user(to, mask::<0x70>(count * 16), from) }
+}
+
+/// The `n`th segment, modulo four, of those read together.
+#[inline(always)]
+fn segment(buffer: *mut Buffer, n: u64) -> [u64; 2] {
+    let place = mask::<{ BATCH as i32 - 1 }>(n) as usize;
+    // SAFETY: less than the batch's length.
+    unsafe {
+        read_volatile(
+            (&raw const buffer_mut(buffer).batch)
+                .cast::<[u64; 2]>()
+                .add(place),
+        )
+    }
 }
 
 /// Reads up to `wanted` (≤ [`WINDOW`]) bytes to [`FRONT`]; returns how many, 0 if none can be.
@@ -177,13 +235,14 @@ unsafe extern "C" fn fill_step(_: u64, context: *mut *mut Buffer) -> i64 {
             return 1;
         }
         set!(buffer.next_segment = next + 1);
-        let segment = (&raw mut buffer_mut(buffer).segment).cast::<u8>();
-        // SAFETY: two words.
-        if !unsafe { read_user(segment, 16, get!(buffer.segments).wrapping_add(next * 16)) } {
-            set!(buffer.failed = 1);
-            return 1;
+        if next % BATCH == 0 {
+            let from = get!(buffer.segments).wrapping_add(next * 16);
+            if !read_batch(buffer, from, get!(buffer.segment_count) - next) {
+                set!(buffer.failed = 1);
+                return 1;
+            }
         }
-        [address, left] = get!(buffer.segment);
+        [address, left] = segment(buffer, next);
     }
     let skip = get!(buffer.skip);
     if skip != 0 {
@@ -271,12 +330,70 @@ unsafe extern "C" fn window(_: u64, send: *mut Send) -> i64 {
     i64::from(http1::window(unsafe { &mut *send }))
 }
 
-/// Follows a send of `total` bytes. What it leaves in the window as remaining lies behind the
-/// response's end.
+/// Takes a send of `total` bytes that is one event of a stream. If it is not, returns how many
+/// bytes it has read ahead.
 #[inline(always)]
-pub(super) fn follow(buffer: *mut Buffer, slot: *mut Slot, total: u64, now: u64) {
+pub(super) fn event(buffer: *mut Buffer, slot: *mut Slot, total: u64, now: u64) -> Result<(), u64> {
+    // SAFETY: a slot of the array.
+    let slot = unsafe { &mut *slot };
+    if !http1::may_be_event(slot, total) || !read_small(buffer, total) {
+        return Err(0);
+    }
+    if http1::event(&buffer_mut(buffer).window, slot, total, now) {
+        Ok(())
+    } else {
+        Err(total)
+    }
+}
+
+/// Reads all of a send's `total` (≤ [`WINDOW`]) bytes to [`FRONT`], if they lie in few segments.
+#[inline(always)]
+fn read_small(buffer: *mut Buffer, total: u64) -> bool {
+    let to = buffer_mut(buffer).window.bytes().as_mut_ptr();
+    let count = match source(Direction::Sent) {
+        Source::Plain(address) => {
+            // SAFETY: FRONT + 1,023 lies in the window's bytes.
+            return unsafe { read_user(to.add(FRONT), mask::<0x3ff>(total), address) };
+        }
+        Source::Segments(address, count) if count <= BATCH => {
+            if !read_batch(buffer, address, count) {
+                return false;
+            }
+            count
+        }
+        _ => return false,
+    };
+    let mut filled = 0;
+    let mut i = 0;
+    while i < BATCH {
+        if i >= count {
+            break;
+        }
+        let [address, length] = segment(buffer, i);
+        let room = total.wrapping_sub(filled);
+        let length = mask::<0x3ff>(if length < room { length } else { room });
+        // SAFETY: FRONT + 1,023 + 1,023 lies in the window's bytes.
+        if !unsafe {
+            read_user(
+                to.add(FRONT + mask::<0x3ff>(filled) as usize),
+                length,
+                address,
+            )
+        } {
+            return false;
+        }
+        filled = filled.wrapping_add(length);
+        i += 1;
+    }
+    filled == total
+}
+
+/// Follows a send of `total` bytes, of which `ahead` (all or none) lie at [`FRONT`]. What it
+/// leaves in the window as remaining lies behind the response's end.
+#[inline(always)]
+pub(super) fn follow(buffer: *mut Buffer, slot: *mut Slot, total: u64, ahead: u64, now: u64) {
     open(buffer, Direction::Sent, total);
-    buffer_mut(buffer).window.begin(total, now);
+    buffer_mut(buffer).window.begin(total, now, ahead);
     let mut send = Send { buffer, slot };
     // SAFETY: as in `steps`.
     unsafe {

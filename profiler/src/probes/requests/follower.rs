@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use profiler_ebpf::request::{Facts, Phase};
+use profiler_ebpf::request::{Facts, Phase, UPGRADED};
 
 use super::observed::{Observed, end_of, latest, observe};
 use crate::clock::Timestamp;
@@ -33,6 +33,8 @@ pub(super) struct Follower {
     recovered: u64,
     /// Belonged to a service that is no longer known.
     unowned: u64,
+    /// Began a session of another protocol.
+    sessions: u64,
 }
 
 impl Follower {
@@ -77,6 +79,9 @@ impl Follower {
         out: &mut Vec<Observed>,
     ) {
         let open = self.open.remove(&facts.id);
+        if facts.flags & UPGRADED != 0 {
+            self.sessions += 1;
+        }
         if self.given_up.remove(&facts.id) {
             return;
         }
@@ -130,6 +135,11 @@ impl Follower {
     /// Requests whose end had to be inferred, since the ring was full.
     pub(super) const fn recovered(&self) -> u64 {
         self.recovered
+    }
+
+    /// Connections that another protocol has taken over.
+    pub(super) const fn sessions(&self) -> u64 {
+        self.sessions
     }
 
     /// Finished requests of services that were forgotten meanwhile.
