@@ -63,6 +63,15 @@ pub enum News {
         /// A moment before the request is sent.
         at: Timestamp,
     },
+    /// The latest such request has been answered, or given up.
+    Answered {
+        /// Which service was asked.
+        service: ServiceId,
+        /// At which port.
+        port: u16,
+        /// A moment after the answer.
+        at: Timestamp,
+    },
     /// A service's engine is known, or has changed.
     Engine(EngineInfo),
     /// Its counters were read.

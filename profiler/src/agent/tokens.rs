@@ -44,8 +44,18 @@ pub(super) struct Engines {
     http_is_new: bool,
     told: Vec<Watched>,
     /// The agent's own requests that the probes have not shown yet.
-    asking: VecDeque<(ServiceId, u16, Timestamp)>,
+    asking: VecDeque<Asking>,
     resets: u64,
+}
+
+/// A request of the agent's own: a server reads it between these moments.
+#[derive(Debug)]
+struct Asking {
+    service: ServiceId,
+    port: u16,
+    from: Timestamp,
+    /// `None` while it is not answered.
+    to: Option<Timestamp>,
 }
 
 impl Engines {
@@ -139,15 +149,23 @@ impl Engines {
         while let Some(news) = self.tokens.next() {
             match news {
                 News::Asking { service, port, at } => {
-                    let forgotten = |asked: Timestamp| asked.plus(FORGOTTEN) <= at;
-                    while self
-                        .asking
-                        .front()
-                        .is_some_and(|(.., asked)| forgotten(*asked))
-                    {
+                    let forgotten = |asking: &Asking| asking.from.plus(FORGOTTEN) <= at;
+                    while self.asking.front().is_some_and(forgotten) {
                         self.asking.pop_front();
                     }
-                    self.asking.push_back((service, port, at));
+                    self.asking.push_back(Asking {
+                        service,
+                        port,
+                        from: at,
+                        to: None,
+                    });
+                }
+                News::Answered { service, port, at } => {
+                    let is_asked =
+                        |asking: &&mut Asking| (asking.service, asking.port) == (service, port);
+                    if let Some(asking) = self.asking.iter_mut().rev().find(is_asked) {
+                        asking.to.get_or_insert(at);
+                    }
                 }
                 News::Engine(info) => {
                     log::info!(
@@ -207,8 +225,10 @@ impl Engines {
     }
 
     fn is_own(&mut self, port: u16, request: &Request) -> bool {
-        let place = self.asking.iter().position(|(service, asked_port, asked)| {
-            (*service, *asked_port) == (request.service, port) && request.start >= *asked
+        let place = self.asking.iter().position(|asking| {
+            (asking.service, asking.port) == (request.service, port)
+                && request.start >= asking.from
+                && asking.to.is_none_or(|to| request.start <= to)
         });
         place.and_then(|place| self.asking.remove(place)).is_some()
     }
@@ -344,7 +364,15 @@ mod tests {
     #[test]
     fn as_many_requests_are_its_own_as_it_has_sent_and_none_from_before() {
         let mut engines = engines();
-        engines.asking.push_back((SERVICE, 45_000, Timestamp(100)));
+        let asking = |from, to| Asking {
+            service: SERVICE,
+            port: 45_000,
+            from: Timestamp(from),
+            to,
+        };
+        // Read by the server before its requests were followed: never seen.
+        engines.asking.push_back(asking(50, Some(Timestamp(60))));
+        engines.asking.push_back(asking(100, None));
         assert!(!engines.follow(&request(Route::Health, 90)));
         assert!(!engines.follow(&request(Route::ChatCompletions, 101)));
         let mut open = request(Route::Health, 101);

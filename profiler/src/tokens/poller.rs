@@ -257,8 +257,14 @@ impl Server {
             };
             self.tell(news, asking);
         };
-        let text = scrape::get(endpoint.address, path, patience, connected)?;
-        Ok(Reading::of(&text))
+        let answer = scrape::get(endpoint.address, path, patience, connected);
+        let answered = News::Answered {
+            service: self.service,
+            port: endpoint.address.port(),
+            at: Timestamp::now(),
+        };
+        self.tell(news, answered);
+        Ok(Reading::of(&answer?))
     }
 
     fn take(&mut self, endpoint: Endpoint, reading: &Reading, last: bool, news: &Sender<News>) {
