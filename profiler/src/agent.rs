@@ -186,7 +186,7 @@ impl Agent {
         )?;
 
         // Before the first request can be seen, so that every token of it is counted.
-        let engines = if config.tokens {
+        let engines = if config.engine_metrics {
             let chosen = config.services.ports.clone();
             Some(Engines::start(chosen, &services.services)?)
         } else {

@@ -47,8 +47,8 @@ pub struct Config {
     pub services: Services,
     /// Count system calls of services; slows every system call of the machine a little.
     pub syscalls: bool,
-    /// Read tokens from engines' own metrics.
-    pub tokens: bool,
+    /// Read token counts from engines' own metrics: the agent then asks its services for them.
+    pub engine_metrics: bool,
     /// GPUs' idle floor; with it nothing is learned.
     pub idle_watts: IdleWatts,
     /// What is written to stderr.
@@ -87,7 +87,7 @@ impl Default for Config {
             model: None,
             services: Services::default(),
             syscalls: false,
-            tokens: true,
+            engine_metrics: false,
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
             intervals: Intervals {
@@ -110,7 +110,7 @@ pub struct PartialConfig {
     #[serde(default)]
     pub services: PartialServices,
     pub syscalls: Option<bool>,
-    pub tokens: Option<bool>,
+    pub engine_metrics: Option<bool>,
     pub idle_watts: Option<IdleWatts>,
     #[serde(default, deserialize_with = "level")]
     pub log_level: Option<LevelFilter>,
@@ -221,7 +221,7 @@ impl Config {
                 names: services.names.unwrap_or_default(),
             },
             syscalls: told.syscalls.unwrap_or(default.syscalls),
-            tokens: told.tokens.unwrap_or(default.tokens),
+            engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             idle_watts: told.idle_watts.unwrap_or_default(),
             log_level: told.log_level.unwrap_or(default.log_level),
             intervals: Intervals {
@@ -246,7 +246,7 @@ impl PartialConfig {
                 names: self.services.names.or(lower.services.names),
             },
             syscalls: self.syscalls.or(lower.syscalls),
-            tokens: self.tokens.or(lower.tokens),
+            engine_metrics: self.engine_metrics.or(lower.engine_metrics),
             idle_watts: self.idle_watts.or(lower.idle_watts),
             log_level: self.log_level.or(lower.log_level),
             intervals: PartialIntervals {
@@ -288,7 +288,7 @@ impl PartialConfig {
                 names: variable(env, "PERJOULE_NAMES", list)?,
             },
             syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
-            tokens: variable(env, "PERJOULE_TOKENS", switch)?,
+            engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
             idle_watts: variable(env, "PERJOULE_IDLE_WATTS", str::parse)?,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,
             intervals: PartialIntervals {
