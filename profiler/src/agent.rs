@@ -6,76 +6,40 @@
 pub mod config;
 mod probes;
 mod sinks;
+mod start;
 mod tokens;
 mod watch;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
-
-use thiserror::Error;
 
 use crate::clock::Timestamp;
 use crate::export::Exposition;
-use crate::finding::Finding;
 use crate::ledger::{
-    self, Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId, Owner,
-    Route, ServiceId,
+    Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId, Owner, Route,
+    ServiceId,
 };
-use crate::meters::{self, Discovery, News, Running};
+use crate::meters::{News, Running};
 use crate::probes::health::{ProgramHealth, Verdict};
-use crate::probes::load_error::LoadError;
 use crate::probes::requests::Observed;
-use crate::recording::{Journal, JournalError};
+use crate::recording::JournalError;
 use crate::report::Report;
-use crate::services::{Selection, Service, Target};
+use crate::services::Service;
 use config::Config;
 use probes::Probes;
 use sinks::Sinks;
 use tokens::Engines;
 use watch::{Update, Watch};
 
-/// The GPU's name when it is a simulator's.
-const SIMULATED: &str = "(simulated)";
+pub use start::{Options, StartError, examine};
 
 /// Between two reads of on-CPU time: no longer than a GPU counter's tick.
 const CPU_PERIOD: Duration = Duration::from_millis(100);
 
 /// After its last process a service's last requests and CPU time have long been told.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
-
-/// Why the agent cannot start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// Requests must be seen and cannot be.
-    #[error("requests cannot be seen: {0}")]
-    Requests(String),
-    /// The journal cannot be written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// A service chosen by hand is not there.
-    #[error("{0}")]
-    NoService(String),
-    /// A thread cannot be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
-/// What the agent is started with.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Settings.
-    pub config: Config,
-    /// Where everything booked is written, if anywhere.
-    pub journal: Option<PathBuf>,
-    /// True if measuring without seeing requests, or without a service named by hand, makes no
-    /// sense.
-    pub requests_required: bool,
-    /// True if services are also found by their GPU contexts.
-    pub on_gpus: bool,
-}
 
 /// A running agent. [`Self::finish`] ends it and books what is left.
 #[derive(Debug)]
@@ -106,119 +70,6 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Finds meters and services, attaches probes, starts the sources' threads. What is absent is
-    /// logged and left out.
-    pub fn start(options: Options) -> Result<Self, StartError> {
-        let Options {
-            config,
-            journal,
-            requests_required,
-            on_gpus,
-        } = options;
-        let discovery = meters::discover(&meters_config(&config));
-        for finding in &discovery.findings {
-            let fix = finding
-                .fix
-                .as_ref()
-                .map_or_else(String::new, |fix| format!("; fix: {fix}"));
-            log::info!("{}: {}{fix}", finding.id, finding.found);
-        }
-        let simulated = discovery.nvml.as_ref().is_some_and(|node| {
-            node.boards().iter().any(|board| {
-                board
-                    .name
-                    .as_deref()
-                    .is_some_and(|name| name.contains(SIMULATED))
-            })
-        });
-
-        let probes = match Probes::attach(config.syscalls, config.log_level) {
-            Ok(probes) => Some(probes),
-            Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
-            Err(error) => {
-                log::warn!(
-                    "no kernel probe runs, requests are not seen: {}",
-                    told(&error)
-                );
-                None
-            }
-        };
-        if requests_required
-            && let Some(probes) = &probes
-            && !probes.sees_requests()
-        {
-            return Err(StartError::Requests(failed_programs(probes)));
-        }
-
-        let journal = journal
-            .map(|path| Journal::create(&path, simulated))
-            .transpose()?;
-        let mut sinks = Sinks::new(journal, simulated);
-        let mut ledger = Ledger::new(ledger::Config {
-            requests: probes.as_ref().is_some_and(Probes::sees_requests),
-            cpu: probes.as_ref().is_some_and(Probes::sees_cpu_time),
-            ..ledger::Config::default()
-        });
-        let (watch, services, missing) =
-            Watch::start(selection(&config, on_gpus), config.intervals.discover)?;
-        if let Some(target) = missing.first() {
-            let what = not_found(target);
-            if requests_required {
-                return Err(StartError::NoService(what));
-            }
-            log::warn!("{what}; it is looked for again every second");
-        }
-
-        let (sender, news) = mpsc::channel();
-        let mut meters = HashMap::new();
-        describe_gpus(&discovery, &mut sinks);
-        let running = discovery.start(
-            |mut meter| {
-                if meter.component == Component::Gpu && meter.idle.is_none() {
-                    meter.idle = config.idle_watts.of(&meter.device);
-                }
-                let id = ledger.add_meter(meter.clone());
-                sinks.describe_meter(id, &meter);
-                meters.insert(id, meter);
-                id
-            },
-            sender,
-        )?;
-
-        // Before the first request can be seen, so that every token of it is counted.
-        let engines = if config.engine_metrics {
-            let chosen = config.services.ports.clone();
-            Some(Engines::start(chosen, &services.services)?)
-        } else {
-            None
-        };
-
-        let now = Timestamp::now();
-        let mut agent = Self {
-            config,
-            probes,
-            watch,
-            engines,
-            services: Vec::new(),
-            running: Some(running),
-            news,
-            ledger,
-            sinks,
-            meters,
-            power_read: HashMap::new(),
-            ended: HashMap::new(),
-            observed: Vec::new(),
-            lost_requests: 0,
-            syscalls: HashMap::new(),
-            began: now,
-            cpu_read: now,
-            published: now,
-        };
-        agent.take_services(services);
-        agent.publish(now);
-        Ok(agent)
-    }
-
     /// What scrapes read.
     pub fn exposition(&self) -> Arc<Exposition> {
         self.sinks.metrics.exposition()
@@ -531,74 +382,5 @@ impl Agent {
         metrics.record_dropped("reading_refused", self.ledger.refused());
         metrics.record_dropped("request_fact_late", self.ledger.ignored());
         self.sinks.publish(now);
-    }
-}
-
-/// Names and limits of GPUs, for info metrics.
-fn describe_gpus(discovery: &Discovery, sinks: &mut Sinks) {
-    let boards = discovery.nvml.iter().flat_map(|node| node.boards());
-    for board in boards {
-        let name = board.name.as_deref().unwrap_or("");
-        let driver = board.driver.as_deref().unwrap_or("");
-        sinks.metrics.record_gpu(&board.uuid, name, driver);
-        sinks
-            .metrics
-            .record_gpu_power_limit(&board.uuid, board.enforced_limit);
-    }
-}
-
-/// Looks at everything this agent would use, by trying it: the machine's requirements, each probe
-/// (attached, and detached again), each meter.
-pub fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = probes::examine(config.log_level);
-    findings.extend(meters::discover(&meters_config(config)).findings);
-    findings
-}
-
-/// Where meters are looked for.
-fn meters_config(config: &Config) -> meters::Config {
-    let mut meters = meters::Config::default();
-    if let Some(library) = &config.nvml_library {
-        meters.nvml_library = Some(library.clone().into());
-    }
-    meters
-}
-
-/// The cause and what to do about it, in one line.
-fn told(error: &LoadError) -> String {
-    format!("{error}; fix: {}", error.fix())
-}
-
-fn failed_programs(probes: &Probes) -> String {
-    let failed = probes
-        .health()
-        .into_iter()
-        .filter(|program| matches!(program.verdict, Verdict::Broken | Verdict::Unsupported));
-    failed
-        .map(|program| program.text)
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
-fn selection(config: &Config, on_gpus: bool) -> Selection {
-    let config::Services { pids, ports, names } = &config.services;
-    let targets: Vec<Target> = pids
-        .iter()
-        .map(|pid| Target::Pid(*pid))
-        .chain(ports.iter().map(|port| Target::Port(*port)))
-        .chain(names.iter().cloned().map(Target::Name))
-        .collect();
-    Selection { targets, on_gpus }
-}
-
-fn not_found(target: &Target) -> String {
-    match target {
-        Target::Pid(pid) => format!("no process {pid}; is it still running?"),
-        Target::Port(port) => format!(
-            "nothing listens on TCP port {port}; start the server first, or check `ss -ltn`"
-        ),
-        Target::Name(name) => {
-            format!("no container, unit or program is called {name}; try --port or --pid")
-        }
     }
 }
