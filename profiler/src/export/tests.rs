@@ -313,6 +313,17 @@ fn health_paths_are_counted_and_cost_nobody_energy() {
 }
 
 #[test]
+fn a_change_of_protocol_is_a_session_and_no_request() {
+    let mut metrics = metrics();
+    let mut upgrade = request(Outcome::Done);
+    upgrade.request.status = 101;
+    metrics.book(&Booked::Request(upgrade));
+    let seen = scrape(&mut metrics);
+    assert_eq!(seen[r#"perjoule_sessions_total{service="vllm"}"#], 1.0);
+    assert!(!seen.keys().any(|series| series.contains("request")));
+}
+
+#[test]
 fn what_is_unknown_has_no_series() {
     let mut metrics = Metrics::new("0.1.0");
     metrics.describe_service(ServiceId(0), "nginx", None);
