@@ -262,6 +262,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::probes::requests::Client;
     use crate::ledger::{End, Input, Outcome, RequestId};
     use crate::services::Family;
 
@@ -326,6 +327,7 @@ mod tests {
             port: 45_000,
             peer_port: 0,
             network: 0,
+            client: Client::Outside,
             family: 2,
             tgid: 1,
             response_bytes: 0,
@@ -369,8 +371,6 @@ mod tests {
         let asking = |from, to| Asking {
             service: SERVICE,
             port: 45_000,
-            peer_port: 0,
-            network: 0,
             from: Timestamp(from),
             to,
         };

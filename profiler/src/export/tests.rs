@@ -113,6 +113,9 @@ fn everything() -> Metrics {
     for outcome in [Outcome::Done, Outcome::Aborted, Outcome::Incomplete] {
         metrics.book(&Booked::Request(request(outcome)));
     }
+    let mut upgrade = request(Outcome::Done);
+    upgrade.request.status = 101;
+    metrics.book(&Booked::Request(upgrade));
     metrics.book(&Booked::Hole {
         meter: MeterId(0),
         from: Timestamp(SECOND),

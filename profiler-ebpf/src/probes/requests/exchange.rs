@@ -7,6 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel}
 use profiler_ebpf::http1::{self, FRONT, Start, mask};
 use profiler_ebpf::request::{CLIENT_CLOSED, LINE_WHOLE, METHOD_CUT, Phase, REQUEST_LINE, Slot};
 
+use super::clients;
 use super::payload::{self, Buffer, Direction, Origin};
 use super::slots::{allocate, begin_write, buffer, count, emit, end_write, next_id, release};
 use super::socket::Socket;
@@ -177,6 +178,7 @@ unsafe fn begin<S: Socket>(socket: S, slot: *mut Slot, start: Start, tgid: u32, 
         facts.family = socket.family();
         (facts.port, facts.peer_port) = socket.ports(facts.family);
         facts.network = socket.network();
+        clients::identify(socket, facts);
     }
 }
 
@@ -263,6 +265,9 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         begin_write(slot);
+        if phase == Phase::WAITING {
+            clients::ask(&mut (*slot).facts);
+        }
         http1::begin_send(&mut *slot, length, now);
         if http1::passes(&*slot) && length <= (*slot).cursor.left {
             http1::pass(&mut *slot, length, now);
