@@ -262,8 +262,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::probes::requests::Client;
     use crate::ledger::{End, Input, Outcome, RequestId};
+    use crate::probes::requests::Client;
     use crate::services::Family;
 
     const SERVICE: ServiceId = ServiceId(0);

@@ -18,13 +18,9 @@ use profiler_ebpf::clients::Place;
 use profiler_ebpf::owners::FIRST_SERVICE;
 use profiler_ebpf::request::{Facts, Peer};
 
-use super::socket::Socket;
+use super::socket::{AF_INET, AF_INET6, AF_UNIX, Socket};
 use crate::probes::MMAPABLE;
 use crate::probes::owners::owner_of;
-
-const AF_UNIX: u16 = 1;
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
 
 /// Sized by the loader.
 #[map]

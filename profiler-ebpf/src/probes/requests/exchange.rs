@@ -10,7 +10,7 @@ use profiler_ebpf::request::{CLIENT_CLOSED, LINE_WHOLE, METHOD_CUT, Phase, REQUE
 use super::clients;
 use super::payload::{self, Buffer, Direction, Origin};
 use super::slots::{allocate, begin_write, buffer, count, emit, end_write, next_id, release};
-use super::socket::Socket;
+use super::socket::{AF_UNIX, Socket};
 
 /// Socket states in which a server answers what it reads; in any other it drains.
 const ESTABLISHED: u8 = 1;
@@ -234,6 +234,10 @@ pub(super) fn client_left(slot: *mut Slot, gone: bool) {
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         if (*slot).facts.phase == Phase::IDLE {
+            if (*slot).facts.family == AF_UNIX {
+                // Of its end nothing else is seen, and its address is soon another's.
+                release((*slot).facts.socket, slot);
+            }
             return;
         }
         begin_write(slot);
@@ -255,7 +259,9 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
     let phase = unsafe { (*slot).facts.phase };
     if phase == Phase::IDLE {
         // SAFETY: as above.
-        if !http1::is_session(unsafe { &*slot }) {
+        let (family, is_session) = unsafe { ((*slot).facts.family, http1::is_session(&*slot)) };
+        // What is sent at the address of a Unix socket may be another one's.
+        if !is_session && family != AF_UNIX {
             // A response to a request that was not followed.
             count!(pipelined);
         }
