@@ -10,7 +10,7 @@ use end_to_end::agent::Agent;
 use end_to_end::server::free_port;
 use end_to_end::{http, is_root, skipped};
 
-use crate::script::{Script, booked, get_unix};
+use crate::script::{Script, booked, get_unix, tell};
 
 const REQUESTS: usize = 40;
 
@@ -154,21 +154,21 @@ fn a_benchmark_that_starts_its_server_sees_its_own_requests() {
     if !is_root("a client in the tree") {
         return;
     }
-    let script = Script::start(
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = Script::start(&format!(
         r#"
 server = listen()
 child(lambda: serve(server))
 number = port(server)
 server.close()
-def run():
-    time.sleep(1.5)
-    for _ in range(40): ask(to(number)); time.sleep(0.003)
-threading.Thread(target=run, daemon=True).start()
+run = lambda: [ask(to(number)) for _ in range({REQUESTS})]
+threading.Thread(target=when_told, args=("{}", "done", run), daemon=True).start()
 ready(number)
 "#,
-    );
+        folder.path().display()
+    ));
     let agent = follow(&[&script]);
-    sleep(Duration::from_millis(3_500));
+    tell(folder.path(), &["done"]);
     assert_eq!(only(agent), REQUESTS);
 }
 
