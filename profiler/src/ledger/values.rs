@@ -99,6 +99,15 @@ pub enum Input {
     Bytes(u64),
 }
 
+/// A request's tokens as its own server counted them. `None`: it did not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Prompt tokens.
+    pub input: Option<u64>,
+    /// Generated tokens.
+    pub output: Option<u64>,
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -7,6 +7,7 @@
 
 mod follower;
 mod observed;
+mod usage;
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use profiler_ebpf::owners::OwnerIndex;
 use profiler_ebpf::request::{Counters, Facts, Phase, SLOTS, Slot};
 
 pub use observed::Observed;
+pub use usage::{Found, usage};
 
 use super::load_error::ProbeError;
 use super::loader::{Field, Loader, Options, possible_cpus};
