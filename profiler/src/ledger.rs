@@ -35,7 +35,7 @@ use std::time::Duration;
 
 pub use aggregate::Aggregate;
 pub use floor::{Floor, FloorSource};
-pub use tokens::{Counts, EngineInfo, EngineLoad, SERVER_METRICS, TokenDelta};
+pub use tokens::{Counts, EngineInfo, EngineLoad, TokenCount, TokenDelta, TokenSource};
 pub use values::*;
 
 use cpu::CpuTimes;

@@ -6,7 +6,7 @@
 //! - A part of unknown bound counts as wholly unknown; where such parts carry a tenth or more, so
 //!   does the sum.
 
-use super::{BookedRequest, Class, Component, Request, Route};
+use super::{BookedRequest, Class, Component, Route};
 use crate::units::Microjoules;
 
 impl BookedRequest {
@@ -29,18 +29,6 @@ impl BookedRequest {
             .into_iter()
             .filter_map(|component| self.energy(component))
             .reduce(|sum, energy| sum + energy)
-    }
-}
-
-impl Request {
-    /// Output tokens as far as the socket shows them: the chunks of a streamed response, which
-    /// are at most its tokens. `None` where nothing streamed.
-    pub const fn output_tokens(&self) -> Option<u64> {
-        if self.streamed {
-            Some(self.chunks)
-        } else {
-            None
-        }
     }
 }
 
@@ -134,7 +122,7 @@ impl Aggregate {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::ledger::{Input, RequestId, ServiceId};
+    use crate::ledger::{Input, Request, RequestId, ServiceId};
 
     fn booked(joules: u64, class: Class, error_ratio: Option<f64>) -> BookedRequest {
         BookedRequest {
@@ -156,6 +144,7 @@ mod tests {
             dram: None,
             class,
             error_ratio,
+            tokens: None,
         }
     }
 

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TokenCount;
 use crate::clock::Timestamp;
 use crate::units::{Microjoules, Watts};
 
@@ -367,6 +368,8 @@ pub struct BookedRequest {
     pub class: Class,
     /// Half-width of a 95 % interval ÷ value; `None` above 1 or unknown.
     pub error_ratio: Option<f64>,
+    /// Its tokens, where more is known of them than its chunks show.
+    pub tokens: Option<TokenCount>,
 }
 
 /// What the ledger gives out, in the order it was booked.

@@ -95,7 +95,7 @@ fn watch(services: &mut BTreeMap<ServiceId, Server>, watched: Vec<Watched>) {
 struct Server {
     service: ServiceId,
     endpoints: Vec<Endpoint>,
-    /// Those that do not speak HTTP.
+    /// Those that do not speak HTTP, or cannot be reached.
     silent: BTreeSet<Endpoint>,
     /// Where its metrics are, once found.
     place: Option<(Endpoint, &'static str)>,
@@ -231,7 +231,14 @@ impl Server {
                     }
                     Ok(None) | Err(ScrapeError::Status(_)) => {}
                     Err(error) => {
-                        if matches!(error, ScrapeError::NotHttp) {
+                        if let ScrapeError::Namespace(_) = &error {
+                            log::warn!(
+                                "the metrics of service {} at {} are not read: {error}",
+                                self.service.0,
+                                endpoint.address
+                            );
+                        }
+                        if matches!(error, ScrapeError::NotHttp | ScrapeError::Namespace(_)) {
                             self.silent.insert(endpoint);
                         }
                         break;
@@ -249,22 +256,9 @@ impl Server {
         patience: Duration,
         news: &Sender<News>,
     ) -> Result<Option<Reading>, ScrapeError> {
-        let connected = || {
-            let asking = News::Asking {
-                service: self.service,
-                port: endpoint.address.port(),
-                at: Timestamp::now(),
-            };
-            self.tell(news, asking);
-        };
-        let answer = scrape::get(endpoint.address, path, patience, connected);
-        let answered = News::Answered {
-            service: self.service,
-            port: endpoint.address.port(),
-            at: Timestamp::now(),
-        };
-        self.tell(news, answered);
-        Ok(Reading::of(&answer?))
+        let connected = |connection| self.tell(news, News::Connected(connection));
+        let answer = scrape::get(&endpoint, path, patience, connected)?;
+        Ok(Reading::of(&answer))
     }
 
     fn take(&mut self, endpoint: Endpoint, reading: &Reading, last: bool, news: &Sender<News>) {
