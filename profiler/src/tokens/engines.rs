@@ -4,7 +4,7 @@
 //! In: an exposition's text. Out: a [`Reading`] of the first engine that knows itself in it. A new
 //! engine is a new file in `engines/`.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -45,8 +45,10 @@ pub struct Engine {
     waiting: Vec<Series>,
     /// The label that holds the model's name.
     model_label: Option<String>,
-    /// The label that holds the engine's version, if any has it.
-    version_label: Option<String>,
+    /// Where its version is, if it has a place: JSON with a `version`.
+    version_path: Option<String>,
+    /// Series that agree in these labels are copies of one, one a worker; without it none are.
+    copies_agree_in: Option<Vec<String>>,
 }
 
 /// A metric's name, or `name{label=value}` for those of its series with this label.
@@ -138,7 +140,7 @@ pub(super) struct Reading {
     pub(super) waiting: Option<u64>,
     /// Unless it serves several.
     pub(super) model: Option<String>,
-    pub(super) version: Option<String>,
+    pub(super) version_path: Option<&'static str>,
     /// Seconds since 1970, as the process behind the exposition says.
     pub(super) process_start: Option<f64>,
 }
@@ -158,13 +160,13 @@ impl Reading {
         Some(Self {
             engine: &engine.name,
             counts: engine.counts,
-            input: found.sum(&engine.input),
-            output: found.sum(&engine.output),
-            requests: found.sum(&engine.requests),
-            running: found.sum(&engine.running),
-            waiting: found.sum(&engine.waiting),
+            input: found.sum(engine, &engine.input),
+            output: found.sum(engine, &engine.output),
+            requests: found.sum(engine, &engine.requests),
+            running: found.sum(engine, &engine.running),
+            waiting: found.sum(engine, &engine.waiting),
             model: found.label(engine, engine.model_label.as_deref()),
-            version: found.label(engine, engine.version_label.as_deref()),
+            version_path: engine.version_path.as_deref(),
             process_start: found
                 .0
                 .get(PROCESS_START)
@@ -194,7 +196,7 @@ struct Found<'a>(HashMap<&'a str, Vec<Sample<'a>>>);
 impl Found<'_> {
     /// The sum over all label sets of the first name that is there; `None` also if a value is no
     /// count.
-    fn sum(&self, alternatives: &[Series]) -> Option<u64> {
+    fn sum(&self, engine: &Engine, alternatives: &[Series]) -> Option<u64> {
         alternatives.iter().find_map(|series| {
             let samples = self.0.get(series.name.as_str())?;
             let mut chosen = samples
@@ -205,10 +207,20 @@ impl Found<'_> {
                 })
                 .peekable();
             chosen.peek()?;
-            chosen.try_fold(0_u64, |sum, sample| {
-                let counts = (0.0..MOST).contains(&sample.value);
-                counts.then(|| sum.saturating_add(sample.value.round() as u64))
-            })
+            // Copies lag each other by an update at most: the furthest is right.
+            let mut distinct: BTreeMap<Vec<Option<String>>, u64> = BTreeMap::new();
+            for (place, sample) in chosen.enumerate() {
+                if !(0.0..MOST).contains(&sample.value) {
+                    return None;
+                }
+                let key = match &engine.copies_agree_in {
+                    Some(labels) => labels.iter().map(|name| sample.labels.get(name)).collect(),
+                    None => vec![Some(place.to_string())],
+                };
+                let furthest = distinct.entry(key).or_default();
+                *furthest = (*furthest).max(sample.value.round() as u64);
+            }
+            Some(distinct.into_values().fold(0, u64::saturating_add))
         })
     }
 
@@ -313,6 +325,14 @@ sglang:num_queue_reqs{engine_type="unified",model_name="qwen"} 1.0
             [1_000, 337, 33, 2, 1].map(Some),
         );
         assert_eq!(reading(text).counts, Counts::Finish);
+        // With --enable-metrics-for-all-schedulers each rank shows the same.
+        let ranks = r#"
+sglang:num_running_reqs{dp_rank="0",model_name="qwen",tp_rank="0"} 3.0
+sglang:num_running_reqs{dp_rank="0",model_name="qwen",tp_rank="1"} 3.0
+sglang:num_running_reqs{dp_rank="1",model_name="qwen",tp_rank="2"} 1.0
+sglang:num_running_reqs{dp_rank="1",model_name="qwen",tp_rank="3"} 1.0
+"#;
+        assert_eq!(reading(ranks).running, Some(4));
     }
 
     #[test]

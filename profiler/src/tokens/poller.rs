@@ -104,6 +104,8 @@ struct Server {
     failures: u32,
     counters: Counters,
     info: Option<EngineInfo>,
+    /// What the process behind this listening socket says of its version.
+    version: Option<(u64, Option<String>)>,
     /// Up to where all that was counted is told.
     told: Option<Timestamp>,
     /// Which of the latest reads began anew, a bit each.
@@ -124,6 +126,7 @@ impl Server {
             failures: 0,
             counters: Counters::default(),
             info: None,
+            version: None,
             told: None,
             resets: 0,
             unusable: false,
@@ -256,26 +259,58 @@ impl Server {
         patience: Duration,
         news: &Sender<News>,
     ) -> Result<Option<Reading>, ScrapeError> {
-        let connected = |connection| self.tell(news, News::Connected(connection));
-        let answer = scrape::get(&endpoint, path, patience, connected)?;
+        let answer = self.ask(endpoint, path, patience, news)?;
         Ok(Reading::of(&answer))
+    }
+
+    fn ask(
+        &self,
+        endpoint: Endpoint,
+        path: &str,
+        patience: Duration,
+        news: &Sender<News>,
+    ) -> Result<String, ScrapeError> {
+        let connected = |connection| self.tell(news, News::Connected(connection));
+        scrape::get(&endpoint, path, patience, connected)
+    }
+
+    /// The engine's version; asked for once of each process.
+    fn version(
+        &mut self,
+        endpoint: Endpoint,
+        path: Option<&str>,
+        news: &Sender<News>,
+    ) -> Option<String> {
+        if let Some((listener, version)) = &self.version
+            && *listener == endpoint.listener
+        {
+            return version.clone();
+        }
+        let version = self.ask(endpoint, path?, PATIENCE, news).ok();
+        let version = version.and_then(|text| {
+            let object: serde_json::Value = serde_json::from_str(&text).ok()?;
+            Some(object.get("version")?.as_str()?.to_owned())
+        });
+        self.version = Some((endpoint.listener, version.clone()));
+        version
     }
 
     fn take(&mut self, endpoint: Endpoint, reading: &Reading, last: bool, news: &Sender<News>) {
         let service = self.service;
         self.failures = 0;
+        let at = Timestamp::now();
+        let version = self.version(endpoint, reading.version_path, news);
         let info = EngineInfo {
             service,
             engine: reading.engine,
             counts: reading.counts,
-            version: reading.version.clone(),
+            version,
             model: reading.model.clone(),
         };
         if self.info.as_ref() != Some(&info) {
             self.info = Some(info.clone());
             self.tell(news, News::Engine(info));
         }
-        let at = Timestamp::now();
         let step = self.counters.read(at, endpoint.listener, reading);
         self.resets = self.resets << 1 | u32::from(matches!(step, Step::Reset(_)));
         let (counted, whole) = match step {

@@ -66,7 +66,12 @@ fn tokens_in_and_out_are_exactly_those_of_the_load_in_metrics_and_report() {
         None,
         "sources are not mixed: {text}"
     );
-    let info = ["engine=\"vllm\"", "model=\"simulated-8b\""];
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    let info = [
+        "engine=\"vllm\"",
+        "model=\"simulated-8b\"",
+        version.as_str(),
+    ];
     assert_eq!(
         value(text, "perjoule_service_info", &info),
         Some(1.0),
