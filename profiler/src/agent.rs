@@ -248,16 +248,22 @@ impl Agent {
         here.peek().is_none() || here.any(|listener| !listener.inner)
     }
 
+    fn take_tokens(&mut self) {
+        for load in self.tokens.take_news(&mut self.sinks, &self.services) {
+            self.ledger.apply(Event::Load(load));
+        }
+    }
+
     fn poll_requests(&mut self) {
         let Some(probes) = &mut self.probes else {
-            self.tokens.take_news(&mut self.sinks, &self.services);
+            self.take_tokens();
             return;
         };
         probes.poll_log();
         self.observed.clear();
         let until = probes.poll_requests(&mut self.observed);
         // The agent's own requests were told before a server could see them.
-        self.tokens.take_news(&mut self.sinks, &self.services);
+        self.take_tokens();
         let Some(until) = until else {
             return;
         };

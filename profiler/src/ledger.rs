@@ -146,8 +146,10 @@ impl Ledger {
                     .observe(at, request, self.requests_until, &mut self.edges);
                 self.place_edges();
             }
+            Event::Load(load) => self.flights.load(load),
             Event::RequestsUntil(until) => {
                 self.requests_until = self.requests_until.max(until);
+                self.flights.queue(self.requests_until);
                 self.flights.resolve(self.requests_until, &mut self.edges);
                 self.place_edges();
             }

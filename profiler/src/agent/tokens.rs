@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::io;
 
 use super::sinks::Sinks;
-use crate::ledger::{Booked, Outcome, RequestId, Route, TokenCount, Usage};
+use crate::ledger::{Booked, EngineLoad, Outcome, RequestId, Route, TokenCount, Usage};
 use crate::probes::requests::Observed;
 use crate::services::Service;
 use crate::tokens::Calibration;
@@ -49,11 +49,11 @@ impl Tokens {
         }
     }
 
-    /// Takes what engines have told.
-    pub(super) fn take_news(&mut self, sinks: &mut Sinks, services: &[Service]) {
-        if let Some(engines) = &mut self.engines {
-            engines.take_news(&mut self.calibration, sinks, services);
-        }
+    /// Takes what engines have told; returns what they said of their queues.
+    pub(super) fn take_news(&mut self, sinks: &mut Sinks, services: &[Service]) -> Vec<EngineLoad> {
+        let calibration = &mut self.calibration;
+        let engines = self.engines.as_mut();
+        engines.map_or_else(Vec::new, |all| all.take_news(calibration, sinks, services))
     }
 
     /// Takes a request as it was seen. True if it is the agent's own: then nobody else needs it.

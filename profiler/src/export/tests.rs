@@ -144,6 +144,8 @@ fn everything() -> Metrics {
     metrics.record_tokens_per_chunk(ServiceId(0), 1.25);
     metrics.record_engine_load(&EngineLoad {
         service: ServiceId(0),
+        asked: Timestamp(0),
+        answered: Timestamp(0),
         running: Some(3),
         waiting: None,
     });

@@ -114,6 +114,10 @@ pub struct EngineInfo {
 pub struct EngineLoad {
     /// Whose.
     pub service: ServiceId,
+    /// When it was asked.
+    pub asked: Timestamp,
+    /// When it had answered.
+    pub answered: Timestamp,
     /// In the batch.
     pub running: Option<u64>,
     /// In the queue.
@@ -122,9 +126,11 @@ pub struct EngineLoad {
 
 impl EngineLoad {
     /// Nothing is known any more.
-    pub const fn unknown(service: ServiceId) -> Self {
+    pub const fn unknown(service: ServiceId, at: Timestamp) -> Self {
         Self {
             service,
+            asked: at,
+            answered: at,
             running: None,
             waiting: None,
         }

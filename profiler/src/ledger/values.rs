@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TokenCount;
+use super::{EngineLoad, TokenCount};
 use crate::clock::Timestamp;
 use crate::units::{Microjoules, Watts};
 
@@ -248,6 +248,8 @@ pub enum Event {
     CpuUntil(Timestamp),
     /// Who holds a GPU.
     Holders(Holders),
+    /// How many requests wait in an engine's queue.
+    Load(EngineLoad),
 }
 
 /// Where one interval's energy went. The sum is the interval's energy, exactly.

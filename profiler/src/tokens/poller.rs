@@ -158,8 +158,8 @@ impl Server {
         let began = Instant::now();
         match self.place {
             Some((endpoint, path)) => match self.read(endpoint, path, PATIENCE, news) {
-                Ok(Some(reading)) => {
-                    self.take(endpoint, &reading, false, news);
+                Ok(Some((asked, reading))) => {
+                    self.take(endpoint, asked, &reading, false, news);
                     self.due = began + PERIOD;
                 }
                 Ok(None) => self.failed("it shows no engine's metrics any more", news),
@@ -190,7 +190,10 @@ impl Server {
                 self.service.0
             );
             // A reading that is old is none.
-            self.tell(news, News::Load(EngineLoad::unknown(self.service)));
+            self.tell(
+                news,
+                News::Load(EngineLoad::unknown(self.service, Timestamp::now())),
+            );
             self.tell(news, News::Silent(self.service));
         }
         let pause = PERIOD * 2_u32.saturating_pow(self.failures.min(5));
@@ -207,7 +210,10 @@ impl Server {
         self.counters = Counters::default();
         self.info = None;
         self.told = None;
-        self.tell(news, News::Load(EngineLoad::unknown(self.service)));
+        self.tell(
+            news,
+            News::Load(EngineLoad::unknown(self.service, Timestamp::now())),
+        );
         self.tell(news, News::Lost(self.service));
     }
 
@@ -227,9 +233,9 @@ impl Server {
                     return false;
                 }
                 match self.read(endpoint, path, left.min(PATIENCE), news) {
-                    Ok(Some(reading)) => {
+                    Ok(Some((asked, reading))) => {
                         self.place = Some((endpoint, path));
-                        self.take(endpoint, &reading, false, news);
+                        self.take(endpoint, asked, &reading, false, news);
                         return true;
                     }
                     Ok(None) | Err(ScrapeError::Status(_)) => {}
@@ -252,15 +258,17 @@ impl Server {
         false
     }
 
+    /// What an engine says, and when it was asked.
     fn read(
         &self,
         endpoint: Endpoint,
         path: &'static str,
         patience: Duration,
         news: &Sender<News>,
-    ) -> Result<Option<Reading>, ScrapeError> {
+    ) -> Result<Option<(Timestamp, Reading)>, ScrapeError> {
+        let asked = Timestamp::now();
         let answer = self.ask(endpoint, path, patience, news)?;
-        Ok(Reading::of(&answer))
+        Ok(Reading::of(&answer).map(|reading| (asked, reading)))
     }
 
     fn ask(
@@ -295,7 +303,14 @@ impl Server {
         version
     }
 
-    fn take(&mut self, endpoint: Endpoint, reading: &Reading, last: bool, news: &Sender<News>) {
+    fn take(
+        &mut self,
+        endpoint: Endpoint,
+        asked: Timestamp,
+        reading: &Reading,
+        last: bool,
+        news: &Sender<News>,
+    ) {
         let service = self.service;
         self.failures = 0;
         let at = Timestamp::now();
@@ -328,6 +343,8 @@ impl Server {
         };
         let load = EngineLoad {
             service,
+            asked,
+            answered: at,
             running: reading.running,
             waiting: reading.waiting,
         };
@@ -356,8 +373,8 @@ impl Server {
         let Some((endpoint, path)) = self.place else {
             return;
         };
-        if let Ok(Some(reading)) = self.read(endpoint, path, PATIENCE, news) {
-            self.take(endpoint, &reading, true, news);
+        if let Ok(Some((asked, reading))) = self.read(endpoint, path, PATIENCE, news) {
+            self.take(endpoint, asked, &reading, true, news);
         }
     }
 

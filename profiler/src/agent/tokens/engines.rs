@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::sinks::Sinks;
 use super::endpoints::Endpoints;
 use crate::clock::Timestamp;
-use crate::ledger::ServiceId;
+use crate::ledger::{EngineLoad, ServiceId};
 use crate::probes::requests::Observed;
 use crate::services::Service;
 use crate::tokens::{Calibration, Connection, News, Tokens, Watched};
@@ -99,13 +99,14 @@ impl Engines {
         place.is_some()
     }
 
-    /// Takes what the thread has told.
+    /// Takes what the thread has told; returns what engines said of their queues.
     pub(super) fn take_news(
         &mut self,
         calibration: &mut Calibration,
         sinks: &mut Sinks,
         services: &[Service],
-    ) {
+    ) -> Vec<EngineLoad> {
+        let mut loads = Vec::new();
         if self.http_is_new {
             self.watch(services);
         }
@@ -144,6 +145,7 @@ impl Engines {
                     sinks.metrics.record_dropped(RESET, self.resets);
                 }
                 News::Load(load) => {
+                    loads.push(load);
                     sinks.metrics.record_engine_load(&load);
                     if load.running.is_some() {
                         let now = Timestamp::now();
@@ -165,6 +167,7 @@ impl Engines {
                 }
             }
         }
+        loads
     }
 
     /// Every counter is read a last time; then the last news can be taken.
