@@ -6,7 +6,7 @@
 //! - A part of unknown bound counts as wholly unknown; where such parts carry a tenth or more, so
 //!   does the sum.
 
-use super::{BookedRequest, Class, Component, Route};
+use super::{BookedRequest, Class, Component, Request, Route};
 use crate::units::Microjoules;
 
 impl BookedRequest {
@@ -29,6 +29,14 @@ impl BookedRequest {
             .into_iter()
             .filter_map(|component| self.energy(component))
             .reduce(|sum, energy| sum + energy)
+    }
+}
+
+impl Request {
+    /// True for the exchange that made its connection a session of another protocol (101): what
+    /// it asked for comes behind it, so it is no request and nobody pays for it.
+    pub const fn begins_session(&self) -> bool {
+        self.status == 101
     }
 }
 
@@ -122,7 +130,7 @@ impl Aggregate {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::ledger::{Input, Request, RequestId, ServiceId};
+    use crate::ledger::{Input, RequestId, ServiceId};
 
     fn booked(joules: u64, class: Class, error_ratio: Option<f64>) -> BookedRequest {
         BookedRequest {

@@ -181,6 +181,7 @@ impl Engines {
 mod tests {
     use super::*;
     use crate::ledger::{End, Input, Outcome, Request, RequestId, Route};
+    use crate::probes::requests::Client;
 
     fn request(peer_port: u16, start: u64, ended: bool) -> Observed {
         Observed {
@@ -204,6 +205,7 @@ mod tests {
             port: 8_000,
             peer_port,
             network: 3,
+            client: Client::Outside,
             family: 2,
             tgid: 1,
             response_bytes: 0,
