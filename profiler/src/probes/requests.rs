@@ -8,6 +8,7 @@
 mod clients;
 mod follower;
 mod observed;
+mod usage;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use profiler_ebpf::request::{Counters, Facts, Phase, SLOTS, Slot};
 
 pub use clients::Client;
 pub use observed::Observed;
+pub use usage::{Found, usage};
 
 use super::load_error::ProbeError;
 use super::loader::{Field, Loader, Options, possible_cpus};
