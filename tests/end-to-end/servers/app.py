@@ -3,7 +3,9 @@
 One line of JSON a request goes to the file that SERVER_LOG names. Its times are of CLOCK_BOOTTIME:
 `read_s` when the application is called, which is when the server has read the request's head;
 `first_s` when the send of the first part of the body has returned; `end_s` when the last send
-has, or when the server has told that the client is gone. `chunks` are the events that were sent.
+has, or when the server has told that the client is gone. `chunks` are the events that were sent,
+`doubtful` those of them that were sent when the client had just left: nobody tells the application
+whether they still went out.
 """
 
 import asyncio
@@ -34,7 +36,7 @@ class Exchange:
         self.receive, self.asgi_send = receive, send
         self.status = 0
         self.first = self.end = None
-        self.chunks = 0
+        self.chunks = self.doubtful = 0
         self.aborted = False
 
     async def whole_body(self):
@@ -64,7 +66,8 @@ class Exchange:
         """Events of one token; some come two in one write, some are split over two."""
         await self.head(200, STREAM)
         gone = asyncio.ensure_future(self.receive())
-        part = b""
+        part, last = b"", 0
+        self.end = self.read
         for number in range(self.events):
             event = b'data: {"choices": [{"text": "token %d"}]}\n\n' % number
             part += event
@@ -74,12 +77,19 @@ class Exchange:
             events = part.count(b"data:")
             part = b""
             await asyncio.wait({gone}, timeout=self.pause)
+            for _ in range(3):
+                # What the event loop has already read of the client's leaving arrives first.
+                await asyncio.sleep(0)
             if gone.done():
-                self.aborted, self.end = True, now()
+                self.aborted, left = True, now()
+                if left - self.end < 0.001:
+                    self.doubtful = last
+                self.end = left
                 return
             for piece in pieces:
                 await self.body(piece, True)
             self.chunks += events
+            last = events
         await self.body(b"data: [DONE]\n\n", True)
         await self.body(b"", False)
         gone.cancel()
@@ -93,6 +103,7 @@ class Exchange:
             "end_s": self.end,
             "chunks": self.chunks,
             "aborted": self.aborted,
+            "doubtful": self.doubtful,
         }
         os.write(LOG, json.dumps(line).encode() + b"\n")
 

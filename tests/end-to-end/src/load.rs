@@ -114,7 +114,8 @@ impl Ask {
         let Self {
             n, kind, events, ..
         } = self;
-        format!("{}?n={n}&events={events}&pause={}", kind.path, kind.pause)
+        let mark = if kind.path.contains('?') { '&' } else { '?' };
+        format!("{}{mark}n={n}&events={events}&pause={}", kind.path, kind.pause)
     }
 }
 

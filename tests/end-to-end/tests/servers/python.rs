@@ -20,6 +20,16 @@ fn uvicorn(event_loop: &str, parser: &str) -> Option<Server> {
     Some(place.start(&mut command))
 }
 
+fn gunicorn() -> Option<Server> {
+    let place = Place::new();
+    let mut command = python("gunicorn")?;
+    command
+        .args(["wsgi:app", "--workers", "4", "--worker-class", "gthread"])
+        .args(["--threads", "64", "--keep-alive", "75", "--backlog", "2048"])
+        .args(["--bind", &format!("127.0.0.1:{}", place.port)]);
+    Some(place.start(&mut command))
+}
+
 fn check(name: &str, server: Option<Server>) {
     let Some(server) = server else { return };
     let port = server.port;
@@ -44,5 +54,12 @@ fn uvicorn_with_asyncio_and_h11() {
 fn uvicorn_with_uvloop_and_httptools() {
     if is_root("uvicorn") {
         check("uvicorn uvloop+httptools", uvicorn("uvloop", "httptools"));
+    }
+}
+
+#[test]
+fn gunicorn_with_four_workers_and_threads() {
+    if is_root("gunicorn") {
+        check("gunicorn 4 workers", gunicorn());
     }
 }

@@ -16,7 +16,7 @@ use crate::truth::{self, Logged};
 
 /// Connections held, requests on each, and milliseconds between two. At the first two loads the
 /// CPU is idle most of the time, and times must agree.
-const LOADS: [(u64, u64, u64); 4] = [(1, 60, 8), (8, 40, 40), (100, 10, 500), (1_000, 2, 4_000)];
+const LOADS: [(u64, u64, u64); 4] = [(1, 60, 8), (8, 40, 40), (100, 10, 500), (1_000, 2, 2_500)];
 const TIMED: u64 = 8;
 /// Between two loads, so that a request's start tells which it belongs to.
 const QUIET: Duration = Duration::from_millis(200);

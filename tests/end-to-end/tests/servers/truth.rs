@@ -23,8 +23,18 @@ pub(crate) struct Logged {
     pub(crate) end_s: f64,
     /// Events sent; absent where the server does not count them.
     pub(crate) chunks: Option<u64>,
+    /// Those of them that were sent when the client had just left: they may not have gone out.
+    #[serde(default)]
+    pub(crate) doubtful: u64,
     /// The client had gone before the end.
     pub(crate) aborted: bool,
+}
+
+impl Logged {
+    /// Whether the server may have sent as many events; true where it does not count them.
+    pub(crate) fn may_have_sent(&self, chunks: u64) -> bool {
+        self.chunks.is_none_or(|sent| (sent.saturating_sub(self.doubtful)..=sent).contains(&chunks))
+    }
 }
 
 /// Reads a log: one JSON object a line.
