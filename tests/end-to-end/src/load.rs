@@ -115,7 +115,10 @@ impl Ask {
             n, kind, events, ..
         } = self;
         let mark = if kind.path.contains('?') { '&' } else { '?' };
-        format!("{}{mark}n={n}&events={events}&pause={}", kind.path, kind.pause)
+        format!(
+            "{}{mark}n={n}&events={events}&pause={}",
+            kind.path, kind.pause
+        )
     }
 }
 
@@ -215,20 +218,27 @@ impl Load {
         })
     }
 
+    /// The requests of one connection, each with the milliseconds to wait before it.
+    pub fn of(&self, connection: u64) -> impl Iterator<Item = (Ask, u64)> + '_ {
+        let mut random = Random(!(self.first + connection));
+        (0..self.requests).map(move |index| {
+            let ask = self.ask(index * self.connections + connection);
+            (ask, random.below(self.think.clone()))
+        })
+    }
+
     async fn follow<C: Client>(
         &self,
         number: u64,
         client: &C,
         answers: &mpsc::UnboundedSender<Answer>,
     ) {
-        let mut random = Random(!(self.first + number));
         let mut held = None;
-        for index in 0..self.requests {
-            let ask = self.ask(index * self.connections + number);
+        for (ask, think) in self.of(number) {
             if held.is_none() {
                 held = Some(client.connect().await.expect("the server listens"));
             }
-            sleep(Duration::from_millis(random.below(self.think.clone()))).await;
+            sleep(Duration::from_millis(think)).await;
             let Some(connection) = &mut held else { return };
             let exchanged = tokio::time::timeout(PATIENCE, connection.exchange(&ask)).await;
             let (answer, usable) = exchanged

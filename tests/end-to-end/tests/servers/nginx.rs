@@ -11,7 +11,7 @@ use end_to_end::load::{INFERENCE, Kind};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::compare::Key;
-use crate::run::{Case, own_log};
+use crate::run::{ABORTED, Case, own_log};
 use crate::start::{Place, Server, installed, python};
 use crate::truth::Logged;
 use crate::{SIBLINGS, TLS};
@@ -74,7 +74,9 @@ fn both_logs(server: &Server) -> Vec<Logged> {
         if let Some(behind) = behind.iter().find(|behind| behind.n == front.n) {
             front.chunks = Some(behind.chunks.unwrap_or(0));
             front.doubtful = behind.doubtful;
-            front.first_s = behind.first_s.map(|first| front.read_s + (first - behind.read_s));
+            front.first_s = behind
+                .first_s
+                .map(|first| front.read_s + (first - behind.read_s));
         }
     }
     logged
@@ -85,7 +87,9 @@ fn nginx_with_files() {
     if !is_root("nginx") {
         return;
     }
-    let Some(mut command) = installed("nginx", "nginx-light") else { return };
+    let Some(mut command) = installed("nginx", "nginx-light") else {
+        return;
+    };
     let place = Place::new();
     let folder = place.path().display().to_string();
     let port = place.port.to_string();
@@ -99,9 +103,10 @@ fn nginx_with_files() {
         agent: &["--port", &port],
         mix: FILES,
         key: Key::Length,
+        aborted: ABORTED,
         log: access_log,
     }
-    .check(&server, &Http1 { port: server.port });
+    .check(&server, |load| load.run(Http1 { port: server.port }));
 }
 
 /// nginx and uvicorn behind it, both below one shell; with `tls`, the lines that make nginx speak
@@ -131,7 +136,11 @@ fn proxy(listen: &str, tls: impl FnOnce(&Place) -> String) -> Option<Server> {
     );
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &script]);
-    shell.envs(uvicorn.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.envs(
+        uvicorn
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     let mut server = place.start(&mut shell);
     server.wait_for(behind);
     Some(server)
@@ -142,15 +151,18 @@ fn nginx_in_front_of_uvicorn_in_one_service() {
     if !is_root("nginx as a proxy") || !SIBLINGS.is_ready("nginx as a proxy") {
         return;
     }
-    let Some(server) = proxy("", |_| String::new()) else { return };
+    let Some(server) = proxy("", |_| String::new()) else {
+        return;
+    };
     Case {
         name: "nginx proxy",
         agent: &["--pid", &server.pid().to_string()],
         mix: INFERENCE,
         key: Key::Length,
+        aborted: ABORTED,
         log: both_logs,
     }
-    .check(&server, &Http1 { port: server.port });
+    .check(&server, |load| load.run(Http1 { port: server.port }));
 }
 
 #[test]
@@ -171,20 +183,25 @@ fn nginx_with_tls() {
     });
     let Some(server) = server else { return };
     let mut trusted = RootCertStore::empty();
-    trusted.add(certified.cert.der().clone()).expect("a certificate");
-    let trust = ClientConfig::builder().with_root_certificates(trusted).with_no_client_auth();
+    trusted
+        .add(certified.cert.der().clone())
+        .expect("a certificate");
+    let trust = ClientConfig::builder()
+        .with_root_certificates(trusted)
+        .with_no_client_auth();
+    let trust = Arc::new(trust);
     Case {
         name: "nginx TLS",
         agent: &["--pid", &server.pid().to_string(), "--tls"],
         mix: INFERENCE,
         key: Key::Length,
+        aborted: ABORTED,
         log: both_logs,
     }
-    .check(
-        &server,
-        &Https1 {
+    .check(&server, |load| {
+        load.run(Https1 {
             port: server.port,
-            trust: Arc::new(trust),
-        },
-    );
+            trust: trust.clone(),
+        })
+    });
 }

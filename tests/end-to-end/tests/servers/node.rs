@@ -7,13 +7,15 @@ use end_to_end::load::http2::Http2;
 
 use crate::HTTP2;
 use crate::compare::Key;
-use crate::run::{Case, own_log};
+use crate::run::{ABORTED, Case, own_log};
 use crate::start::{Place, Server, installed, source};
 
 fn node(protocol: &str) -> Option<Server> {
     let place = Place::new();
     let mut command = installed("node", "nodejs")?;
-    command.arg(source("node.mjs")).args([protocol, &place.port.to_string()]);
+    command
+        .arg(source("node.mjs"))
+        .args([protocol, &place.port.to_string()]);
     Some(place.start(&mut command))
 }
 
@@ -28,9 +30,10 @@ fn node_http() {
         agent: &["--port", &server.port.to_string()],
         mix: INFERENCE,
         key: Key::Length,
+        aborted: ABORTED,
         log: own_log,
     }
-    .check(&server, &Http1 { port: server.port });
+    .check(&server, |load| load.run(Http1 { port: server.port }));
 }
 
 #[test]
@@ -44,7 +47,8 @@ fn node_http2_without_tls() {
         agent: &["--port", &server.port.to_string()],
         mix: INFERENCE,
         key: Key::Order,
+        aborted: ABORTED,
         log: own_log,
     }
-    .check(&server, &Http2 { port: server.port });
+    .check(&server, |load| load.run(Http2 { port: server.port }));
 }

@@ -33,7 +33,8 @@ pub(crate) struct Logged {
 impl Logged {
     /// Whether the server may have sent as many events; true where it does not count them.
     pub(crate) fn may_have_sent(&self, chunks: u64) -> bool {
-        self.chunks.is_none_or(|sent| (sent.saturating_sub(self.doubtful)..=sent).contains(&chunks))
+        self.chunks
+            .is_none_or(|sent| (sent.saturating_sub(self.doubtful)..=sent).contains(&chunks))
     }
 }
 
