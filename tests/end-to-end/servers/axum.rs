@@ -92,7 +92,7 @@ impl Drop for Parts {
         let now = now();
         self.line.end_s = now;
         self.line.aborted = !self.whole;
-        if self.line.aborted && now - self.taken < 0.001 {
+        if self.line.aborted && now - self.taken < 0.003 {
             self.line.doubtful = self.last;
         }
         let line = serde_json::to_string(&self.line).unwrap_or_default() + "\n";

@@ -8,12 +8,13 @@ pub mod http1;
 pub mod http2;
 
 use std::future::Future;
+use std::io::{Error, ErrorKind};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// What a load asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,13 +208,10 @@ impl Load {
             drop(sender);
             let mut all = Vec::new();
             while let Some(answer) = answers.recv().await {
-                all.push(answer);
+                all.push(answer.unwrap_or_else(|(ask, error)| {
+                    panic!("{error}, after {} answers: {ask:?}", all.len())
+                }));
             }
-            assert_eq!(
-                all.len() as u64,
-                self.connections * self.requests,
-                "answers"
-            );
             all
         })
     }
@@ -231,27 +229,36 @@ impl Load {
         &self,
         number: u64,
         client: &C,
-        answers: &mpsc::UnboundedSender<Answer>,
+        answers: &mpsc::UnboundedSender<Result<Answer, (Ask, Error)>>,
     ) {
         let mut held = None;
         for (ask, think) in self.of(number) {
-            if held.is_none() {
-                held = Some(client.connect().await.expect("the server listens"));
-            }
-            sleep(Duration::from_millis(think)).await;
-            let Some(connection) = &mut held else { return };
-            let exchanged = tokio::time::timeout(PATIENCE, connection.exchange(&ask)).await;
-            let (answer, usable) = exchanged
-                .unwrap_or_else(|_| panic!("no answer in {PATIENCE:?}: {ask:?}"))
-                .unwrap_or_else(|error| panic!("{error}: {ask:?}"));
-            if !usable {
-                held = None;
-            }
-            if answers.send(answer).is_err() {
+            let one = exchange(client, &mut held, &ask, think);
+            let answer = one.await.map_err(|error| (ask, error));
+            let ended = answer.is_err();
+            if answers.send(answer).is_err() || ended {
                 return;
             }
         }
     }
+}
+
+/// One request on the connection that is held, or on a new one.
+async fn exchange<C: Client>(
+    client: &C,
+    held: &mut Option<C::Connection>,
+    ask: &Ask,
+    think: u64,
+) -> Result<Answer, Error> {
+    let mut connection = match held.take() {
+        Some(connection) => connection,
+        None => client.connect().await?,
+    };
+    sleep(Duration::from_millis(think)).await;
+    let exchanged = timeout(PATIENCE, connection.exchange(ask)).await;
+    let (answer, usable) = exchanged.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+    *held = usable.then_some(connection);
+    Ok(answer)
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);

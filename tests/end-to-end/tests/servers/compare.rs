@@ -46,19 +46,19 @@ pub(crate) struct Stretch<'a> {
     pub(crate) key: Key,
     /// How a request ends whose client has left.
     pub(crate) aborted: &'a str,
-    /// True if the load leaves the CPU idle, so that times must agree.
-    pub(crate) timed: bool,
 }
 
 /// A line of the table, and what is wrong in it.
 pub(crate) struct Compared {
     pub(crate) row: String,
     pub(crate) wrong: Vec<String>,
+    /// Times that are too far from the server's.
+    pub(crate) late: Vec<String>,
 }
 
 pub(crate) const HEADER: &str = "server, connections: requests seen/logged, with another code, \
     chunks seen/logged, aborted seen/logged, time to first token and duration against the \
-    server's: median, p99";
+    server's: median, p99, time in which somebody waited for a CPU";
 
 /// Differences of times, in seconds.
 #[derive(Default)]
@@ -149,10 +149,9 @@ impl Stretch<'_> {
                     .push((token - seen.start_s) - (sent - logged.read_s));
             }
         }
-        if self.timed {
-            first.judge("time to first token", &mut wrong);
-            whole.judge("duration", &mut wrong);
-        }
+        let mut late = Vec::new();
+        first.judge("time to first token", &mut late);
+        whole.judge("duration", &mut late);
         let aborted = |outcome: &str| {
             self.seen
                 .iter()
@@ -178,7 +177,7 @@ impl Stretch<'_> {
         if more > 0 {
             wrong.push(format!("and {more} more"));
         }
-        Compared { row, wrong }
+        Compared { row, wrong, late }
     }
 
     /// Brings each request of the journal together with its line in the log; what is on one side

@@ -3,11 +3,6 @@
 use std::fs;
 use std::time::Instant;
 
-/// The share of the time in which some process may wait for a CPU.
-const WAITING: f64 = 0.10;
-/// The share of the CPUs' time that must be idle, where the kernel does not tell who waits.
-const IDLE: f64 = 0.60;
-
 /// The kernel's account of who waits for a CPU, else of idle time.
 enum Account {
     /// Microseconds in which some process waited (`/proc/pressure/cpu`).
@@ -38,18 +33,19 @@ impl Account {
     }
 }
 
-/// Does `work`; true beside its result if the CPU was idle most of that time.
-pub(crate) fn during<T>(work: impl FnOnce() -> T) -> (T, bool) {
+/// Does `work`; beside its result the share of that time in which somebody waited for a CPU. Where
+/// the kernel does not tell, the share in which no CPU was idle stands for it.
+pub(crate) fn during<T>(work: impl FnOnce() -> T) -> (T, f64) {
     let before = Account::now();
     let done = work();
-    let idle = match (before, Account::now()) {
+    let share = match (before, Account::now()) {
         (Some(Account::Waited(before, since)), Some(Account::Waited(after, _))) => {
-            (after - before) * 1e-6 < WAITING * since.elapsed().as_secs_f64()
+            (after - before) * 1e-6 / since.elapsed().as_secs_f64()
         }
         (Some(Account::Idle(idle, all)), Some(Account::Idle(idle_now, all_now))) => {
-            idle_now - idle > IDLE * (all_now - all)
+            1.0 - 2.0 * (idle_now - idle) / (all_now - all).max(1.0)
         }
-        _ => false,
+        _ => 0.0,
     };
-    (done, idle)
+    (done, share.clamp(0.0, 1.0))
 }

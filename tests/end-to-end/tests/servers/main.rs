@@ -16,6 +16,8 @@ mod run;
 mod start;
 mod truth;
 
+use run::ABORTED;
+
 /// What the agent must be able to do for a case.
 enum Feature {
     /// It is.
@@ -32,7 +34,23 @@ const TLS: Feature = Feature::Absent("there is no --tls yet");
 /// A proxy and a server beside it, neither below the other, are told apart as outer and inner.
 const SIBLINGS: Feature = Feature::Absent("the inner of two siblings is not known yet");
 
+/// A client that leaves is noticed also where the server closes without a read: nginx learns of it
+/// from epoll alone.
+const UNREAD_CLOSE: Feature =
+    Feature::Absent("a close that the server does not read ends a request as incomplete");
+
 impl Feature {
+    /// How the journal says that a client has left.
+    fn aborted(&self, case: &str) -> &'static str {
+        match self {
+            Self::Absent(why) => {
+                end_to_end::skipped(&format!("{case}, aborted requests: {why}"));
+                "incomplete"
+            }
+            _ => ABORTED,
+        }
+    }
+
     /// False, said, where the case cannot run yet. `PERJOULE_TEST_ALL` runs it all the same.
     fn is_ready(&self, case: &str) -> bool {
         match self {

@@ -11,10 +11,10 @@ use end_to_end::load::{INFERENCE, Kind};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::compare::Key;
-use crate::run::{ABORTED, Case, own_log};
+use crate::run::{Case, own_log};
 use crate::start::{Place, Server, installed, python};
 use crate::truth::Logged;
-use crate::{SIBLINGS, TLS};
+use crate::{SIBLINGS, TLS, UNREAD_CLOSE};
 
 /// Files of some sizes; nothing of it streams.
 const FILES: &[(u64, Kind)] = &[
@@ -103,7 +103,7 @@ fn nginx_with_files() {
         agent: &["--port", &port],
         mix: FILES,
         key: Key::Length,
-        aborted: ABORTED,
+        aborted: UNREAD_CLOSE.aborted("nginx files"),
         log: access_log,
     }
     .check(&server, |load| load.run(Http1 { port: server.port }));
@@ -159,7 +159,7 @@ fn nginx_in_front_of_uvicorn_in_one_service() {
         agent: &["--pid", &server.pid().to_string()],
         mix: INFERENCE,
         key: Key::Length,
-        aborted: ABORTED,
+        aborted: UNREAD_CLOSE.aborted("nginx proxy"),
         log: both_logs,
     }
     .check(&server, |load| load.run(Http1 { port: server.port }));
@@ -195,7 +195,7 @@ fn nginx_with_tls() {
         agent: &["--pid", &server.pid().to_string(), "--tls"],
         mix: INFERENCE,
         key: Key::Length,
-        aborted: ABORTED,
+        aborted: UNREAD_CLOSE.aborted("nginx TLS"),
         log: both_logs,
     }
     .check(&server, |load| {
