@@ -27,9 +27,12 @@ async function answer(request, response) {
   const number = (name) => Number(url.searchParams.get(name) ?? 0);
   line.n = number("n");
   const events = number("events");
+  // HTTP/2 emits `finish` for a stream that the client has reset, too.
+  const stream = response.stream;
+  const isReset = () => Boolean(stream?.rstCode);
   const done = new Promise((resolve) => {
-    response.on("finish", () => resolve(false));
-    response.on("close", () => resolve(!response.writableFinished));
+    response.on("finish", () => resolve(isReset()));
+    response.on("close", () => resolve(isReset() || !response.writableFinished));
   }).then((aborted) => {
     line.aborted = aborted;
     line.end_s = now();
@@ -53,7 +56,7 @@ async function answer(request, response) {
       if (event % 8 === 3 && event + 1 < events) continue;
       const count = part.split("data:").length - 1;
       await sleep(number("pause"));
-      if (response.destroyed || response.writableEnded) return done;
+      if (response.destroyed || response.writableEnded || stream?.destroyed) return done;
       if (event % 8 === 6) {
         response.write(part.slice(0, 20));
         part = part.slice(20);

@@ -1,11 +1,12 @@
 //! The load over HTTP/2 without TLS (h2c, by prior knowledge).
 
 use std::io::{Error, Result};
+use std::sync::Arc;
 
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::sync::Mutex;
 
 use super::{Answer, Ask, Client, Connection, Events};
 
@@ -13,42 +14,55 @@ use super::{Answer, Ask, Client, Connection, Events};
 const WINDOW: u32 = 1 << 20;
 
 /// Makes HTTP/2 connections to a port on loopback.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Http2 {
-    /// The server's port.
-    pub port: u16,
+    port: u16,
+    sharing: u64,
+    latest: Arc<Mutex<(u64, Option<Multiplexed>)>>,
+}
+
+impl Http2 {
+    /// Connections to `port`; each stands for `sharing` of those that a load asks for, whose
+    /// requests are streams beside each other on it.
+    pub fn new(port: u16, sharing: u64) -> Self {
+        Self {
+            port,
+            sharing,
+            latest: Arc::default(),
+        }
+    }
 }
 
 impl Client for Http2 {
     type Connection = Multiplexed;
 
     async fn connect(&self) -> Result<Self::Connection> {
+        let mut latest = self.latest.lock().await;
+        let (users, connection) = &mut *latest;
+        if let Some(connection) = connection
+            && *users < self.sharing
+        {
+            *users += 1;
+            return Ok(connection.clone());
+        }
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         stream.set_nodelay(true)?;
         let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW);
-        let (sender, connection) = builder.handshake(stream).await.map_err(Error::other)?;
-        let driver = tokio::spawn(async move {
-            // Its end is seen by the streams.
-            let _ = connection.await;
-        });
-        Ok(Multiplexed { sender, driver })
+        builder.initial_window_size(WINDOW);
+        builder.initial_connection_window_size(WINDOW);
+        let (sender, driver) = builder.handshake(stream).await.map_err(Error::other)?;
+        // It ends with the last sender; an early end is seen by the streams.
+        tokio::spawn(driver);
+        let made = Multiplexed { sender };
+        *latest = (1, (self.sharing > 1).then(|| made.clone()));
+        Ok(made)
     }
 }
 
-/// A connection; the requests of this load follow each other on it.
-#[derive(Debug)]
+/// A connection, or one's share of it; the requests of a share follow each other.
+#[derive(Debug, Clone)]
 pub struct Multiplexed {
     sender: SendRequest<bytes::Bytes>,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Multiplexed {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
 }
 
 impl Connection for Multiplexed {

@@ -42,12 +42,12 @@ fn axum_with_http2_without_tls() {
     }
     let server = axum();
     Case {
-        name: "axum http2",
+        name: "axum http2, shared",
         agent: &["--port", &server.port.to_string()],
         mix: INFERENCE,
         key: Key::Order,
         aborted: ABORTED,
         log: own_log,
     }
-    .check(&server, |load| load.run(Http2 { port: server.port }));
+    .check(&server, |load| load.run(Http2::new(server.port, 4)));
 }

@@ -50,5 +50,5 @@ fn node_http2_without_tls() {
         aborted: ABORTED,
         log: own_log,
     }
-    .check(&server, |load| load.run(Http2 { port: server.port }));
+    .check(&server, |load| load.run(Http2::new(server.port, 1)));
 }
