@@ -82,6 +82,12 @@ pub const RESPONSE_FLAGS: u16 = CHUNKED | SSE | NDJSON | LENGTH | UNTIL_CLOSE;
 pub struct Facts {
     /// The request's first bytes: method and path.
     pub line: [u8; REQUEST_LINE],
+    /// Number of the network namespace of the socket; 0 if not known.
+    pub network: u32,
+    /// The client's port; 0 for a Unix socket, and if not known.
+    pub peer_port: u16,
+    /// No meaning: what follows keeps to its cache line.
+    pub reserved: [u16; 29],
     /// Unique since the maps were made; 0 in a slot that was never used.
     pub id: u64,
     /// The kernel's address of the socket: an identity, never followed.

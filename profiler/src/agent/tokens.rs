@@ -324,6 +324,8 @@ mod tests {
                 }),
             },
             port: 45_000,
+            peer_port: 0,
+            network: 0,
             family: 2,
             tgid: 1,
             response_bytes: 0,

@@ -28,7 +28,7 @@ const RECEIVE: &str = "sock_recv_length";
 const SEND: &str = "sock_send_length";
 const DESTROY: &str = "tcp_destroy_sock";
 
-/// Bytes of the ring: 2,800 finished requests between two polls.
+/// Bytes of the ring: 2,100 finished requests between two polls.
 const RING_BYTES: u32 = 512 * 1024;
 
 /// The kernel side takes the time before it publishes; what it publishes may be this late.
@@ -62,6 +62,24 @@ const FIELDS: &[Field] = &[
         member: "skc_num",
         programs: &[RECEIVE],
     },
+    Field {
+        global: "SOCK_PEER_PORT",
+        structure: "sock_common",
+        member: "skc_dport",
+        programs: &[],
+    },
+    Field {
+        global: "SOCK_NETWORK",
+        structure: "sock_common",
+        member: "skc_net.net",
+        programs: &[],
+    },
+    Field {
+        global: "NETWORK_NUMBER",
+        structure: "net",
+        member: "ns.inum",
+        programs: &[],
+    },
 ];
 
 /// A copy of a slot, word by word.
@@ -72,7 +90,7 @@ struct Copied(Slot);
 // SAFETY: `Slot` is `repr(C)` and made of integers without padding between them; its size, a
 // multiple of 8, is checked below.
 unsafe impl Words for Copied {}
-const _: () = assert!(size_of::<Slot>() == 256 && size_of::<Facts>() == 176);
+const _: () = assert!(size_of::<Slot>() == 320 && size_of::<Facts>() == 240);
 
 /// The word of a slot that changes with every change of its facts.
 const SEQUENCE: usize = std::mem::offset_of!(Slot, sequence) / size_of::<u64>();

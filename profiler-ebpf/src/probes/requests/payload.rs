@@ -1,5 +1,5 @@
-//! The bytes of the system call that is running: found through its registers, read from the
-//! process's own buffers. The hooks fire after the copy, so the pages are there.
+//! The bytes of a receive or send, read from the process's own buffers. The hooks fire after the
+//! copy, so the pages are there. A system call's buffers are found through its registers.
 //!
 //! Calls whose buffers are not plain (sendfile, splice, sendmmsg, io_uring) give nothing.
 
@@ -88,9 +88,9 @@ unsafe fn read_user(to: *mut u8, length: u64, from: u64) -> bool {
     unsafe { bpf_probe_read_user(to.cast::<c_void>(), length as u32, from as *const c_void) == 0 }
 }
 
-/// Where the running system call has its bytes.
+/// Where bytes lie.
 #[derive(Clone, Copy)]
-enum Source {
+pub(super) enum Source {
     /// At this address.
     Plain(u64),
     /// In segments: the address of an array of {address, length}, and how many there are.
@@ -99,9 +99,26 @@ enum Source {
     Unknown,
 }
 
-/// Finds the running system call's bytes.
+/// Says where the bytes of a receive or send lie. It is asked only where they must be read.
+pub(super) trait Origin: Copy {
+    /// Where they are.
+    fn source(self, direction: Direction) -> Source;
+}
+
+/// In the buffers of the system call that is running.
+#[derive(Clone, Copy)]
+pub(super) struct Syscall;
+
+impl Origin for Syscall {
+    #[inline(always)]
+    fn source(self, direction: Direction) -> Source {
+        syscall_source(direction)
+    }
+}
+
+/// Finds the running system call's bytes through its registers.
 #[inline(always)]
-fn source(direction: Direction) -> Source {
+fn syscall_source(direction: Direction) -> Source {
     #[cfg(bpf_target_arch = "x86_64")]
     {
         // SAFETY: the current task always exists; the helper returns a trusted pointer.
@@ -134,15 +151,15 @@ fn source(direction: Direction) -> Source {
     Source::Unknown
 }
 
-/// Prepares to read the running system call's `total` bytes. Of a call without plain buffers
-/// nothing will be read.
+/// Prepares to read the `total` bytes at `origin`. Of bytes in no plain buffers nothing will be
+/// read.
 #[inline(always)]
-pub(super) fn open(buffer: *mut Buffer, direction: Direction, total: u64) {
+pub(super) fn open<O: Origin>(buffer: *mut Buffer, origin: O, direction: Direction, total: u64) {
     set!(buffer.segment_count = 0);
     set!(buffer.next_segment = 0);
     set!(buffer.left = 0);
     set!(buffer.skip = 0);
-    match source(direction) {
+    match origin.source(direction) {
         Source::Plain(address) => {
             set!(buffer.address = address);
             set!(buffer.left = total);
@@ -333,10 +350,16 @@ unsafe extern "C" fn window(_: u64, send: *mut Send) -> i64 {
 /// Takes a send of `total` bytes that is one event of a stream. If it is not, returns how many
 /// bytes it has read ahead.
 #[inline(always)]
-pub(super) fn event(buffer: *mut Buffer, slot: *mut Slot, total: u64, now: u64) -> Result<(), u64> {
+pub(super) fn event<O: Origin>(
+    buffer: *mut Buffer,
+    slot: *mut Slot,
+    origin: O,
+    total: u64,
+    now: u64,
+) -> Result<(), u64> {
     // SAFETY: a slot of the array.
     let slot = unsafe { &mut *slot };
-    if !http1::may_be_event(slot, total) || !read_small(buffer, total) {
+    if !http1::may_be_event(slot, total) || !read_small(buffer, origin, total) {
         return Err(0);
     }
     if http1::event(&buffer_mut(buffer).window, slot, total, now) {
@@ -348,9 +371,9 @@ pub(super) fn event(buffer: *mut Buffer, slot: *mut Slot, total: u64, now: u64) 
 
 /// Reads all of a send's `total` (≤ [`WINDOW`]) bytes to [`FRONT`], if they lie in few segments.
 #[inline(always)]
-fn read_small(buffer: *mut Buffer, total: u64) -> bool {
+fn read_small<O: Origin>(buffer: *mut Buffer, origin: O, total: u64) -> bool {
     let to = buffer_mut(buffer).window.bytes().as_mut_ptr();
-    let count = match source(Direction::Sent) {
+    let count = match origin.source(Direction::Sent) {
         Source::Plain(address) => {
             // SAFETY: FRONT + 1,023 lies in the window's bytes.
             return unsafe { read_user(to.add(FRONT), mask::<0x3ff>(total), address) };
@@ -391,8 +414,15 @@ fn read_small(buffer: *mut Buffer, total: u64) -> bool {
 /// Follows a send of `total` bytes, of which `ahead` (all or none) lie at [`FRONT`]. What it
 /// leaves in the window as remaining lies behind the response's end.
 #[inline(always)]
-pub(super) fn follow(buffer: *mut Buffer, slot: *mut Slot, total: u64, ahead: u64, now: u64) {
-    open(buffer, Direction::Sent, total);
+pub(super) fn follow<O: Origin>(
+    buffer: *mut Buffer,
+    slot: *mut Slot,
+    origin: O,
+    total: u64,
+    ahead: u64,
+    now: u64,
+) {
+    open(buffer, origin, Direction::Sent, total);
     buffer_mut(buffer).window.begin(total, now, ahead);
     let mut send = Send { buffer, slot };
     // SAFETY: as in `steps`.

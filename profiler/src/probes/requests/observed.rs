@@ -14,6 +14,11 @@ pub struct Observed {
     pub request: Request,
     /// Local port, which is the listener's; 0 for a Unix socket.
     pub port: u16,
+    /// The client's port; 0 for a Unix socket, and if not known.
+    pub peer_port: u16,
+    /// Number of the socket's network namespace, as `/proc/<pid>/ns/net` shows it; 0 if not
+    /// known.
+    pub network: u32,
     /// Address family (`AF_*`).
     pub family: u16,
     /// The process that read the request.
@@ -84,6 +89,8 @@ pub(super) fn observe(
             end,
         },
         port: facts.port,
+        peer_port: facts.peer_port,
+        network: facts.network,
         family: facts.family,
         tgid: facts.tgid,
         response_bytes: facts.response_bytes,

@@ -1,0 +1,117 @@
+//! What is read of a socket itself: `struct sock_common` at offsets from the kernel's own types.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use profiler_ebpf::ABSENT;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+#[unsafe(no_mangle)]
+static SOCK_FAMILY: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static SOCK_STATE: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static SOCK_PORT: Global<u32> = Global::new(ABSENT);
+/// These three may be absent; what they say is then 0.
+#[unsafe(no_mangle)]
+static SOCK_PEER_PORT: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static SOCK_NETWORK: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static NETWORK_NUMBER: Global<u32> = Global::new(ABSENT);
+
+/// A `struct sock`.
+pub(super) trait Socket: Copy {
+    /// Its address: an identity.
+    fn key(self) -> u64;
+
+    /// The member at `offset`.
+    ///
+    /// # Safety
+    /// A member of that type lies there.
+    unsafe fn member<T: Copy>(self, offset: u32) -> T;
+
+    /// The `u32` at `offset` of what the pointer at `at` leads to.
+    ///
+    /// # Safety
+    /// A pointer to a kernel structure lies at `at`, and a `u32` at `offset` of that.
+    unsafe fn behind(self, at: u32, offset: u32) -> u32;
+
+    /// The state of the connection (`TCP_*`).
+    #[inline(always)]
+    fn state(self) -> u8 {
+        // SAFETY: `skc_state`; without its offset no program is loaded.
+        unsafe { self.member(SOCK_STATE.load()) }
+    }
+
+    /// The address family (`AF_*`).
+    #[inline(always)]
+    fn family(self) -> u16 {
+        // SAFETY: `skc_family`; without its offset no program is loaded.
+        unsafe { self.member(SOCK_FAMILY.load()) }
+    }
+
+    /// Local port and peer's port, each 0 where there is none.
+    #[inline(always)]
+    fn ports(self, family: u16) -> (u16, u16) {
+        if family != AF_INET && family != AF_INET6 {
+            return (0, 0);
+        }
+        // SAFETY: `skc_num`; without its offset no program is loaded.
+        let port = unsafe { self.member(SOCK_PORT.load()) };
+        let peer = match SOCK_PEER_PORT.load() {
+            ABSENT => 0,
+            // SAFETY: `skc_dport`, in network order.
+            offset => u16::from_be(unsafe { self.member(offset) }),
+        };
+        (port, peer)
+    }
+
+    /// The number of its network namespace, as `/proc/<pid>/ns/net` shows it; 0 if not known.
+    #[inline(always)]
+    fn network(self) -> u32 {
+        match (SOCK_NETWORK.load(), NETWORK_NUMBER.load()) {
+            (ABSENT, _) | (_, ABSENT) => 0,
+            // SAFETY: `skc_net`, which leads to a `struct net`, and `ns.inum` there.
+            (at, offset) => unsafe { self.behind(at, offset) },
+        }
+    }
+}
+
+/// A socket among a tracing program's own arguments: the verifier knows its type.
+#[derive(Clone, Copy)]
+pub(super) struct Trusted(*const u8);
+
+impl Trusted {
+    /// # Safety
+    /// `sock` must be an argument of the program; then the verifier checks every offset.
+    #[inline(always)]
+    pub(super) unsafe fn new(sock: *const u8) -> Self {
+        Self(sock)
+    }
+}
+
+impl Socket for Trusted {
+    #[inline(always)]
+    fn key(self) -> u64 {
+        self.0 as u64
+    }
+
+    #[inline(always)]
+    unsafe fn member<T: Copy>(self, offset: u32) -> T {
+        // SAFETY: the promises of `new` and of the caller.
+        unsafe { *self.0.add(offset as usize).cast::<T>() }
+    }
+
+    #[inline(always)]
+    unsafe fn behind(self, at: u32, offset: u32) -> u32 {
+        // SAFETY: as above; the verifier knows what the pointer leads to.
+        unsafe {
+            let to: *const u8 = self.member(at);
+            *to.add(offset as usize).cast::<u32>()
+        }
+    }
+}
