@@ -261,7 +261,7 @@ async fn exchange<C: Client>(
     Ok(answer)
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// SplitMix64: from a seed always the same numbers.
 struct Random(u64);
@@ -281,15 +281,28 @@ impl Random {
 }
 
 /// Counts the events of a body that comes in pieces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Events {
+    streams: bool,
     line: Vec<u8>,
     count: u64,
 }
 
 impl Events {
+    /// Counts in the response to `ask`, if that is to be a stream.
+    pub fn of(ask: &Ask) -> Self {
+        Self {
+            streams: ask.events > 0,
+            line: Vec::new(),
+            count: 0,
+        }
+    }
+
     /// More of the body.
     pub fn take(&mut self, data: &[u8]) {
+        if !self.streams {
+            return;
+        }
         for byte in data {
             if *byte != b'\n' {
                 self.line.push(*byte);

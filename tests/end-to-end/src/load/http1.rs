@@ -78,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection for Kept<S> 
             .nth(1)
             .and_then(|status| status.parse().ok());
         let status: u16 = status.ok_or_else(|| malformed(&head))?;
-        let mut events = Events::default();
+        let mut events = Events::of(ask);
         let mut usable = !head.contains("connection: close");
         let has_body = ask.kind.method != "HEAD" && status != 204 && status != 304;
         let framing = if head.contains("transfer-encoding: chunked") {

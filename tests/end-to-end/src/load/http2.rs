@@ -112,7 +112,7 @@ async fn send(body: &mut h2::SendStream<bytes::Bytes>, length: usize) -> Result<
 }
 
 async fn receive(mut body: RecvStream, ask: &Ask) -> Result<u64> {
-    let mut events = Events::default();
+    let mut events = Events::of(ask);
     while let Some(data) = body.data().await {
         let data = data.map_err(Error::other)?;
         body.flow_control()

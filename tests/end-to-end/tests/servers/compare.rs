@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::truth::Logged;
 
 /// How far perjoule's times may be from the server's, at the median and at the 99th percentile.
-const MEDIAN: f64 = 1e-3;
+pub(crate) const MEDIAN: f64 = 1e-3;
 const P99: f64 = 5e-3;
 /// No more of what is wrong is shown than this.
 const SHOWN: usize = 4;
