@@ -6,6 +6,7 @@
 
 pub mod cost;
 pub mod http1;
+pub mod http2;
 pub mod owners;
 pub mod request;
 pub mod sched;
