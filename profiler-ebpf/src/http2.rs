@@ -14,9 +14,9 @@ mod stream;
 
 pub use frames::{Found, Frames, find};
 
-use crate::http1::{WINDOW, Window};
+use crate::http1::{FRONT, WINDOW, Window, mask};
 use crate::request::{
-    BLOCK_BEGIN, BLOCK_END, BLOCK_PROMISE, BLOCK_SENT, HTTP2, Notice, Outcome, Phase, Slot,
+    BLOCK_BEGIN, BLOCK_END, BLOCK_PROMISE, BLOCK_SENT, HTTP2, NOTICE, Notice, Outcome, Phase, Slot,
 };
 use frames::{
     BLOCK_NEW, BLOCK_OPEN, BLOCK_PROMISED, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY,
@@ -165,7 +165,7 @@ pub fn window<S: Streams>(streams: &mut S) -> bool {
         lose(streams);
         return true;
     }
-    window.set_cursor(crate::http1::FRONT as u64);
+    window.set_cursor(FRONT as u64);
     window.set_end(filled);
     if frames.is_lost() && !regain(streams, filled) {
         let (window, _) = streams.parts();
@@ -517,3 +517,25 @@ fn losses<S: Streams>(streams: &mut S) -> u8 {
 
 /// Bytes of a notice, which is put before a piece of a header block.
 pub const NOTICE_BYTES: usize = size_of::<Notice>();
+
+/// [`Notice::stream`], `number` and `length` as they lie in memory (a BPF object is
+/// little-endian).
+#[inline(always)]
+pub const fn notice_head(stream: u32, number: u16, length: u64) -> u64 {
+    stream as u64 | (number as u64) << 32 | length << 48
+}
+
+/// Writes a notice right before the window's cursor, over bytes that have been used: windows
+/// begin at [`FRONT`], so that there is room. Returns its offset in the window's bytes, at most
+/// 1,047.
+#[inline(always)]
+pub fn write_notice(window: &mut Window, connection: u64, head: u64, kind: u32) -> u64 {
+    let cursor = window.cursor();
+    let at = cursor.wrapping_sub(NOTICE_BYTES as u64);
+    window.set_word(at, 0, NOTICE);
+    window.set_word(at, 8, connection);
+    window.set_word(at, 16, head);
+    window.set_word(at, 24, u64::from(kind));
+    window.set_word(at, 32, window.now());
+    mask::<0x3ff>(cursor.wrapping_sub(FRONT as u64)).wrapping_add((FRONT - NOTICE_BYTES) as u64)
+}

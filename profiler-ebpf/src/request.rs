@@ -4,6 +4,9 @@
 /// Sockets followed at once.
 pub const SLOTS: u32 = 16_384;
 
+/// Streams of HTTP/2 connections followed at once, of the same slots.
+pub const STREAMS: u32 = 8_192;
+
 /// Bytes kept of a request's first line; the agent maps the path in it to a route and drops it.
 pub const REQUEST_LINE: usize = 64;
 
@@ -203,8 +206,10 @@ pub struct Counters {
     pub high_water: u64,
     /// HTTP/2 connections that began, or were found open.
     pub connections: u64,
+    /// Notices of HTTP/2 connections lost, header blocks most of them: the ring was full.
+    pub notices_lost: u64,
     /// Keeps two CPUs' counters out of one cache line.
-    pub padding: [u64; 6],
+    pub padding: [u64; 5],
 }
 
 /// The first word of a ring record that is no [`Facts`]: no request line begins so.

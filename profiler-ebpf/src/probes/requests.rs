@@ -5,6 +5,7 @@
 //! descriptor's.
 
 mod exchange;
+mod http2;
 mod payload;
 mod slots;
 mod socket;

@@ -190,6 +190,16 @@ impl<const SENT: bool> Streams for Walk<'_, SENT> {
         let at = socket.window.cursor() as usize;
         assert!(at >= FRONT, "room for a notice");
         let bytes = socket.window.bytes()[at..at + length as usize].to_vec();
+        let head = http2::notice_head(stream, number, length);
+        let notice = http2::write_notice(&mut socket.window, 77, head, kind) as usize;
+        // SAFETY: as many bytes lie there; every bit pattern is a notice.
+        let notice: Notice =
+            unsafe { socket.window.bytes()[notice..].as_ptr().cast::<Notice>().read_unaligned() };
+        assert_eq!(
+            (notice.mark, notice.connection, notice.stream, notice.kind),
+            (NOTICE, 77, stream, kind)
+        );
+        assert_eq!((notice.number, u64::from(notice.length)), (number, length));
         if kind & BLOCK_BEGIN != 0 {
             socket.blocks.push(Block {
                 sent,

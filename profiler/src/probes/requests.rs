@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, RingBuf, Stack};
 use profiler_ebpf::owners::OwnerIndex;
-use profiler_ebpf::request::{Counters, Facts, Phase, SLOTS, Slot};
+use profiler_ebpf::request::{Counters, Facts, Phase, SLOTS, STREAMS, Slot};
 
 pub use observed::Observed;
 
@@ -195,6 +195,7 @@ impl RequestProbe {
             .fields(FIELDS)
             .map_entries("REQUEST_SOCKETS", SLOTS)
             .map_entries("REQUEST_SLOTS", SLOTS)
+            .map_entries("REQUEST_STREAMS", STREAMS)
             .map_entries("REQUEST_FREE_SLOTS", SLOTS)
             .map_entries("REQUEST_RING", RING_BYTES)
             .map_entries("REQUEST_COUNTERS", possible_cpus());
@@ -340,7 +341,9 @@ impl RequestProbe {
             drained: sum.drained + cpu.drained,
             pipelined: sum.pipelined + cpu.pipelined,
             high_water: sum.high_water.max(cpu.high_water),
-            padding: [0; 7],
+            connections: sum.connections + cpu.connections,
+            notices_lost: sum.notices_lost + cpu.notices_lost,
+            padding: [0; 5],
         });
     }
 
