@@ -193,8 +193,12 @@ impl<const SENT: bool> Streams for Walk<'_, SENT> {
         let head = http2::notice_head(stream, number, length);
         let notice = http2::write_notice(&mut socket.window, 77, head, kind) as usize;
         // SAFETY: as many bytes lie there; every bit pattern is a notice.
-        let notice: Notice =
-            unsafe { socket.window.bytes()[notice..].as_ptr().cast::<Notice>().read_unaligned() };
+        let notice: Notice = unsafe {
+            socket.window.bytes()[notice..]
+                .as_ptr()
+                .cast::<Notice>()
+                .read_unaligned()
+        };
         assert_eq!(
             (notice.mark, notice.connection, notice.stream, notice.kind),
             (NOTICE, 77, stream, kind)

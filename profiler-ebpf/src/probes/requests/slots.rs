@@ -138,7 +138,9 @@ pub(super) fn find_stream(connection: u64, stream: u32) -> *mut Slot {
 /// Forgets a stream that has ended: true for the first who does, whose slot it then is.
 #[inline(always)]
 pub(super) fn forget_stream(connection: u64, stream: u32) -> bool {
-    REQUEST_STREAMS.remove([connection, u64::from(stream)]).is_ok()
+    REQUEST_STREAMS
+        .remove([connection, u64::from(stream)])
+        .is_ok()
 }
 
 /// Gives back the slot of a stream that was forgotten.

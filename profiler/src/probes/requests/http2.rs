@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use profiler_ebpf::request::{
     BLOCK_BEGIN, BLOCK_END, BLOCK_PROMISE, BLOCK_SENT, ENDED, ENDED_BY_CLIENT, Facts, GRPC, HTTP2,
-    NOTICE, Notice, SSE,
+    NOTICE, Notice, Outcome, Phase, SSE,
 };
 
+use super::observed::latest;
 use hpack::{Content, Decoder, Field};
 
 /// Connections whose headers are decoded at once; streams of any more have the route `other` and
@@ -37,6 +38,34 @@ pub(super) struct Ended {
     pub(super) by_client: bool,
     /// When.
     pub(super) at: u64,
+}
+
+impl Ended {
+    /// The end of a connection of which nothing is known but that it is gone.
+    pub(super) const fn forgotten(connection: u64) -> Self {
+        Self {
+            connection,
+            above: 0,
+            by_client: false,
+            at: 0,
+        }
+    }
+}
+
+/// Ends a stream that was open when its connection ended, as HTTP/1's requests end at a close.
+pub(super) fn close(facts: &mut Facts, ended: &Ended) {
+    let last = latest(facts).0;
+    (facts.end, facts.outcome) = if ended.by_client {
+        (ended.at.max(last), Outcome::ABORTED)
+    } else {
+        (last, Outcome::INCOMPLETE)
+    };
+    facts.phase = Phase::IDLE;
+}
+
+/// True for a record that is no request.
+pub(super) fn is_notice(record: &[u8]) -> bool {
+    parse(record).is_some()
 }
 
 /// What is known of the streams that are open.
@@ -243,7 +272,9 @@ impl Connection {
         let mut ignored = Headers::default();
         let headers = self.streams.get_mut(&notice.stream).unwrap_or(&mut ignored);
         // What a malformed block has said before its fault stands.
-        let _ = direction.decoder.decode(&block, |field| headers.take(field));
+        let _ = direction
+            .decoder
+            .decode(&block, |field| headers.take(field));
     }
 }
 
@@ -318,7 +349,14 @@ mod tests {
 
     #[test]
     fn a_grpc_error_is_seen_though_its_response_is_200() {
-        for (grpc, status) in [("0", 200), ("5", 404), ("8", 429), ("13", 500), ("14", 503), ("99", 500)] {
+        for (grpc, status) in [
+            ("0", 200),
+            ("5", 404),
+            ("8", 429),
+            ("13", 500),
+            ("14", 503),
+            ("99", 500),
+        ] {
             let mut streams = Streams::default();
             streams.notice(&record(1, 1, WHOLE, POST_INFER));
             streams.notice(&record(1, 1, BLOCK_SENT | WHOLE, &[0x88]));
@@ -337,7 +375,10 @@ mod tests {
         let json = b"\x88\x5f\x10application/json";
         streams.notice(&record(1, 1, BLOCK_SENT | WHOLE, json));
         let facts = completed(&streams, 1);
-        assert_eq!((facts.chunks, facts.first_chunks, facts.flags), (0, 0, HTTP2));
+        assert_eq!(
+            (facts.chunks, facts.first_chunks, facts.flags),
+            (0, 0, HTTP2)
+        );
     }
 
     #[test]
@@ -368,7 +409,12 @@ mod tests {
         }
         assert!(streams.connections[&5].received.block.is_none());
         let ended = streams.notice(&record(0, 0, ENDED | ENDED_BY_CLIENT, &[]));
-        let expected = Ended { connection: 5, above: 0, by_client: true, at: 9 };
+        let expected = Ended {
+            connection: 5,
+            above: 0,
+            by_client: true,
+            at: 9,
+        };
         assert_eq!(ended, Some(expected));
         streams.forget_connection(5);
         assert!(streams.connections.is_empty());
@@ -382,6 +428,11 @@ mod tests {
         let mut cut = record(1, 1, WHOLE, POST_INFER);
         cut.truncate(50);
         assert_eq!(streams.notice(&cut), None);
-        assert!(streams.connections.get(&5).is_none_or(|connection| connection.streams.is_empty()));
+        assert!(
+            streams
+                .connections
+                .get(&5)
+                .is_none_or(|connection| connection.streams.is_empty())
+        );
     }
 }

@@ -122,7 +122,11 @@ impl Decoder {
             }
             match index.checked_sub(STATIC.len() + 1) {
                 None => seen(&static_field(index)),
-                Some(place) => seen(self.table.get(place).map_or(&Field::Other, |entry| &entry.field)),
+                Some(place) => seen(
+                    self.table
+                        .get(place)
+                        .map_or(&Field::Other, |entry| &entry.field),
+                ),
             }
             return Ok(());
         }
@@ -309,14 +313,23 @@ mod tests {
         let mut decoder = Decoder::default();
         for (block, expected) in [
             (
-                &[0x82u8, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0,
-                    0xab, 0x90, 0xf4, 0xff][..],
+                &[
+                    0x82u8, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0,
+                    0xab, 0x90, 0xf4, 0xff,
+                ][..],
                 &b"/"[..],
             ),
-            (&[0x82, 0x86, 0x84, 0xbe, 0x58, 0x86, 0xa8, 0xeb, 0x10, 0x64, 0x9c, 0xbf], b"/"),
             (
-                &[0x82, 0x87, 0x85, 0xbf, 0x40, 0x88, 0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xa9, 0x7d,
-                    0x7f, 0x89, 0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xb8, 0xe8, 0xb4, 0xbf],
+                &[
+                    0x82, 0x86, 0x84, 0xbe, 0x58, 0x86, 0xa8, 0xeb, 0x10, 0x64, 0x9c, 0xbf,
+                ],
+                b"/",
+            ),
+            (
+                &[
+                    0x82, 0x87, 0x85, 0xbf, 0x40, 0x88, 0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xa9, 0x7d,
+                    0x7f, 0x89, 0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xb8, 0xe8, 0xb4, 0xbf,
+                ],
                 b"/index.html",
             ),
         ] {
@@ -333,10 +346,12 @@ mod tests {
             ..Decoder::default()
         };
         let blocks: [&[u8]; 3] = [
-            &[0x48, 0x82, 0x64, 0x02, 0x58, 0x85, 0xae, 0xc3, 0x77, 0x1a, 0x4b, 0x61, 0x96, 0xd0,
+            &[
+                0x48, 0x82, 0x64, 0x02, 0x58, 0x85, 0xae, 0xc3, 0x77, 0x1a, 0x4b, 0x61, 0x96, 0xd0,
                 0x7a, 0xbe, 0x94, 0x10, 0x54, 0xd4, 0x44, 0xa8, 0x20, 0x05, 0x95, 0x04, 0x0b, 0x81,
                 0x66, 0xe0, 0x82, 0xa6, 0x2d, 0x1b, 0xff, 0x6e, 0x91, 0x9d, 0x29, 0xad, 0x17, 0x18,
-                0x63, 0xc7, 0x8f, 0x0b, 0x97, 0xc8, 0xe9, 0xae, 0x82, 0xae, 0x43, 0xd3],
+                0x63, 0xc7, 0x8f, 0x0b, 0x97, 0xc8, 0xe9, 0xae, 0x82, 0xae, 0x43, 0xd3,
+            ],
             &[0x48, 0x83, 0x64, 0x0e, 0xff, 0xc1, 0xc0, 0xbf],
             &[0x88, 0xc1],
         ];
@@ -360,7 +375,10 @@ mod tests {
     fn what_was_before_is_unknown_and_never_wrong() {
         let mut decoder = Decoder::default();
         // The newest of the other side's table, of which nothing is known here.
-        assert_eq!(decode(&mut decoder, &[0x88, 0xbe, 0xbf]), Ok(vec![Field::Status(200)]));
+        assert_eq!(
+            decode(&mut decoder, &[0x88, 0xbe, 0xbf]),
+            Ok(vec![Field::Status(200)])
+        );
         let new = literal(b":path", b"/new");
         assert_eq!(decode(&mut decoder, &new), Ok(vec![path(b"/new")]));
         // Now the newest is known; the one behind it still is not.
@@ -378,14 +396,30 @@ mod tests {
         for (name, value, expected) in [
             (&b"grpc-status"[..], &b"13"[..], Field::GrpcStatus(13)),
             (b":status", b"418", Field::Status(418)),
-            (b"content-type", b"application/grpc+proto", Field::Content(Content::Grpc)),
-            (b"content-type", b"Text/Event-Stream; charset=utf-8", Field::Content(Content::EventStream)),
-            (b"content-type", b"application/json", Field::Content(Content::Other)),
+            (
+                b"content-type",
+                b"application/grpc+proto",
+                Field::Content(Content::Grpc),
+            ),
+            (
+                b"content-type",
+                b"Text/Event-Stream; charset=utf-8",
+                Field::Content(Content::EventStream),
+            ),
+            (
+                b"content-type",
+                b"application/json",
+                Field::Content(Content::Other),
+            ),
         ] {
             let block = literal(name, value);
             assert_eq!(decode(&mut decoder, &block), Ok(vec![expected]));
         }
-        for (name, value) in [(&b":status"[..], &b"20x"[..]), (b"grpc-status", b""), (b"cookie", b"s")] {
+        for (name, value) in [
+            (&b":status"[..], &b"20x"[..]),
+            (b"grpc-status", b""),
+            (b"cookie", b"s"),
+        ] {
             assert_eq!(decode(&mut decoder, &literal(name, value)), Ok(vec![]));
         }
     }
@@ -417,7 +451,10 @@ mod tests {
                 .collect();
             let _ = decode(&mut decoder, &block);
             assert!(decoder.size <= LARGEST_TABLE);
-            assert_eq!(decoder.size, decoder.table.iter().map(|entry| entry.size).sum::<usize>());
+            assert_eq!(
+                decoder.size,
+                decoder.table.iter().map(|entry| entry.size).sum::<usize>()
+            );
         }
     }
 }
