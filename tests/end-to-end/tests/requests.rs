@@ -1,5 +1,7 @@
 //! Requests on the real kernel, from servers that do what servers do. Root.
 
+#[path = "requests/http2.rs"]
+mod http2;
 #[path = "requests/limits.rs"]
 mod limits;
 #[path = "requests/servers.rs"]
