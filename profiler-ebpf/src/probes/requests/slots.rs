@@ -79,7 +79,7 @@ pub(super) fn allocate(socket: u64) -> *mut Slot {
 }
 
 /// A slot for a stream that begins; null if there is none.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn allocate_stream(connection: u64, stream: u32) -> *mut Slot {
     allocate_in(&REQUEST_STREAMS, [connection, u64::from(stream)], 0)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use h2::client::SendRequest;
 use hyper::body::Bytes;
 use hyper::{Request, Response};
+use profiler::clock::Timestamp;
 use profiler::ledger::{Outcome, Route};
 use profiler::probes::requests::Observed;
 use tokio::net::{TcpListener, TcpStream};
@@ -51,6 +52,8 @@ async fn client(port: u16) -> SendRequest<Bytes> {
     socket.set_nodelay(true).expect("a socket");
     let (client, connection) = h2::client::Builder::new()
         .initial_max_send_streams(1_000)
+        // Hundreds of streams have small frames waiting; a client that is slow refuses them.
+        .data_frame_budget(64 << 20)
         .handshake(socket)
         .await
         .expect("HTTP/2");
@@ -58,7 +61,8 @@ async fn client(port: u16) -> SendRequest<Bytes> {
     client.ready().await.expect("a connection")
 }
 
-async fn ask(client: &mut SendRequest<Bytes>, port: u16) -> (u16, usize) {
+/// Asks for a stream; returns the status, and when its first data came.
+async fn ask(client: &mut SendRequest<Bytes>, port: u16) -> (u16, Timestamp) {
     let request = Request::post(format!("http://127.0.0.1:{port}/v1/completions?x=1"))
         .header("authorization", "Bearer secret")
         .body(())
@@ -69,12 +73,13 @@ async fn ask(client: &mut SendRequest<Bytes>, port: u16) -> (u16, usize) {
     let response = response.await.expect("a response");
     let status = response.status().as_u16();
     let mut body = response.into_body();
-    let mut bytes = 0;
-    while let Some(Ok(piece)) = body.data().await {
-        bytes += piece.len();
+    let mut first = None;
+    while let Some(piece) = body.data().await {
+        let piece = piece.expect("data");
+        first.get_or_insert_with(Timestamp::now);
         let _ = body.flow_control().release_capacity(piece.len());
     }
-    (status, bytes)
+    (status, first.expect("data"))
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -127,6 +132,38 @@ fn several_hundred_streams_of_one_connection_are_as_many_requests() {
         "{:?}",
         watch.probe.losses()
     );
+}
+
+#[test]
+fn first_data_is_the_moment_at_which_it_went_out() {
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
+    let mut late = Vec::new();
+    let port = runtime().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        tokio::spawn(serve(listener, 3, Duration::from_millis(30)));
+        let mut client = client(port).await;
+        for _ in 0..21 {
+            late.push(ask(&mut client, port).await.1);
+        }
+        port
+    });
+    let seen = watch.wait(port, 21);
+    let mut late: Vec<i64> = late
+        .iter()
+        .zip(&seen)
+        .map(|(client, seen)| {
+            let first = seen.request.first_data.expect("data");
+            assert!(first.since(seen.request.start) >= 29_000_000);
+            client.0 as i64 - first.0 as i64
+        })
+        .collect();
+    late.sort_unstable();
+    println!("the client has it {late:?} ns later");
+    // The client cannot have it before it went out; half of the time it has it soon.
+    assert!(late[0] > 0 && late[10] < 20_000_000, "{late:?}");
 }
 
 #[test]
@@ -297,9 +334,8 @@ fn grpcio_calls_are_requests_with_their_messages_and_statuses() {
             .skip(1)
             .filter_map(|time| time.parse().ok())
             .collect();
-        let since = |at: Option<profiler::clock::Timestamp>| {
-            at.map_or(0.0, |at| at.since(seen.request.start) as f64 / 1e9)
-        };
+        let since =
+            |at: Option<Timestamp>| at.map_or(0.0, |at| at.since(seen.request.start) as f64 / 1e9);
         let here = [
             since(seen.request.first_data),
             since(seen.request.end.map(|end| end.at)),
