@@ -120,6 +120,20 @@ pub fn begin_stream(slot: &mut Slot, connection: &mut Slot, stream: u32, bytes: 
     stream::expect(slot, losses);
 }
 
+/// True if what was received at once, of `length` bytes, is a client's preface and made no sense
+/// as frames: the slot's connection is gone, and another one has its socket's address (the end of
+/// a Unix socket is not seen).
+#[inline(always)]
+pub fn is_restart(window: &Window, length: u64) -> bool {
+    window.unreadable() != 0
+        && length >= 24
+        && window.beginning() == const { (word(b"PRI * HT"), word(b"TP/2.0\r\n")) }
+}
+
+const fn word(bytes: &[u8; 8]) -> u64 {
+    u64::from_le_bytes(*bytes)
+}
+
 /// True for the slot of an HTTP/2 connection.
 #[inline(always)]
 pub fn is_connection(slot: &Slot) -> bool {

@@ -307,6 +307,18 @@ fn data_that_is_passed_over_needs_no_reading() {
 }
 
 #[test]
+fn a_preface_in_the_place_of_a_frame_is_another_connections() {
+    let mut socket = Socket::new(WINDOW as u64);
+    let preface = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    socket.receive(&preface, 1);
+    assert!(!http2::is_restart(&socket.window, preface.len() as u64));
+    socket.receive(&preface, 2);
+    assert!(http2::is_restart(&socket.window, preface.len() as u64));
+    socket.receive(&[0xff; 60], 3);
+    assert!(!http2::is_restart(&socket.window, 60));
+}
+
+#[test]
 fn a_server_that_goes_away_says_which_streams_it_still_serves() {
     let mut socket = Socket::new(WINDOW as u64);
     socket.receive(

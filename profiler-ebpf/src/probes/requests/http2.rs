@@ -94,6 +94,28 @@ pub(super) fn received<O: Origin>(
     }
     payload::open(buffer, origin, Direction::Received, length);
     follow::<false>(buffer, connection, length);
+    if restart(buffer, connection, length) {
+        payload::open(buffer, origin, Direction::Received, length);
+        follow::<false>(buffer, connection, length);
+    }
+}
+
+/// Begins anew where the socket's address has gone over to another connection: true if it has.
+#[inline(never)]
+fn restart(buffer: *mut Buffer, connection: *mut Slot, length: u64) -> bool {
+    // SAFETY: entries of two maps; the slot is written between `begin_write` and `end_write`.
+    unsafe {
+        if !http2::is_restart(&(*buffer).window, length) {
+            return false;
+        }
+        put_end((*connection).facts.id, 0, ENDED, now());
+        begin_write(connection);
+        http2::begin_connection(&mut *connection, 0);
+        (*connection).facts.id = next_connection();
+        (*connection).facts.end = 0;
+        end_write(connection);
+    }
+    true
 }
 
 /// `length` bytes were sent on an HTTP/2 connection.

@@ -5,6 +5,7 @@ mod stacks;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
@@ -251,6 +252,42 @@ fn a_connection_older_than_the_probe_has_its_requests_from_then_on() {
         let wait = Duration::from_nanos(first.since(seen.request.start));
         assert!(wait >= Duration::from_millis(39), "{wait:?}");
         assert!(wait < Duration::from_millis(500), "{wait:?}");
+    }
+}
+
+#[test]
+fn unix_sockets_that_come_and_go_have_each_its_own_requests() {
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    const CONNECTIONS: u32 = 20;
+    for _ in 0..CONNECTIONS {
+        // The kernel gives a socket the address of the one before, whose end nobody sees.
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut buffer = [0; 4_096];
+                assert!(stream.read(&mut buffer).expect("a request") > 0);
+                let answer = frame(HEADERS, END_HEADERS | END_STREAM, 1, GRPC);
+                stream.write_all(&answer).expect("sent");
+            });
+            let mut stream = UnixStream::connect(&path).expect("the server listens");
+            let sent = [opening(), request(1)].concat();
+            stream.write_all(&sent).expect("sent");
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).expect("an answer");
+        });
+    }
+    let seen = watch.wait(0, CONNECTIONS as usize);
+    for seen in seen {
+        assert_eq!(outcome(&seen), Some(Outcome::Done));
+        assert_eq!(
+            (seen.request.status, seen.request.route),
+            (200, Route::Completions)
+        );
     }
 }
 
