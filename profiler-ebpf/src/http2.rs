@@ -355,8 +355,7 @@ fn data<S: Streams>(streams: &mut S, piece: u64) -> u64 {
     let (window, _) = streams.parts();
     stream::guess(window, open, piece);
     stream::sends_data(open, now);
-    let taken;
-    if stream::is_lines(open) {
+    let taken = if stream::is_lines(open) {
         let (start, end) = (window.cursor(), window.end());
         window.set_end_offset(start.wrapping_add(piece));
         window.enter_data(open);
@@ -364,10 +363,10 @@ fn data<S: Streams>(streams: &mut S, piece: u64) -> u64 {
         let (window, _) = streams.parts();
         window.set_end_offset(end);
         window.set_cursor(start);
-        taken = piece;
+        piece
     } else {
-        taken = stream::message(window, open, piece);
-    }
+        stream::message(window, open, piece)
+    };
     // SAFETY: as above.
     stream::note_first_chunks(unsafe { &mut *slot }, now);
     streams.end_write(slot);
@@ -469,19 +468,17 @@ fn end_frame<S: Streams>(streams: &mut S) {
     let mut end = 0;
     match kind {
         DATA => end = flags & END_STREAM,
-        HEADERS | CONTINUATION | PUSH_PROMISE => {
-            if flags & END_HEADERS != 0 {
-                let state = frames.block();
+        HEADERS | CONTINUATION | PUSH_PROMISE if flags & END_HEADERS != 0 => {
+            let state = frames.block();
+            if state & BLOCK_OPEN != 0 {
+                // The last piece was empty.
+                block(streams, 0, true);
+            }
+            let (_, frames) = self::frames(streams);
+            frames.set_block(0);
+            // A promised stream's block ends nothing.
+            if kind != PUSH_PROMISE {
                 end = state & END_STREAM;
-                if state & BLOCK_OPEN != 0 {
-                    // The last piece was empty.
-                    block(streams, 0, true);
-                }
-                let (_, frames) = self::frames(streams);
-                frames.set_block(0);
-                if kind == PUSH_PROMISE {
-                    end = 0;
-                }
             }
         }
         GOAWAY if S::SENT => streams.ends_above(number),

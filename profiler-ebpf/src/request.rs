@@ -49,6 +49,21 @@ impl Outcome {
     pub const INCOMPLETE: Self = Self(3);
 }
 
+/// What is known of the process at the client's end.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Peer(pub u8);
+
+impl Peer {
+    /// Nothing: a kernel without the fields that tell.
+    pub const UNKNOWN: Self = Self(0);
+    /// [`Facts::peer_tgid`] says whether it is of the same service.
+    pub const KNOWN: Self = Self(1);
+    /// It is on this machine, and was not seen to send: somebody else's, or its send is not
+    /// over yet.
+    pub const NEAR: Self = Self(2);
+}
+
 /// The body is chunked.
 pub const CHUNKED: u16 = 1;
 /// The body is a stream of server-sent events.
@@ -92,17 +107,19 @@ pub struct Facts {
     pub line: [u8; REQUEST_LINE],
     /// Number of the network namespace of the socket; 0 if not known.
     pub network: u32,
+    /// The client's process where it is of the same service; else 0.
+    pub peer_tgid: u32,
     /// The client's port; 0 for a Unix socket, and if not known.
     pub peer_port: u16,
     /// No meaning.
     pub reserved: u16,
+    /// The stream's number; 0 in HTTP/1.
+    pub stream: u32,
     /// The HTTP/2 connection that the request is a stream of, as [`Facts::id`] of its socket's
     /// slot; 0 in HTTP/1.
     pub connection: u64,
-    /// The stream's number; 0 in HTTP/1.
-    pub stream: u32,
     /// No meaning: what follows keeps to its cache line.
-    pub spare: [u32; 11],
+    pub spare: [u32; 10],
     /// Unique since the maps were made; 0 in a slot that was never used.
     pub id: u64,
     /// The kernel's address of the socket: an identity, never followed.
@@ -133,8 +150,8 @@ pub struct Facts {
     pub outcome: Outcome,
     /// Bytes of `line` that are filled.
     pub line_len: u8,
-    /// No meaning.
-    pub padding: u8,
+    /// What is known of the client.
+    pub peer: Peer,
     /// The last byte of the response's head so far went out.
     pub head: u64,
     /// The first byte of the response's body went out.

@@ -288,7 +288,7 @@ fn may_be(kind: u8, length: u64, stream: u32) -> bool {
         DATA | HEADERS | CONTINUATION => stream != 0,
         PRIORITY => stream != 0 && length == 5,
         RST_STREAM => stream != 0 && length == 4,
-        SETTINGS => stream == 0 && length % 6 == 0 && length <= 0x4000,
+        SETTINGS => stream == 0 && length.is_multiple_of(6) && length <= 0x4000,
         PUSH_PROMISE => stream != 0 && length >= 4,
         PING => stream == 0 && length == 8,
         GOAWAY => stream == 0 && length >= 8,
@@ -325,8 +325,7 @@ pub fn find(window: &Window, length: u64) -> Found {
         || kind != HEADERS
         || flags & !defined != 0
         || flags & END_HEADERS == 0
-        || payload < 4
-        || payload > USUAL_PAYLOAD
+        || !(4..=USUAL_PAYLOAD).contains(&payload)
         || stream & 1 == 0
         || word >> 40 & 0x80 != 0
     {

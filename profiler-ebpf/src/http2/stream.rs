@@ -27,6 +27,8 @@ pub(super) fn begin(slot: &mut Slot, connection: &Slot, stream: u32, bytes: u64,
     facts.stream = stream;
     facts.socket = from.socket;
     facts.network = from.network;
+    facts.peer = from.peer;
+    facts.peer_tgid = from.peer_tgid;
     facts.peer_port = from.peer_port;
     facts.port = from.port;
     facts.family = from.family;

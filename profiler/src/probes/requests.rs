@@ -5,9 +5,11 @@
 //! what was lost. A poll reads memory and makes no system call, but to forget a quiet Unix socket
 //! (where that is refused, such sockets keep their slots).
 
+mod clients;
 mod follower;
 mod http2;
 mod observed;
+mod usage;
 
 use std::time::Duration;
 
@@ -15,7 +17,9 @@ use aya::maps::{HashMap, Map, MapData, RingBuf, Stack};
 use profiler_ebpf::owners::OwnerIndex;
 use profiler_ebpf::request::{Counters, Facts, HTTP2, Phase, SLOTS, STREAMS, Slot};
 
+pub use clients::Client;
 pub use observed::Observed;
+pub use usage::{Found, usage};
 
 use super::load_error::ProbeError;
 use super::loader::{Field, Loader, Options, possible_cpus};
@@ -23,6 +27,7 @@ use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
 use crate::ledger::{Owner, Route, ServiceId};
+use clients::Clients;
 use follower::Follower;
 
 const RECEIVE: &str = "sock_recv_length";
@@ -194,6 +199,7 @@ pub struct RequestProbe {
     sockets: HashMap<MapData, u64, u32>,
     streams: HashMap<MapData, [u64; 2], u32>,
     free: Stack<MapData, u32>,
+    clients: Clients,
     /// False where a TCP socket's end cannot be seen.
     sees_ends: bool,
     sequences: Vec<u64>,
@@ -222,6 +228,8 @@ impl RequestProbe {
     pub fn configure(options: &mut Options) {
         options
             .fields(FIELDS)
+            .fields(clients::FIELDS)
+            .map_entries(clients::TABLE, profiler_ebpf::clients::PLACES)
             .map_entries("REQUEST_SOCKETS", SLOTS)
             .map_entries("REQUEST_SLOTS", SLOTS)
             .map_entries("REQUEST_STREAMS", STREAMS)
@@ -243,7 +251,9 @@ impl RequestProbe {
         let streams = typed("REQUEST_STREAMS", loader.take_map("REQUEST_STREAMS")?)?;
         let free: Stack<MapData, u32> =
             typed("REQUEST_FREE_SLOTS", loader.take_map("REQUEST_FREE_SLOTS")?)?;
+        let clients = Clients::new(loader)?;
         let mut probe = Self {
+            clients,
             slots,
             ring,
             counters,
@@ -419,6 +429,7 @@ impl RequestProbe {
                 }
                 self.headers.complete(&mut facts);
             }
+            self.clients.ask(owners, &mut facts);
             if let Some(known) = self.sequences.get_mut(index) {
                 *known = sequence;
             }
@@ -451,6 +462,7 @@ impl RequestProbe {
         for record in std::mem::take(&mut self.pending) {
             match record {
                 Record::Request(mut facts) => {
+                    self.clients.ask(owners, &mut facts);
                     self.headers.complete(&mut facts);
                     self.headers.forget(&facts);
                     let service = service(owners, &facts);
@@ -488,6 +500,7 @@ impl RequestProbe {
                 *known = sequence;
             }
             http2::close(&mut facts, ended);
+            self.clients.ask(owners, &mut facts);
             self.headers.complete(&mut facts);
             self.headers.forget(&facts);
             let service = service(owners, &facts);

@@ -9,10 +9,11 @@ use profiler_ebpf::request::{
     CLIENT_CLOSED, HTTP2, LINE_WHOLE, METHOD_CUT, Phase, REQUEST_LINE, Slot, UPGRADED,
 };
 
+use super::clients;
 use super::http2;
 use super::payload::{self, Buffer, Direction, Origin};
 use super::slots::{allocate, begin_write, buffer, count, emit, end_write, next_id, release};
-use super::socket::Socket;
+use super::socket::{AF_UNIX, Socket};
 
 /// Socket states in which a server answers what it reads; in any other it drains.
 const ESTABLISHED: u8 = 1;
@@ -204,6 +205,7 @@ unsafe fn begin<S: Socket>(socket: S, slot: *mut Slot, start: Start, tgid: u32, 
         facts.family = socket.family();
         (facts.port, facts.peer_port) = socket.ports(facts.family);
         facts.network = socket.network();
+        clients::identify(socket, facts);
     }
 }
 
@@ -259,8 +261,13 @@ pub(super) fn client_left(slot: *mut Slot, gone: bool) {
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         if (*slot).facts.phase == Phase::IDLE {
-            if (*slot).facts.flags & HTTP2 != 0 {
-                http2::client_left(slot, gone);
+            let (flags, family) = ((*slot).facts.flags, (*slot).facts.family);
+            if flags & HTTP2 != 0 {
+                http2::client_left(slot, gone || family == AF_UNIX);
+            }
+            if family == AF_UNIX {
+                // Of its end nothing else is seen, and its address is soon another's.
+                release((*slot).facts.socket, slot);
             }
             return;
         }
@@ -283,11 +290,12 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
     let phase = unsafe { (*slot).facts.phase };
     if phase == Phase::IDLE {
         // SAFETY: as above.
-        let flags = unsafe { (*slot).facts.flags };
+        let (family, flags) = unsafe { ((*slot).facts.family, (*slot).facts.flags) };
         if flags & HTTP2 != 0 {
             http2::sent(slot, origin, length);
-        } else if flags & UPGRADED == 0 {
-            // A response to a request that was not followed.
+        } else if flags & UPGRADED == 0 && family != AF_UNIX {
+            // A response to a request that was not followed; what is sent at the address of a
+            // Unix socket may be another one's.
             count!(pipelined);
         }
         return;
@@ -296,6 +304,9 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         begin_write(slot);
+        if phase == Phase::WAITING {
+            clients::ask(&mut (*slot).facts);
+        }
         http1::begin_send(&mut *slot, length, now);
         if http1::passes(&*slot) && length <= (*slot).cursor.left {
             http1::pass(&mut *slot, length, now);

@@ -12,6 +12,7 @@ use profiler_ebpf::http1::{WINDOW, Window, mask};
 use profiler_ebpf::http2::{self, Found, NOTICE_BYTES, Streams};
 use profiler_ebpf::request::{CLIENT_CLOSED, ENDED, ENDED_BY_CLIENT, Slot};
 
+use super::clients;
 use super::exchange::now;
 use super::payload::{self, Buffer, Direction, Origin};
 use super::slots::{
@@ -71,6 +72,7 @@ unsafe fn identify<S: Socket>(socket: S, slot: *mut Slot, tgid: u32, owner: u8) 
     facts.family = socket.family();
     (facts.port, facts.peer_port) = socket.ports(facts.family);
     facts.network = socket.network();
+    clients::identify(socket, facts);
     facts.start = 0;
     facts.head = 0;
     facts.last_data = 0;
