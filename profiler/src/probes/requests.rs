@@ -184,9 +184,13 @@ impl Losses {
 
 /// What the ring says beside headers.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are requests: a box would be an allocation for each"
+)]
 enum Record {
     /// A request has ended.
-    Request(Box<Facts>),
+    Request(Facts),
     /// A connection of HTTP/2 has, or some of its streams.
     Connection(http2::Ended),
 }
@@ -441,13 +445,14 @@ impl RequestProbe {
     /// Empties the ring.
     fn take_records(&mut self) {
         while let Some(record) = self.ring.next() {
-            if let Some(ended) = self.headers.notice(&record) {
-                self.pending.push(Record::Connection(ended));
-            } else if record.len() >= size_of::<Facts>() && !http2::is_notice(&record) {
+            if http2::is_notice(&record) {
+                let ended = self.headers.notice(&record);
+                self.pending.extend(ended.map(Record::Connection));
+            } else if record.len() >= size_of::<Facts>() {
                 // SAFETY: the record has the size of `Facts`, whose every bit pattern is valid;
                 // the read may be unaligned.
                 let facts = unsafe { record.as_ptr().cast::<Facts>().read_unaligned() };
-                self.pending.push(Record::Request(Box::new(facts)));
+                self.pending.push(Record::Request(facts));
             }
         }
     }
@@ -459,7 +464,8 @@ impl RequestProbe {
         route: impl Fn(&[u8]) -> Route,
         out: &mut Vec<Observed>,
     ) {
-        for record in std::mem::take(&mut self.pending) {
+        let mut pending = std::mem::take(&mut self.pending);
+        for record in pending.drain(..) {
             match record {
                 Record::Request(mut facts) => {
                     self.clients.ask(owners, &mut facts);
@@ -471,6 +477,8 @@ impl RequestProbe {
                 Record::Connection(ended) => self.end_connection(&ended, owners, &route, out),
             }
         }
+        // Its memory serves the next poll.
+        self.pending = pending;
         self.follower.drained(route, out);
     }
 

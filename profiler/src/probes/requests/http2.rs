@@ -65,7 +65,7 @@ pub(super) fn close(facts: &mut Facts, ended: &Ended) {
 
 /// True for a record that is no request.
 pub(super) fn is_notice(record: &[u8]) -> bool {
-    parse(record).is_some()
+    record.starts_with(&NOTICE.to_ne_bytes())
 }
 
 /// What is known of the streams that are open.
