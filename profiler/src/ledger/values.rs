@@ -176,6 +176,8 @@ pub enum Route {
     ApiChat,
     ApiEmbed,
     ModelInfer,
+    /// KServe's gRPC streaming inference.
+    ModelStreamInfer,
     /// Health and metrics paths: counted, but they cost nobody energy.
     Health,
     Other,
