@@ -118,8 +118,8 @@ pub struct Facts {
     pub outcome: Outcome,
     /// Bytes of `line` that are filled.
     pub line_len: u8,
-    /// No meaning.
-    pub padding: u8,
+    /// Bits of [`crate::tls`].
+    pub tls: u8,
     /// The last byte of the response's head so far went out.
     pub head: u64,
     /// The first byte of the response's body went out.

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::Agent;
 use super::config::{self, Config};
-use super::probes::{self, Probes};
+use super::probes::{self, Probes, Wanted};
 use super::sinks::Sinks;
 use super::tokens::Engines;
 use super::watch::Watch;
@@ -82,7 +82,11 @@ impl Agent {
             })
         });
 
-        let probes = match Probes::attach(config.syscalls, config.log_level) {
+        let wanted = Wanted {
+            syscalls: config.syscalls,
+            tls: config.tls,
+        };
+        let probes = match Probes::attach(wanted, config.log_level) {
             Ok(probes) => Some(probes),
             Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
             Err(error) => {
