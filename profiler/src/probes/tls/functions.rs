@@ -68,15 +68,19 @@ fn points(file: &[u8]) -> Option<Vec<Point>> {
             take(&mut found, symbol.name_bytes(), symbol.address());
         }
     }
-    let [read, read_ex, write, write_ex, free] = found.map(|address| {
-        let offset = offset(&elf, address?)?;
-        let start = usize::try_from(offset).ok()?;
-        let code = file.get(start..)?;
+    let code = |address: u64| {
+        let offset = offset(&elf, address)?;
+        let code = file.get(usize::try_from(offset).ok()?..)?;
         Some((offset, code.get(..LOOKED_AT).unwrap_or(code)))
-    });
+    };
+    let [read, read_ex, write, write_ex, free] = found;
+    let mut reads = vec![(read, 0), (read_ex, EXTENDED)];
+    if let Some(inner) = inner_read(read.zip(read_ex), code) {
+        reads = vec![(Some(inner), EXTENDED)];
+    }
     let mut points = Vec::new();
-    for (function, cookie) in [(read, 0), (read_ex, EXTENDED)] {
-        let Some((offset, code)) = function else {
+    for (address, cookie) in reads {
+        let Some((offset, code)) = address.and_then(code) else {
             continue;
         };
         // Both at the first instruction, where a return must be asked for: one stop, not two.
@@ -90,12 +94,12 @@ fn points(file: &[u8]) -> Option<Vec<Point>> {
             });
         }
     }
-    for (program, function, cookie) in [
+    for (program, address, cookie) in [
         (WRITE, write, 0),
         (WRITE, write_ex, EXTENDED),
         (FREE, free, 0),
     ] {
-        let Some((offset, code)) = function else {
+        let Some((offset, code)) = address.and_then(code) else {
             continue;
         };
         let place = prologue::entry(code);
@@ -108,6 +112,22 @@ fn points(file: &[u8]) -> Option<Vec<Point>> {
     }
     let has = |program| points.iter().any(|point| point.program == program);
     (has(READ) && has(WRITE)).then_some(points)
+}
+
+/// OpenSSL's own `ssl_read_internal(SSL *, void *, size_t, size_t *)` (1.1.1 and later), which
+/// has no name in a stripped library: what both functions pass their arguments on to. A probe on
+/// a function's return needs its first instruction, and compilers give a wrapper one that the
+/// kernel steps through; this one keeps registers first. `None` if that would gain nothing.
+fn inner_read<'a>(
+    wrappers: Option<(u64, u64)>,
+    code: impl Fn(u64) -> Option<(u64, &'a [u8])>,
+) -> Option<u64> {
+    let (read, read_ex) = wrappers?;
+    let inner = prologue::passes_on_to(code(read)?.1, read)?;
+    let same = prologue::passes_on_to(code(read_ex)?.1, read_ex)? == inner;
+    let gains =
+        !prologue::first(code(read)?.1).emulated && prologue::first(code(inner)?.1).emulated;
+    (same && gains).then_some(inner)
 }
 
 /// Where the byte at `address` lies in the file.

@@ -38,10 +38,7 @@ pub(super) fn entry(code: &[u8]) -> Place {
                 emulated: true,
             };
         }
-        let changes_an_argument = info.info(&instruction).used_registers().iter().any(|used| {
-            ARGUMENTS.contains(&used.register().full_register())
-                && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead)
-        });
+        let changes_an_argument = changes(&mut info, &instruction, &ARGUMENTS);
         let goes_elsewhere = instruction.flow_control() != FlowControl::Next;
         if changes_an_argument || goes_elsewhere || instruction.is_invalid() {
             break;
@@ -57,6 +54,41 @@ pub(super) fn first(code: &[u8]) -> Place {
         offset: 0,
         emulated: is_emulated(&instruction),
     }
+}
+
+/// Where a function that lies at `address` passes its first two arguments on to, unchanged: its
+/// first call, with no branch taken.
+pub(super) fn passes_on_to(code: &[u8], address: u64) -> Option<u64> {
+    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
+    let mut info = InstructionInfoFactory::new();
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        if instruction.code() == Code::Call_rel32_64 {
+            return Some(instruction.near_branch_target());
+        }
+        let goes_on = matches!(
+            instruction.flow_control(),
+            FlowControl::Next | FlowControl::ConditionalBranch
+        );
+        if instruction.is_invalid() || !goes_on || changes(&mut info, &instruction, &ARGUMENTS[..2])
+        {
+            return None;
+        }
+    }
+    None
+}
+
+/// True if the instruction may write one of `registers`.
+fn changes(
+    info: &mut InstructionInfoFactory,
+    instruction: &Instruction,
+    registers: &[Register],
+) -> bool {
+    info.info(instruction).used_registers().iter().any(|used| {
+        registers.contains(&used.register().full_register())
+            && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead)
+    })
 }
 
 fn is_emulated(instruction: &Instruction) -> bool {
@@ -108,6 +140,24 @@ mod tests {
         // mov edx, 1; push rbp
         let place = entry(&[0xba, 1, 0, 0, 0, 0x55]);
         assert_eq!((place.offset, place.emulated), (0, false));
+    }
+
+    #[test]
+    fn a_wrapper_says_what_it_wraps() {
+        // Debian's SSL_read: as above, then mov rcx, rsp; movsxd rdx, edx; call
+        let read = [
+            0x48, 0x83, 0xec, 0x18, 0x64, 0x48, 0x8b, 0x04, 0x25, 0x28, 0, 0, 0, 0x48, 0x89, 0x44,
+            0x24, 0x08, 0x31, 0xc0, 0x85, 0xd2, 0x78, 0x2f, 0x48, 0x89, 0xe1, 0x48, 0x63, 0xd2,
+            0xe8, 0x3d, 0xfe, 0xff, 0xff,
+        ];
+        // SSL_read_ex: sub rsp, 8; call
+        let read_ex = [0x48, 0x83, 0xec, 0x08, 0xe8, 0xc7, 0xfd, 0xff, 0xff];
+        assert_eq!(passes_on_to(&read, 0x35430), Some(0x35290));
+        assert_eq!(passes_on_to(&read_ex, 0x354c0), Some(0x35290));
+        // mov rdi, rbx; call
+        let other = [0x48, 0x89, 0xdf, 0xe8, 0, 0, 0, 0];
+        assert_eq!(passes_on_to(&other, 0), None);
+        assert_eq!(passes_on_to(&[0xc3], 0), None);
     }
 
     #[test]
