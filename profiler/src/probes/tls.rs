@@ -170,7 +170,7 @@ impl TlsProbe {
     pub fn poll(&mut self, loader: &mut Loader, owners: &Owners) {
         let mut changed = false;
         while let Some(found) = self.libraries.next() {
-            changed |= self.take(found, loader);
+            changed |= self.take(found, loader, owners);
         }
         if changed {
             self.tell_owners(owners);
@@ -196,18 +196,24 @@ impl TlsProbe {
         self.probed.values().map(|library| library.name.as_str())
     }
 
-    fn take(&mut self, found: Found, loader: &mut Loader) -> bool {
+    fn take(&mut self, found: Found, loader: &mut Loader, owners: &Owners) -> bool {
         let Found { pid, id, name, .. } = &found;
-        if self.detached || !self.processes.contains_key(pid) {
-            return false;
-        }
+        let service = match self.processes.get(pid) {
+            Some(service) if !self.detached => *service,
+            _ => return false,
+        };
         if let Some(library) = self.probed.get_mut(id) {
             return library.users.insert(*pid);
+        }
+        // Its sockets are noted before its sessions are.
+        if let Some(index) = owners.service_index(service) {
+            self.owners.set_byte(usize::from(index), 1);
         }
         // By the open file: its name may lead elsewhere by now.
         let file = format!("/proc/self/fd/{}", found.file.as_raw_fd());
         let mut links = Vec::new();
-        for point in found.points.iter() {
+        // What begins requests comes last: the rest is then there to end them.
+        for point in found.points.iter().rev() {
             let link = loader.attach_uprobe(
                 point.program,
                 Path::new(&file),
@@ -219,7 +225,7 @@ impl TlsProbe {
                 Ok(link) => links.push(link),
                 Err(error) => {
                     log::warn!("{name}: TLS is not seen: {error}");
-                    return false;
+                    return true;
                 }
             }
         }

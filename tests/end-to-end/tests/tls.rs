@@ -4,6 +4,8 @@
 mod guard;
 #[path = "tls/servers.rs"]
 mod servers;
+#[path = "tls/stack.rs"]
+mod stack;
 #[path = "requests/watch.rs"]
 #[expect(dead_code, reason = "shared with other tests, which use more of it")]
 mod watch;

@@ -93,7 +93,7 @@ pub(super) fn allocate(socket: u64) -> *mut Slot {
         (*slot).facts.slot = index;
         (*slot).facts.phase = Phase::IDLE;
         (*slot).facts.line_len = 0;
-        (*slot).facts.tls = 0;
+        (*slot).cursor.tls = 0;
         end_write(slot);
     }
     if let Some(counters) = counters() {

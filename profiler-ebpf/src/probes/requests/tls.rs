@@ -142,7 +142,7 @@ fn uses_tls(owner: u8) -> bool {
 #[inline(always)]
 pub(super) fn is_ciphertext(slot: *mut Slot) -> bool {
     // SAFETY: a slot of the array.
-    is_on() && unsafe { read_volatile(&raw const (*slot).facts.tls) } & CIPHERTEXT != 0
+    is_on() && unsafe { read_volatile(&raw const (*slot).cursor.tls) } & CIPHERTEXT != 0
 }
 
 /// A process of `owner`'s service received bytes on a socket. True if they are ciphertext of a
@@ -184,7 +184,7 @@ pub(super) fn receives(socket: u64, found: *mut Slot, owner: u8) -> bool {
 pub(super) fn refused(slot: *mut Slot) {
     if is_ciphertext(slot) {
         // SAFETY: a slot of the array.
-        unsafe { write_volatile(&raw mut (*slot).facts.tls, CIPHERTEXT | REFUSED) };
+        unsafe { write_volatile(&raw mut (*slot).cursor.tls, CIPHERTEXT | REFUSED) };
     }
 }
 
@@ -369,8 +369,8 @@ fn ssl_read_return(ctx: RetProbeContext) -> u32 {
     if !slot.is_null() {
         // SAFETY: a slot of the array.
         unsafe {
-            let bits = read_volatile(&raw const (*slot).facts.tls);
-            write_volatile(&raw mut (*slot).facts.tls, bits | CIPHERTEXT);
+            let bits = read_volatile(&raw const (*slot).cursor.tls);
+            write_volatile(&raw mut (*slot).cursor.tls, bits | CIPHERTEXT);
         }
     }
     0
@@ -487,8 +487,8 @@ fn ssl_write(ctx: ProbeContext) -> u32 {
     // SAFETY: as above, and a slot of the array.
     let refused = unsafe {
         (*binding).latest = length;
-        let bits = read_volatile(&raw const (*slot).facts.tls);
-        write_volatile(&raw mut (*slot).facts.tls, CIPHERTEXT);
+        let bits = read_volatile(&raw const (*slot).cursor.tls);
+        write_volatile(&raw mut (*slot).cursor.tls, CIPHERTEXT);
         bits & REFUSED != 0
     };
     if written(latest, length, refused && owns_socket != 0) == Written::Before {
