@@ -11,17 +11,25 @@ pub enum Program {
     SockRecvLength,
     SockSendLength,
     TcpDestroySock,
+    SslRead,
+    SslReadReturn,
+    SslWrite,
+    SslFree,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
         Self::SockRecvLength,
         Self::SockSendLength,
         Self::TcpDestroySock,
+        Self::SslRead,
+        Self::SslReadReturn,
+        Self::SslWrite,
+        Self::SslFree,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -33,6 +41,10 @@ impl Program {
             Self::SockRecvLength => "sock_recv_length",
             Self::SockSendLength => "sock_send_length",
             Self::TcpDestroySock => "tcp_destroy_sock",
+            Self::SslRead => "ssl_read",
+            Self::SslReadReturn => "ssl_read_return",
+            Self::SslWrite => "ssl_write",
+            Self::SslFree => "ssl_free",
         }
     }
 }

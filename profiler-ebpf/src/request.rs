@@ -176,8 +176,10 @@ pub struct Cursor {
     pub line_len: u8,
     /// Bytes of `data` in use.
     pub data_len: u8,
+    /// Bits of [`crate::tls`].
+    pub tls: u8,
     /// No meaning.
-    pub padding: [u8; 6],
+    pub padding: [u8; 5],
     /// Bytes of data still to come in this chunk or body.
     pub left: u64,
     /// The first bytes of a head, size or trailer line that is not yet whole.

@@ -47,6 +47,8 @@ pub struct Config {
     pub services: Services,
     /// Count system calls of services; slows every system call of the machine a little.
     pub syscalls: bool,
+    /// Read requests inside TLS at services' TLS libraries: each of their calls takes longer.
+    pub tls: bool,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
     pub engine_metrics: bool,
     /// GPUs' idle floor; with it nothing is learned.
@@ -87,6 +89,7 @@ impl Default for Config {
             model: None,
             services: Services::default(),
             syscalls: false,
+            tls: false,
             engine_metrics: true,
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
@@ -110,6 +113,7 @@ pub struct PartialConfig {
     #[serde(default)]
     pub services: PartialServices,
     pub syscalls: Option<bool>,
+    pub tls: Option<bool>,
     pub engine_metrics: Option<bool>,
     pub idle_watts: Option<IdleWatts>,
     #[serde(default, deserialize_with = "level")]
@@ -221,6 +225,7 @@ impl Config {
                 names: services.names.unwrap_or_default(),
             },
             syscalls: told.syscalls.unwrap_or(default.syscalls),
+            tls: told.tls.unwrap_or(default.tls),
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             idle_watts: told.idle_watts.unwrap_or_default(),
             log_level: told.log_level.unwrap_or(default.log_level),
@@ -246,6 +251,7 @@ impl PartialConfig {
                 names: self.services.names.or(lower.services.names),
             },
             syscalls: self.syscalls.or(lower.syscalls),
+            tls: self.tls.or(lower.tls),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
             idle_watts: self.idle_watts.or(lower.idle_watts),
             log_level: self.log_level.or(lower.log_level),
@@ -288,6 +294,7 @@ impl PartialConfig {
                 names: variable(env, "PERJOULE_NAMES", list)?,
             },
             syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
+            tls: variable(env, "PERJOULE_TLS", switch)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
             idle_watts: variable(env, "PERJOULE_IDLE_WATTS", str::parse)?,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,

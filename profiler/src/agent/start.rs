@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::Agent;
 use super::config::{self, Config};
 use super::hops::Hops;
-use super::probes::{self, Probes};
+use super::probes::{self, Probes, Wanted};
 use super::sinks::Sinks;
 use super::tokens::Tokens;
 use super::watch::Watch;
@@ -83,7 +83,11 @@ impl Agent {
             })
         });
 
-        let probes = match Probes::attach(config.syscalls, config.log_level) {
+        let wanted = Wanted {
+            syscalls: config.syscalls,
+            tls: config.tls,
+        };
+        let probes = match Probes::attach(wanted, config.log_level) {
             Ok(probes) => Some(probes),
             Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
             Err(error) => {

@@ -12,8 +12,9 @@ use profiler_ebpf::request::{
 use super::clients;
 use super::http2;
 use super::payload::{self, Buffer, Direction, Origin};
-use super::slots::{allocate, begin_write, buffer, count, emit, end_write, next_id, release};
+use super::slots::{allocate, begin_write, count, emit, end_write, next_id, release};
 use super::socket::{AF_UNIX, Socket};
+use super::tls;
 
 /// Socket states in which a server answers what it reads; in any other it drains.
 const ESTABLISHED: u8 = 1;
@@ -36,7 +37,12 @@ pub(super) fn received<S: Socket, O: Origin>(
     tgid: u32,
     owner: u8,
 ) {
-    let Some(buffer) = buffer() else { return };
+    if O::BELOW_TLS && tls::receives(socket.key(), found, owner) {
+        return;
+    }
+    let Some(buffer) = origin.buffer() else {
+        return;
+    };
     let mut kept = 0;
     let mut phase = Phase::IDLE;
     if !found.is_null() {
@@ -286,6 +292,9 @@ pub(super) fn client_left(slot: *mut Slot, gone: bool) {
 /// `length` bytes, which lie at `origin`, were sent on the socket of `slot`.
 #[inline(always)]
 pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
+    if O::BELOW_TLS && tls::is_ciphertext(slot) {
+        return;
+    }
     // SAFETY: a slot of the array.
     let phase = unsafe { (*slot).facts.phase };
     if phase == Phase::IDLE {
@@ -310,7 +319,7 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
         http1::begin_send(&mut *slot, length, now);
         if http1::passes(&*slot) && length <= (*slot).cursor.left {
             http1::pass(&mut *slot, length, now);
-        } else if let Some(buffer) = buffer()
+        } else if let Some(buffer) = origin.buffer()
             && let Err(ahead) = payload::event(buffer, slot, origin, length, now)
         {
             payload::follow(buffer, slot, origin, length, ahead, now);
@@ -340,6 +349,7 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
 /// The last that is seen of a socket that has a slot.
 #[inline(always)]
 pub(super) fn destroyed(socket: u64, slot: *mut Slot) {
+    tls::destroyed(socket, slot);
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         if (*slot).facts.phase != Phase::IDLE {
