@@ -7,6 +7,7 @@
 pub mod clients;
 pub mod cost;
 pub mod http1;
+pub mod http2;
 pub mod owners;
 pub mod request;
 pub mod sched;

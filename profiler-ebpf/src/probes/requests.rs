@@ -6,6 +6,7 @@
 
 mod clients;
 mod exchange;
+mod http2;
 mod payload;
 mod slots;
 mod socket;

@@ -90,7 +90,7 @@ impl Default for Config {
             services: Services::default(),
             syscalls: false,
             tls: false,
-            engine_metrics: false,
+            engine_metrics: true,
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
             intervals: Intervals {

@@ -33,9 +33,9 @@ pub(super) struct Target {
     /// See requests inside TLS (OpenSSL, BoringSSL); slows every call of the service's TLS library
     #[arg(long)]
     tls: bool,
-    /// Read token counts from the inference engine's own /metrics, once a second
+    /// Do not read token counts from the inference engine's own /metrics, once a second
     #[arg(long)]
-    engine_metrics: bool,
+    no_engine_metrics: bool,
     /// The model's name, for service_info
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -74,7 +74,7 @@ impl Target {
             },
             syscalls: self.syscalls.then_some(true),
             tls: self.tls.then_some(true),
-            engine_metrics: self.engine_metrics.then_some(true),
+            engine_metrics: self.no_engine_metrics.then_some(false),
             idle_watts,
             log_level: level(verbose),
             ..PartialConfig::default()

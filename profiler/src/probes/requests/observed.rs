@@ -4,7 +4,7 @@ use profiler_ebpf::request::{self, Facts};
 
 use super::clients::Client;
 use crate::clock::Timestamp;
-use crate::ledger::{End, Event, Input, Outcome, Request, RequestId, Route, ServiceId};
+use crate::ledger::{End, Event, Input, Outcome, Request, RequestId, Route, ServiceId, Usage};
 
 /// A request as it stood at some moment, and where it was seen.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,8 @@ pub struct Observed {
     pub first_chunks: u64,
     /// Part of the response could not be read: `chunks` may be too small.
     pub truncated: bool,
+    /// What the server itself counted of it, told with its end.
+    pub usage: Option<Usage>,
 }
 
 impl Observed {
@@ -76,18 +78,28 @@ pub(super) fn observe(
     route: impl Fn(&[u8]) -> Route,
 ) -> Observed {
     let time = |nanos: u64| (nanos != 0).then_some(Timestamp(nanos));
+    let route = route(path(facts));
+    let lines = facts.flags & (request::SSE | request::NDJSON) != 0;
+    // Every gRPC response is a sequence of messages; one that is not of one message streams.
+    let messages =
+        facts.flags & request::GRPC != 0 && (facts.chunks > 1 || route == Route::ModelStreamInfer);
+    let streamed = lines || messages;
+    let counted = |chunks: u32| {
+        let single = facts.flags & request::GRPC != 0 && !streamed;
+        if single { 0 } else { u64::from(chunks) }
+    };
     Observed {
         at: latest(facts).max(end.map_or(Timestamp(0), |end| end.at)),
         request: Request {
             id: RequestId(facts.id),
             service,
-            route: route(path(facts)),
+            route,
             start: Timestamp(facts.start),
             first_data: time(facts.first_data),
             last_data: time(facts.last_data).filter(|_| facts.first_data != 0),
             input: Input::Bytes(facts.request_bytes),
-            chunks: u64::from(facts.chunks),
-            streamed: facts.flags & (request::SSE | request::NDJSON) != 0,
+            chunks: counted(facts.chunks),
+            streamed,
             status: facts.status,
             end,
         },
@@ -98,8 +110,9 @@ pub(super) fn observe(
         family: facts.family,
         tgid: facts.tgid,
         response_bytes: facts.response_bytes,
-        first_chunks: u64::from(facts.first_chunks),
+        first_chunks: counted(facts.first_chunks),
         truncated: facts.flags & request::TRUNCATED != 0,
+        usage: None,
     }
 }
 

@@ -110,7 +110,7 @@ fn a_unit_is_named_by_itself_and_a_program_by_its_file_but_never_followed_by_its
     cgroup.take(&script);
     // Calls itself what the unit is called, and is none of it.
     let impostor = Script::start(&format!(
-        "threading.current_thread(); open('/proc/self/comm', 'w').write('vllm')\n\
+        "open('/proc/self/comm', 'w').write('{unit}')\n\
          front = listen(); background(front)\nready(port(front))"
     ));
     let agent = Agent::start(&["--port", &script.port().to_string()]);
