@@ -18,7 +18,7 @@ use aya_ebpf::{EbpfContext, Global};
 use core::ptr::{read_volatile, write_volatile};
 use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::{FIRST_SERVICE, OWNERS};
-use profiler_ebpf::request::{CLIENT_CLOSED, Slot};
+use profiler_ebpf::request::{CLIENT_CLOSED, HTTP2, Phase, Slot};
 use profiler_ebpf::tls::{
     BUFFERS_PER_CPU, CIPHERTEXT, Counters, EXTENDED, REFUSED, Written, written,
 };
@@ -173,9 +173,13 @@ pub(super) fn receives(socket: u64, found: *mut Slot, owner: u8) -> bool {
     if found.is_null() || !is_ciphertext(found) {
         return false;
     }
+    // SAFETY: a slot of the array.
+    let (phase, flags) = unsafe { ((*found).facts.phase, (*found).facts.flags) };
     // With a request open a client says little that is no data, but goodbye (`close_notify`). If
-    // it turns out to be data, the read takes this back.
-    client_left(found, false);
+    // it turns out to be data, the read takes this back. On HTTP/2 clients say much.
+    if phase != Phase::IDLE && flags & HTTP2 == 0 {
+        client_left(found, false);
+    }
     true
 }
 
