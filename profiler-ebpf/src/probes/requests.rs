@@ -10,5 +10,6 @@ mod http2;
 mod payload;
 mod slots;
 mod socket;
+mod state;
 mod tls;
 mod tp_btf;

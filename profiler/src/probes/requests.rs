@@ -33,6 +33,7 @@ use follower::Follower;
 const RECEIVE: &str = "sock_recv_length";
 const SEND: &str = "sock_send_length";
 const DESTROY: &str = "tcp_destroy_sock";
+const STATE: &str = "inet_sock_set_state";
 
 /// Bytes of the ring: 4,200 finished requests between two polls; of HTTP/2, which has its header
 /// blocks there too, about 1,700.
@@ -71,6 +72,12 @@ const FIELDS: &[Field] = &[
         structure: "sock_common",
         member: "skc_num",
         programs: &[RECEIVE],
+    },
+    Field {
+        global: "SOCK_ERROR",
+        structure: "sock",
+        member: "sk_err",
+        programs: &[],
     },
     Field {
         global: "SOCK_PEER_PORT",
@@ -282,12 +289,16 @@ impl RequestProbe {
         }
         // The one that begins requests comes last: the others are then there to end them.
         probe.sees_ends = loader.attach_btf_tracepoint(DESTROY, DESTROY).is_ok();
+        // Without it, what a server does not read of its client's leaving is not known; the
+        // loader keeps the verdict.
+        let _ = loader.attach_btf_tracepoint(STATE, STATE);
         let attached = loader
             .attach_btf_tracepoint(SEND, SEND)
             .and_then(|()| loader.attach_btf_tracepoint(RECEIVE, RECEIVE));
         if let Err(error) = attached {
             loader.detach(SEND);
             loader.detach(DESTROY);
+            loader.detach(STATE);
             return Err(error);
         }
         Ok(probe)
