@@ -11,17 +11,41 @@ pub enum Program {
     SockRecvLength,
     SockSendLength,
     TcpDestroySock,
+    InetRecvmsg,
+    Inet6Recvmsg,
+    UnixStreamRecvmsg,
+    InetSendmsg,
+    Inet6Sendmsg,
+    UnixStreamSendmsg,
+    InetSendpage,
+    ReceiveEntry,
+    ReceiveReturn,
+    SendEntry,
+    SendReturn,
+    SysExit,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 18] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
         Self::SockRecvLength,
         Self::SockSendLength,
         Self::TcpDestroySock,
+        Self::InetRecvmsg,
+        Self::Inet6Recvmsg,
+        Self::UnixStreamRecvmsg,
+        Self::InetSendmsg,
+        Self::Inet6Sendmsg,
+        Self::UnixStreamSendmsg,
+        Self::InetSendpage,
+        Self::ReceiveEntry,
+        Self::ReceiveReturn,
+        Self::SendEntry,
+        Self::SendReturn,
+        Self::SysExit,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -33,12 +57,24 @@ impl Program {
             Self::SockRecvLength => "sock_recv_length",
             Self::SockSendLength => "sock_send_length",
             Self::TcpDestroySock => "tcp_destroy_sock",
+            Self::InetRecvmsg => "inet_recvmsg",
+            Self::Inet6Recvmsg => "inet6_recvmsg",
+            Self::UnixStreamRecvmsg => "unix_stream_recvmsg",
+            Self::InetSendmsg => "inet_sendmsg",
+            Self::Inet6Sendmsg => "inet6_sendmsg",
+            Self::UnixStreamSendmsg => "unix_stream_sendmsg",
+            Self::InetSendpage => "inet_sendpage",
+            Self::ReceiveEntry => "receive_entry",
+            Self::ReceiveReturn => "receive_return",
+            Self::SendEntry => "send_entry",
+            Self::SendReturn => "send_return",
+            Self::SysExit => "sys_exit",
         }
     }
 }
 
 /// Cells of a CPU's cost counters: room for programs to come, in whole cache lines.
-pub const CELLS: usize = 16;
+pub const CELLS: usize = 32;
 
 const _: () = assert!(Program::ALL.len() <= CELLS);
 

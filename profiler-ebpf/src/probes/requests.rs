@@ -1,11 +1,17 @@
 //! Requests: follows each socket of a service through what it receives and sends.
 //!
-//! Tiers in front ([`tp_btf`]) see bytes move and find the socket and the bytes; the exchange
-//! behind them ([`exchange`]) knows no hook. The state is the socket's, never a thread's or a
-//! descriptor's.
+//! Tiers in front see bytes move and find the socket and the bytes: [`tp_btf`], else [`fexit`],
+//! else [`kprobe`], else [`raw_tp`]. What a call's return means is the same for all ([`calls`]);
+//! the exchange behind them ([`exchange`]) knows no hook. The state is the socket's, never a
+//! thread's or a descriptor's.
 
+mod calls;
+mod descriptors;
 mod exchange;
+mod fexit;
+mod kprobe;
 mod payload;
+mod raw_tp;
 mod slots;
 mod socket;
 mod tp_btf;

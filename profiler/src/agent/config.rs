@@ -20,6 +20,7 @@ use log::LevelFilter;
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
+use crate::probes::health::Tier;
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
 
 /// The exporter's port.
@@ -47,6 +48,8 @@ pub struct Config {
     pub services: Services,
     /// Count system calls of services; slows every system call of the machine a little.
     pub syscalls: bool,
+    /// The kind of hook that sees requests; `None`: the first that works.
+    pub request_tier: Option<Tier>,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
     pub engine_metrics: bool,
     /// GPUs' idle floor; with it nothing is learned.
@@ -87,6 +90,7 @@ impl Default for Config {
             model: None,
             services: Services::default(),
             syscalls: false,
+            request_tier: None,
             engine_metrics: false,
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
@@ -110,6 +114,7 @@ pub struct PartialConfig {
     #[serde(default)]
     pub services: PartialServices,
     pub syscalls: Option<bool>,
+    pub request_tier: Option<Tier>,
     pub engine_metrics: Option<bool>,
     pub idle_watts: Option<IdleWatts>,
     #[serde(default, deserialize_with = "level")]
@@ -221,6 +226,7 @@ impl Config {
                 names: services.names.unwrap_or_default(),
             },
             syscalls: told.syscalls.unwrap_or(default.syscalls),
+            request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             idle_watts: told.idle_watts.unwrap_or_default(),
             log_level: told.log_level.unwrap_or(default.log_level),
@@ -246,6 +252,7 @@ impl PartialConfig {
                 names: self.services.names.or(lower.services.names),
             },
             syscalls: self.syscalls.or(lower.syscalls),
+            request_tier: self.request_tier.or(lower.request_tier),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
             idle_watts: self.idle_watts.or(lower.idle_watts),
             log_level: self.log_level.or(lower.log_level),
@@ -288,6 +295,7 @@ impl PartialConfig {
                 names: variable(env, "PERJOULE_NAMES", list)?,
             },
             syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
+            request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
             idle_watts: variable(env, "PERJOULE_IDLE_WATTS", str::parse)?,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,

@@ -82,7 +82,7 @@ impl Agent {
             })
         });
 
-        let probes = match Probes::attach(config.syscalls, config.log_level) {
+        let probes = match Probes::attach(config.syscalls, config.request_tier, config.log_level) {
             Ok(probes) => Some(probes),
             Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
             Err(error) => {
@@ -165,6 +165,9 @@ impl Agent {
             published: now,
         };
         agent.take_services(services);
+        if let Some(probes) = &mut agent.probes {
+            probes.pause_without_services();
+        }
         agent.publish(now);
         Ok(agent)
     }
@@ -186,7 +189,7 @@ fn describe_gpus(discovery: &Discovery, sinks: &mut Sinks) {
 /// Looks at everything this agent would use, by trying it: the machine's requirements, each probe
 /// (attached, and detached again), each meter.
 pub fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = probes::examine(config.log_level);
+    let mut findings = probes::examine(config.request_tier, config.log_level);
     findings.extend(meters::discover(&meters_config(config)).findings);
     findings
 }

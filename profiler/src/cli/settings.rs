@@ -8,6 +8,7 @@ use clap::Args;
 use log::LevelFilter;
 
 use crate::agent::config::{Config, ConfigError, IdleWatts, PartialConfig, PartialServices};
+use crate::probes::health::Tier;
 
 /// What to watch, and how; the same for every verb that measures.
 #[derive(Debug, Clone, Default, Args)]
@@ -30,6 +31,10 @@ pub(super) struct Target {
     /// Count system calls by class; slows every system call of the machine a little
     #[arg(long)]
     syscalls: bool,
+    /// The kind of hook that sees requests: tp_btf, fexit, kprobe, raw_tp [default: the first
+    /// that works]
+    #[arg(long, value_name = "TIER")]
+    request_tier: Option<Tier>,
     /// Read token counts from the inference engine's own /metrics, once a second
     #[arg(long)]
     engine_metrics: bool,
@@ -70,6 +75,7 @@ impl Target {
                 names: list(self.name.is_empty()).map(|()| self.name.clone()),
             },
             syscalls: self.syscalls.then_some(true),
+            request_tier: self.request_tier,
             engine_metrics: self.engine_metrics.then_some(true),
             idle_watts,
             log_level: level(verbose),

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::Map;
-use aya::programs::BtfTracePoint;
+use aya::programs::{BtfTracePoint, FExit, KProbe, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
 use profiler_ebpf::ABSENT;
@@ -84,8 +84,42 @@ impl Options {
     }
 }
 
+/// Where a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook<'a> {
+    /// A tracepoint with typed arguments.
+    BtfTracepoint(&'a str),
+    /// The exit of a kernel function.
+    FunctionExit(&'a str),
+    /// A kernel function's entry or return, as the program was written for.
+    Function(&'a str),
+    /// A raw tracepoint.
+    RawTracepoint(&'a str),
+}
+
+impl Hook<'_> {
+    const fn name(&self) -> &str {
+        match self {
+            Self::BtfTracepoint(name)
+            | Self::FunctionExit(name)
+            | Self::Function(name)
+            | Self::RawTracepoint(name) => name,
+        }
+    }
+
+    const fn tier(self) -> Tier {
+        match self {
+            Self::BtfTracepoint(_) => Tier::TpBtf,
+            Self::FunctionExit(_) => Tier::Fexit,
+            Self::Function(_) => Tier::Kprobe,
+            Self::RawTracepoint(_) => Tier::RawTp,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Fate {
+    tier: Tier,
     verdict: Verdict,
     text: String,
 }
@@ -171,32 +205,65 @@ impl Loader {
         })
     }
 
-    /// Loads `program` and attaches it to the typed raw tracepoint `tracepoint`. What goes wrong
-    /// concerns this program only, and is kept for [`Self::health`].
+    /// Loads `program` and attaches it to the typed raw tracepoint `tracepoint`; see
+    /// [`Self::attach`].
     pub fn attach_btf_tracepoint(
         &mut self,
         program: &'static str,
         tracepoint: &str,
     ) -> Result<(), ProbeError> {
-        let outcome = self.try_attach(program, tracepoint);
+        let outcome = self.attach(program, Hook::BtfTracepoint(tracepoint));
+        if let Err(error) = &outcome {
+            log::warn!("{error}");
+        }
+        outcome
+    }
+
+    /// Loads `program`, if it is not yet loaded, and attaches it to `hook`. What goes wrong
+    /// concerns this program only, and is kept for [`Self::health`].
+    pub fn attach(&mut self, program: &'static str, hook: Hook<'_>) -> Result<(), ProbeError> {
+        let outcome = self.try_attach(program, hook);
         let fate = match &outcome {
             Ok(()) => Fate {
+                tier: hook.tier(),
                 verdict: Verdict::Ok,
                 text: String::new(),
             },
-            Err(error) => {
-                log::warn!("{error}");
-                Fate {
-                    verdict: error.verdict(),
-                    text: error.to_string(),
-                }
-            }
+            Err(error) => Fate {
+                tier: hook.tier(),
+                verdict: error.verdict(),
+                text: error.to_string(),
+            },
         };
         self.fates.insert(program, fate);
         outcome
     }
 
-    fn try_attach(&mut self, program: &'static str, tracepoint: &str) -> Result<(), ProbeError> {
+    /// The same, where the kernel may well lack the hook: then `false`, and nothing is kept.
+    pub fn attach_if_there(
+        &mut self,
+        program: &'static str,
+        hook: Hook<'_>,
+    ) -> Result<bool, ProbeError> {
+        match self.try_attach(program, hook) {
+            Err(ProbeError::NoHook { .. }) => Ok(false),
+            outcome => {
+                let fate = self.fates.entry(program).or_insert_with(|| Fate {
+                    tier: hook.tier(),
+                    verdict: Verdict::Ok,
+                    text: String::new(),
+                });
+                if let Err(error) = &outcome {
+                    log::warn!("{error}");
+                    fate.verdict = error.verdict();
+                    fate.text = error.to_string();
+                }
+                outcome.map(|()| true)
+            }
+        }
+    }
+
+    fn try_attach(&mut self, program: &'static str, hook: Hook<'_>) -> Result<(), ProbeError> {
         if let Some((field, error)) = self
             .missing
             .iter()
@@ -209,27 +276,46 @@ impl Loader {
                 reason: error.clone(),
             });
         }
-        let hook: &mut BtfTracePoint = self
-            .object
-            .program_mut(program)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(ProbeError::NoProgram { program })?;
-        hook.load(tracepoint, &self.types)
-            .map_err(|error| ProbeError::from_load(program, tracepoint, error))?;
-        hook.attach()
-            .map_err(|error| ProbeError::from_attach(program, tracepoint, error))?;
-        Ok(())
+        let missing = ProbeError::NoProgram { program };
+        let Some(loaded) = self.object.program_mut(program) else {
+            return Err(missing);
+        };
+        let (load, attach): (Result<(), ProgramError>, _) = match hook {
+            Hook::BtfTracepoint(name) => {
+                let hook: &mut BtfTracePoint = loaded.try_into().map_err(|_| missing)?;
+                let load = already_loaded(hook.load(name, &self.types));
+                (load, hook.attach().map(|_| ()))
+            }
+            Hook::FunctionExit(name) => {
+                let hook: &mut FExit = loaded.try_into().map_err(|_| missing)?;
+                let load = already_loaded(hook.load(name, &self.types));
+                (load, hook.attach().map(|_| ()))
+            }
+            Hook::Function(name) => {
+                let hook: &mut KProbe = loaded.try_into().map_err(|_| missing)?;
+                let load = already_loaded(hook.load());
+                (load, hook.attach(name, 0).map(|_| ()))
+            }
+            Hook::RawTracepoint(name) => {
+                let hook: &mut RawTracePoint = loaded.try_into().map_err(|_| missing)?;
+                let load = already_loaded(hook.load());
+                (load, hook.attach(name).map(|_| ()))
+            }
+        };
+        load.map_err(|error| ProbeError::from_load(program, hook.name(), error))?;
+        attach.map_err(|error| ProbeError::from_attach(program, hook.name(), error))
     }
 
     /// Detaches and unloads `program`, if it is attached; it can be attached again.
     pub fn detach(&mut self, program: &'static str) {
-        let Some(hook) = self.object.program_mut(program) else {
-            return;
+        // Not loaded is what is wanted.
+        let _ = match self.object.program_mut(program) {
+            Some(aya::programs::Program::BtfTracePoint(loaded)) => loaded.unload(),
+            Some(aya::programs::Program::FExit(loaded)) => loaded.unload(),
+            Some(aya::programs::Program::KProbe(loaded)) => loaded.unload(),
+            Some(aya::programs::Program::RawTracePoint(loaded)) => loaded.unload(),
+            _ => Ok(()),
         };
-        if let Ok(hook) = TryInto::<&mut BtfTracePoint>::try_into(hook) {
-            // Not loaded is what is wanted.
-            let _ = hook.unload();
-        }
         self.fates.remove(program);
     }
 
@@ -237,7 +323,18 @@ impl Loader {
     /// this machine.
     pub fn mark(&mut self, program: &'static str, verdict: Verdict, text: String) {
         log::warn!("{text}");
-        self.fates.insert(program, Fate { verdict, text });
+        let tier = self
+            .fates
+            .get(program)
+            .map_or(Tier::TpBtf, |fate| fate.tier);
+        self.fates.insert(
+            program,
+            Fate {
+                tier,
+                verdict,
+                text,
+            },
+        );
     }
 
     /// Takes a map out of the object, for one that is read by system calls or as a ring. Take it
@@ -301,7 +398,7 @@ impl Loader {
                 let fate = self.fates.get(program.name());
                 ProgramHealth {
                     program: program.name(),
-                    tier: Tier::TpBtf,
+                    tier: fate.map_or(Tier::TpBtf, |fate| fate.tier),
                     verdict: fate.map_or(Verdict::Off, |fate| fate.verdict),
                     text: fate.map_or_else(String::new, |fate| fate.text.clone()),
                     runs: cost.runs,
@@ -318,6 +415,14 @@ impl Loader {
             .info()
             .ok()?
             .verified_instruction_count()
+    }
+}
+
+/// A program that is loaded for one hook serves the next one too.
+fn already_loaded(load: Result<(), ProgramError>) -> Result<(), ProgramError> {
+    match load {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        other => other,
     }
 }
 

@@ -35,12 +35,15 @@ pub(super) enum Direction {
 /// Registers of a system call as the kernel saves them: `struct pt_regs`, an ABI.
 #[cfg(bpf_target_arch = "x86_64")]
 #[repr(C)]
-struct Registers {
-    unused: [u64; 12],
-    dx: u64,
-    si: u64,
-    di: u64,
-    orig_ax: u64,
+#[derive(Clone, Copy)]
+pub(super) struct Registers {
+    unused: [u64; 7],
+    pub(super) r10: u64,
+    unused_too: [u64; 4],
+    pub(super) dx: u64,
+    pub(super) si: u64,
+    pub(super) di: u64,
+    pub(super) orig_ax: u64,
 }
 
 /// A window of payload and where the rest of it lies in the process's memory.

@@ -1,0 +1,153 @@
+//! Which tier the probe runs on: the first whose programs load and see one exchange as it was.
+//! No kernel's version is asked.
+
+use std::time::{Duration, Instant};
+
+use super::self_test::Exchange;
+use super::{RequestProbe, next_record, tiers};
+use crate::probes::health::{Tier, Verdict};
+use crate::probes::load_error::ProbeError;
+use crate::probes::loader::Loader;
+use crate::probes::owners::Owners;
+
+/// How the tier in use was chosen.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    tier: Tier,
+    forced: bool,
+    /// Tiers tried before, and why each does not work.
+    refused: Vec<(Tier, String)>,
+    /// Why the tier in use could not be tested.
+    untested: Option<String>,
+    took: Duration,
+}
+
+impl Choice {
+    pub(super) const fn new(forced: Option<Tier>) -> Self {
+        Self {
+            tier: match forced {
+                Some(tier) => tier,
+                None => Tier::TpBtf,
+            },
+            forced: forced.is_some(),
+            refused: Vec::new(),
+            untested: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// The tier in use.
+    pub const fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Tiers that were tried before it, and why each does not work here.
+    pub fn refused(&self) -> &[(Tier, String)] {
+        &self.refused
+    }
+
+    /// True if the tier in use saw its self-test; a machine without loopback has none.
+    pub const fn is_tested(&self) -> bool {
+        self.untested.is_none()
+    }
+
+    /// In one line: the tier, its test, and why those before it are not in use.
+    pub fn story(&self) -> String {
+        let mut story = format!("tier {}", self.tier.name());
+        if self.forced {
+            story += ", as told";
+        }
+        match &self.untested {
+            None => story += ", self-test passed",
+            Some(why) => story += &format!(", not tested: {why}"),
+        }
+        story += &format!(" after {:.0} ms", self.took.as_secs_f64() * 1e3);
+        for (tier, why) in &self.refused {
+            story += &format!("; not {}: {why}", tier.name());
+        }
+        story
+    }
+
+    /// What is worse on this tier than on the first; `None` where nothing is.
+    pub const fn drawback(&self) -> Option<&'static str> {
+        match self.tier {
+            Tier::TpBtf | Tier::Fexit => None,
+            Tier::Kprobe => Some(
+                "of more threads that block in a receive at once than twice the CPUs, some \
+                 requests are missed (and counted); Linux 6.3 or later has better hooks",
+            ),
+            Tier::RawTp => Some(
+                "every system call of the machine is slowed a little; Linux 6.3 or later has \
+                 better hooks, and so have kernels that allow fexit or kprobes",
+            ),
+        }
+    }
+}
+
+impl RequestProbe {
+    /// Attaches the first tier that works.
+    pub(super) fn choose(
+        &mut self,
+        loader: &mut Loader,
+        owners: &mut Owners,
+    ) -> Result<(), ProbeError> {
+        let start = Instant::now();
+        let mut verdict = Verdict::Unsupported;
+        for tier in Tier::ALL {
+            if self.choice.forced && tier != self.choice.tier {
+                continue;
+            }
+            let why = match tiers::attach(loader, tier) {
+                Ok(sees_ends) => match self.test(owners) {
+                    Ok(untested) => {
+                        self.sees_ends = sees_ends;
+                        self.attached = true;
+                        self.choice.tier = tier;
+                        self.choice.untested = untested;
+                        self.choice.took = start.elapsed();
+                        return Ok(());
+                    }
+                    Err(why) => {
+                        verdict = Verdict::Broken;
+                        tiers::detach(loader, tier);
+                        why
+                    }
+                },
+                Err(error) => {
+                    if error.verdict() == Verdict::Broken {
+                        verdict = Verdict::Broken;
+                    }
+                    error.to_string()
+                }
+            };
+            self.forget_sockets();
+            self.choice.refused.push((tier, why));
+        }
+        let first = match self.choice.forced {
+            true => self.choice.tier,
+            false => Tier::TpBtf,
+        };
+        let program = tiers::first_program(first);
+        let reasons = self.choice.refused.iter();
+        let reasons: Vec<String> = reasons
+            .map(|(tier, why)| format!("{}: {why}", tier.name()))
+            .collect();
+        let error = ProbeError::NoTier {
+            program,
+            reasons: reasons.join("; "),
+            verdict,
+        };
+        loader.mark(program, verdict, error.to_string());
+        Err(error)
+    }
+
+    /// Makes one exchange and looks for it. `Ok` with a reason if none could be made.
+    fn test(&mut self, owners: &mut Owners) -> Result<Option<String>, String> {
+        let exchange = match owners.with_self_followed(Exchange::make) {
+            Ok(exchange) => exchange,
+            Err(error) => return Ok(Some(format!("no exchange over loopback: {error}"))),
+        };
+        let records: Vec<_> = std::iter::from_fn(|| next_record(&mut self.ring)).collect();
+        exchange.check(records.iter()).map(|()| None)
+    }
+}
