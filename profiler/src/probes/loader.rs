@@ -5,6 +5,7 @@
 //! Out: attached programs, their maps, and a verdict for each program. Dropping the loader
 //! detaches everything.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -126,6 +127,8 @@ struct Fate {
 
 /// The loaded object. Dropping it detaches every program.
 pub struct Loader {
+    /// What keeps each program attached.
+    links: Vec<(&'static str, Box<dyn Any>)>,
     object: Ebpf,
     types: Btf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -195,6 +198,7 @@ impl Loader {
         // Without a log statement in the object there is no log to read.
         let logger = EbpfLogger::init(&mut object).ok();
         Ok(Self {
+            links: Vec::new(),
             object,
             types,
             logger,
@@ -280,34 +284,42 @@ impl Loader {
         let Some(loaded) = self.object.program_mut(program) else {
             return Err(missing);
         };
-        let (load, attach): (Result<(), ProgramError>, _) = match hook {
-            Hook::BtfTracepoint(name) => {
-                let hook: &mut BtfTracePoint = loaded.try_into().map_err(|_| missing)?;
-                let load = already_loaded(hook.load(name, &self.types));
-                (load, hook.attach().map(|_| ()))
-            }
-            Hook::FunctionExit(name) => {
-                let hook: &mut FExit = loaded.try_into().map_err(|_| missing)?;
-                let load = already_loaded(hook.load(name, &self.types));
-                (load, hook.attach().map(|_| ()))
-            }
-            Hook::Function(name) => {
-                let hook: &mut KProbe = loaded.try_into().map_err(|_| missing)?;
-                let load = already_loaded(hook.load());
-                (load, hook.attach(name, 0).map(|_| ()))
-            }
-            Hook::RawTracepoint(name) => {
-                let hook: &mut RawTracePoint = loaded.try_into().map_err(|_| missing)?;
-                let load = already_loaded(hook.load());
-                (load, hook.attach(name).map(|_| ()))
-            }
-        };
-        load.map_err(|error| ProbeError::from_load(program, hook.name(), error))?;
-        attach.map_err(|error| ProbeError::from_attach(program, hook.name(), error))
+        let name = hook.name();
+        // What a link is differs by hook; dropping it detaches.
+        macro_rules! attach {
+            ($kind:ty, load($($load:expr),*), attach($($attach:expr),*)) => {{
+                let hook: &mut $kind = loaded.try_into().map_err(|_| missing)?;
+                match hook.load($($load),*) {
+                    // A program that is loaded for one hook serves the next one too.
+                    Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
+                    Err(error) => Err(error),
+                }
+                .map_err(|error| ProbeError::from_load(program, name, error))?;
+                hook.attach($($attach),*)
+                    .and_then(|id| hook.take_link(id))
+                    .map(|link| Box::new(link) as Box<dyn Any>)
+            }};
+        }
+        let link = match hook {
+            Hook::BtfTracepoint(_) => attach!(BtfTracePoint, load(name, &self.types), attach()),
+            Hook::FunctionExit(_) => attach!(FExit, load(name, &self.types), attach()),
+            Hook::Function(_) => attach!(KProbe, load(), attach(name, 0)),
+            Hook::RawTracepoint(_) => attach!(RawTracePoint, load(), attach(name)),
+        }
+        .map_err(|error| ProbeError::from_attach(program, name, error))?;
+        self.links.push((program, link));
+        Ok(())
+    }
+
+    /// Takes `program` off its hooks and keeps it loaded: to attach it again is quick.
+    pub fn release(&mut self, program: &'static str) {
+        self.links.retain(|(of, _)| *of != program);
+        self.fates.remove(program);
     }
 
     /// Detaches and unloads `program`, if it is attached; it can be attached again.
     pub fn detach(&mut self, program: &'static str) {
+        self.release(program);
         // Not loaded is what is wanted.
         let _ = match self.object.program_mut(program) {
             Some(aya::programs::Program::BtfTracePoint(loaded)) => loaded.unload(),
@@ -316,7 +328,6 @@ impl Loader {
             Some(aya::programs::Program::RawTracePoint(loaded)) => loaded.unload(),
             _ => Ok(()),
         };
-        self.fates.remove(program);
     }
 
     /// What a probe itself finds out about its program: attached, but it does no work; not for
@@ -415,14 +426,6 @@ impl Loader {
             .info()
             .ok()?
             .verified_instruction_count()
-    }
-}
-
-/// A program that is loaded for one hook serves the next one too.
-fn already_loaded(load: Result<(), ProgramError>) -> Result<(), ProgramError> {
-    match load {
-        Err(ProgramError::AlreadyLoaded) => Ok(()),
-        other => other,
     }
 }
 

@@ -209,6 +209,7 @@ impl RequestProbe {
         // What the self-tests were counted as.
         probe.read_counters();
         probe.base = probe.totals;
+        probe.read_counters();
         Ok(probe)
     }
 
@@ -221,7 +222,7 @@ impl RequestProbe {
     /// is forgotten.
     pub fn pause(&mut self, loader: &mut Loader) {
         if std::mem::take(&mut self.attached) {
-            tiers::detach(loader, self.choice.tier());
+            tiers::release(loader, self.choice.tier());
         }
     }
 

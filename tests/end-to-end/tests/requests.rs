@@ -1,5 +1,7 @@
 //! Requests on the real kernel, from servers that do what servers do. Root.
 
+#[path = "requests/io_uring.rs"]
+mod io_uring;
 #[path = "requests/limits.rs"]
 mod limits;
 #[path = "requests/servers.rs"]
@@ -18,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use profiler::ledger::{Input, Outcome, Route};
-use profiler::probes::health::Verdict;
+use profiler::probes::health::{Tier, Verdict};
 use profiler::probes::requests::Losses;
 use watch::{Watch, outcome};
 use wire::{
@@ -56,6 +58,74 @@ fn the_programs_and_maps_stay_within_their_bounds() {
         .map(|(_, bytes)| bytes)
         .sum();
     assert!(bytes <= 8 << 20, "{bytes} bytes of maps");
+}
+
+#[test]
+fn the_first_tier_that_works_is_in_use_and_told_by_its_programs() {
+    let Some(watch) = Watch::attach() else { return };
+    let choice = watch.probe.choice();
+    println!("chosen: {}", choice.story());
+    assert!(choice.is_tested());
+    if let Some(forced) = watch::tier() {
+        assert_eq!(choice.tier(), forced);
+    } else {
+        // Those before it do not work here, and are told why.
+        let before: Vec<Tier> = choice.refused().iter().map(|(tier, _)| *tier).collect();
+        let all = Tier::ALL.iter().copied();
+        assert_eq!(
+            before,
+            all.take_while(|tier| *tier != choice.tier())
+                .collect::<Vec<_>>()
+        );
+    }
+    let health = watch.loader.health();
+    let attached = health
+        .iter()
+        .filter(|program| program.verdict == Verdict::Ok);
+    let others = ["sched_process_fork", "tcp_destroy_sock"];
+    for program in attached.filter(|program| !others.contains(&program.program)) {
+        assert_eq!(program.tier, choice.tier(), "{}", program.program);
+        println!("{}: {} runs", program.program, program.runs);
+    }
+    // Nothing of the self-test is told or counted.
+    assert_eq!(watch.probe.losses(), Losses::default());
+    assert_eq!((watch.probe.started(), watch.probe.sockets()), (0, 0));
+}
+
+#[test]
+fn hooks_are_taken_off_while_nobody_is_followed_and_put_back() {
+    let Some(mut watch) = Watch::this_process() else {
+        return;
+    };
+    let ask = || {
+        exchange(
+            |mut stream| {
+                read_request(&mut stream);
+                let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                stream.write_all(ok).expect("sent");
+            },
+            |mut stream| {
+                stream.write_all(POST).expect("sent");
+                assert!(read_until(&mut stream, b"ok"));
+            },
+        )
+    };
+    let port = ask();
+    watch.wait(port, 1);
+    watch.probe.pause(&mut watch.loader);
+    let port = ask();
+    watch.wait(port, 0);
+    for _ in 0..2 {
+        let start = std::time::Instant::now();
+        watch
+            .probe
+            .resume(&mut watch.loader)
+            .expect("attached again");
+        println!("put back in {:?}", start.elapsed());
+    }
+    let port = ask();
+    watch.wait(port, 1);
+    assert_eq!(watch.probe.losses(), Losses::default());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the return of a receiving or sending call means, whichever tier sees it.
 
 use super::exchange::{client_left, received, sent};
-use super::payload::Origin;
+use super::payload::Syscall;
 use super::slots::find;
 use super::socket::Socket;
 
@@ -18,9 +18,8 @@ pub(super) const fn receive_matters(returned: i32) -> bool {
 
 /// A process of `owner`'s service has received on `socket`, with this result.
 #[inline(always)]
-pub(super) fn receive_returned<S: Socket, O: Origin>(
+pub(super) fn receive_returned<S: Socket>(
     socket: S,
-    origin: O,
     returned: i32,
     flags: i32,
     tgid: u32,
@@ -37,6 +36,9 @@ pub(super) fn receive_returned<S: Socket, O: Origin>(
         return;
     }
     if flags & MSG_PEEK == 0 {
+        let origin = Syscall {
+            socket: socket.key(),
+        };
         received(socket, found, origin, returned as u64, tgid, owner);
     }
 }
@@ -44,13 +46,13 @@ pub(super) fn receive_returned<S: Socket, O: Origin>(
 /// Something was sent on the socket of this address, with this result. Only a service's sockets
 /// are in the table: one lookup tells a foreign process's.
 #[inline(always)]
-pub(super) fn send_returned<O: Origin>(socket: u64, origin: O, returned: i32) {
+pub(super) fn send_returned(socket: u64, returned: i32) {
     let slot = find(socket);
     if slot.is_null() {
         return;
     }
     if returned > 0 {
-        sent(slot, origin, returned as u64);
+        sent(slot, Syscall { socket }, returned as u64);
     } else if returned == -EPIPE || returned == -ECONNRESET {
         client_left(slot, true);
     }

@@ -5,7 +5,7 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_get_current_task;
 use profiler_ebpf::ABSENT;
 
-use super::socket::{Untrusted, read_kernel};
+use super::socket::{Socket as _, Untrusted, read_kernel};
 
 #[unsafe(no_mangle)]
 static TASK_FILES: Global<u32> = Global::new(ABSENT);
@@ -24,6 +24,13 @@ static INODE_MODE: Global<u32> = Global::new(ABSENT);
 
 const S_IFMT: u16 = 0xf000;
 const S_IFSOCK: u16 = 0xc000;
+
+/// True if the running process's descriptor is this socket. A function of its own: it is asked in
+/// many places, and seldom.
+#[inline(never)]
+pub(super) fn leads_to(descriptor: u64, socket: u64) -> bool {
+    socket_of(descriptor).is_some_and(|found| found.key() == socket)
+}
 
 /// The socket behind a descriptor of the running process; `None` for any other file.
 #[inline(always)]

@@ -13,7 +13,6 @@ use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::FIRST_SERVICE;
 
 use super::calls::{receive_returned, send_returned};
-use super::payload::Syscall;
 use super::slots::{count, find};
 use super::socket::{Socket as _, Trusted};
 use crate::probes::cost::Running;
@@ -54,7 +53,7 @@ fn receive(ctx: &FExitContext, program: Program) -> i32 {
         // SAFETY: the function's own argument.
         let socket = unsafe { Trusted::behind_socket(ctx.arg(0)) };
         let flags = ctx.arg(3);
-        alone(|| receive_returned(socket, Syscall, returned, flags, tgid, owner));
+        alone(|| receive_returned(socket, returned, flags, tgid, owner));
     }
     0
 }
@@ -69,7 +68,7 @@ fn send(ctx: &FExitContext, program: Program) -> i32 {
         return 0;
     }
     if let Ok(returned) = ctx.ret() {
-        alone(|| send_returned(socket.key(), Syscall, returned));
+        alone(|| send_returned(socket.key(), returned));
     }
     0
 }

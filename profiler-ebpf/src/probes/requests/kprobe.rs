@@ -14,7 +14,6 @@ use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::FIRST_SERVICE;
 
 use super::calls::{receive_returned, send_returned};
-use super::payload::Syscall;
 use super::slots::{count, find};
 use super::socket::{Socket as _, Untrusted};
 use crate::probes::cost::Running;
@@ -89,7 +88,7 @@ fn receive_return(ctx: RetProbeContext) -> u32 {
     if let Some(call) = take() {
         let socket = Untrusted::new(call.socket);
         let flags = call.flags as i32;
-        receive_returned(socket, Syscall, ctx.ret(), flags, tgid, owner);
+        receive_returned(socket, ctx.ret(), flags, tgid, owner);
     }
     0
 }
@@ -117,7 +116,7 @@ fn send_return(ctx: RetProbeContext) -> u32 {
         return 0;
     }
     if let Some(call) = take() {
-        send_returned(call.socket, Syscall, ctx.ret());
+        send_returned(call.socket, ctx.ret());
     }
     0
 }

@@ -10,7 +10,7 @@ use profiler_ebpf::owners::FIRST_SERVICE;
 
 use super::calls::{receive_matters, receive_returned, send_returned};
 use super::descriptors::socket_of;
-use super::payload::{Direction, Registers, Syscall};
+use super::payload::{Direction, Registers};
 use super::socket::{Socket as _, read_kernel};
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;
@@ -63,9 +63,9 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
             return 0;
         };
         if direction == Direction::Received {
-            receive_returned(socket, Syscall, returned, flags as i32, tgid, owner);
+            receive_returned(socket, returned, flags as i32, tgid, owner);
         } else {
-            send_returned(socket.key(), Syscall, returned);
+            send_returned(socket.key(), returned);
         }
     }
     0

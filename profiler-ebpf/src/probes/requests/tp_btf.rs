@@ -9,7 +9,6 @@ use profiler_ebpf::owners::FIRST_SERVICE;
 
 use super::calls::{receive_matters, receive_returned, send_returned};
 use super::exchange::destroyed;
-use super::payload::Syscall;
 use super::slots::find;
 use super::socket::Trusted;
 use crate::probes::cost::Running;
@@ -27,7 +26,7 @@ fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: the tracepoint's own argument.
     let socket = unsafe { Trusted::new(ctx.arg(0)) };
-    receive_returned(socket, Syscall, returned, ctx.arg(2), tgid, owner);
+    receive_returned(socket, returned, ctx.arg(2), tgid, owner);
     0
 }
 
@@ -36,7 +35,7 @@ fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::SockSendLength);
     let socket: *const u8 = ctx.arg(0);
-    send_returned(socket as u64, Syscall, ctx.arg(1));
+    send_returned(socket as u64, ctx.arg(1));
     0
 }
 

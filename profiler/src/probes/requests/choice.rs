@@ -19,7 +19,10 @@ pub struct Choice {
     refused: Vec<(Tier, String)>,
     /// Why the tier in use could not be tested.
     untested: Option<String>,
-    took: Duration,
+    /// To load and attach the tier in use.
+    loading: Duration,
+    /// Its self-test alone.
+    test: Duration,
 }
 
 impl Choice {
@@ -32,7 +35,8 @@ impl Choice {
             forced: forced.is_some(),
             refused: Vec::new(),
             untested: None,
-            took: Duration::ZERO,
+            loading: Duration::ZERO,
+            test: Duration::ZERO,
         }
     }
 
@@ -53,15 +57,16 @@ impl Choice {
 
     /// In one line: the tier, its test, and why those before it are not in use.
     pub fn story(&self) -> String {
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
         let mut story = format!("tier {}", self.tier.name());
         if self.forced {
             story += ", as told";
         }
+        story += &format!(", loaded in {:.0} ms", millis(self.loading));
         match &self.untested {
-            None => story += ", self-test passed",
+            None => story += &format!(", self-test passed in {:.1} ms", millis(self.test)),
             Some(why) => story += &format!(", not tested: {why}"),
         }
-        story += &format!(" after {:.0} ms", self.took.as_secs_f64() * 1e3);
         for (tier, why) in &self.refused {
             story += &format!("; not {}: {why}", tier.name());
         }
@@ -91,20 +96,23 @@ impl RequestProbe {
         loader: &mut Loader,
         owners: &mut Owners,
     ) -> Result<(), ProbeError> {
-        let start = Instant::now();
         let mut verdict = Verdict::Unsupported;
         for tier in Tier::ALL {
             if self.choice.forced && tier != self.choice.tier {
                 continue;
             }
-            let why = match tiers::attach(loader, tier) {
+            let start = Instant::now();
+            let attached = tiers::attach(loader, tier);
+            let tested = Instant::now();
+            let why = match attached {
                 Ok(sees_ends) => match self.test(owners) {
                     Ok(untested) => {
                         self.sees_ends = sees_ends;
                         self.attached = true;
                         self.choice.tier = tier;
                         self.choice.untested = untested;
-                        self.choice.took = start.elapsed();
+                        self.choice.loading = tested.duration_since(start);
+                        self.choice.test = tested.elapsed();
                         return Ok(());
                     }
                     Err(why) => {

@@ -55,6 +55,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("SOCK_PEER_PORT", "sock_common", "skc_dport", &[]),
     field("SOCK_NETWORK", "sock_common", "skc_net.net", &[]),
     field("NETWORK_NUMBER", "net", "ns.inum", &[]),
+    field("TASK_IO_URING", "task_struct", "io_uring", &[]),
     field("SOCKET_SOCK", "socket", "sk", BEHIND_SOCKET),
     field("TASK_FILES", "task_struct", "files", BY_DESCRIPTOR),
     field("FILES_TABLE", "files_struct", "fdt", BY_DESCRIPTOR),
@@ -174,7 +175,15 @@ pub(super) fn attach(loader: &mut Loader, tier: Tier) -> Result<bool, ProbeError
     Ok(sees_ends)
 }
 
-/// Detaches the tier's programs; they count as not asked for.
+/// Takes the tier's programs off their hooks, ready to be put back; they count as not asked for.
+pub(super) fn release(loader: &mut Loader, tier: Tier) {
+    for part in parts(tier).iter().rev() {
+        loader.release(part.program);
+    }
+    loader.release(DESTROY);
+}
+
+/// Detaches and unloads the tier's programs; they count as not asked for.
 pub(super) fn detach(loader: &mut Loader, tier: Tier) {
     for part in parts(tier).iter().rev() {
         loader.detach(part.program);
