@@ -4,6 +4,7 @@
 //! feeds the ledger and publishes; devices and /proc have threads of their own.
 
 pub mod config;
+mod hops;
 mod probes;
 mod sinks;
 mod start;
@@ -28,6 +29,7 @@ use crate::recording::JournalError;
 use crate::report::Report;
 use crate::services::Service;
 use config::Config;
+use hops::Hops;
 use probes::Probes;
 use sinks::Sinks;
 use tokens::Engines;
@@ -61,6 +63,7 @@ pub struct Agent {
     /// Since when services have no process, until they are forgotten.
     ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
+    hops: Hops,
     lost_requests: u64,
     /// System calls already told, by service and class.
     syscalls: HashMap<(ServiceId, &'static str), u64>,
@@ -193,6 +196,7 @@ impl Agent {
             }
         }
         self.forget_ended(&services, now);
+        self.hops.forget(now);
         self.services = services;
         if let Some(engines) = &mut self.engines {
             engines.watch(&self.services);
@@ -240,20 +244,6 @@ impl Agent {
         }
     }
 
-    /// False for a hop inside a service (proxy to child): the same request a second time.
-    fn is_outermost(&self, service: ServiceId, port: u16) -> bool {
-        let Some(service) = self.services.get(service.0 as usize) else {
-            return true;
-        };
-        let mut here = service
-            .listeners
-            .iter()
-            .filter(|listener| listener.port == port)
-            .peekable();
-        // A listener that is not known yet is younger than the last look.
-        here.peek().is_none() || here.any(|listener| !listener.inner)
-    }
-
     fn poll_requests(&mut self) {
         let Some(probes) = &mut self.probes else {
             self.take_engines();
@@ -268,12 +258,13 @@ impl Agent {
             return;
         };
         let mut observed = std::mem::take(&mut self.observed);
+        for seen in &observed {
+            self.hops.watch(seen);
+        }
         for seen in observed.drain(..) {
-            let Observed {
-                at, request, port, ..
-            } = seen;
+            let Observed { at, request, .. } = seen;
             let is_own = self.engines.as_mut().is_some_and(|all| all.follow(&seen));
-            if is_own || !self.is_outermost(request.service, port) {
+            if is_own || self.hops.is_hop(&self.services, &seen) {
                 continue;
             }
             if request.route == Route::Health {

@@ -6,6 +6,7 @@
 //! thread's or a descriptor's.
 
 mod calls;
+mod clients;
 mod descriptors;
 mod exchange;
 mod fexit;

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::Agent;
 use super::config::{self, Config};
+use super::hops::Hops;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
 use super::tokens::Engines;
@@ -158,6 +159,7 @@ impl Agent {
             power_read: HashMap::new(),
             ended: HashMap::new(),
             observed: Vec::new(),
+            hops: Hops::default(),
             lost_requests: 0,
             syscalls: HashMap::new(),
             began: now,

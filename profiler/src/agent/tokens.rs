@@ -263,6 +263,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::{End, Input, Outcome, RequestId};
+    use crate::probes::requests::Client;
     use crate::services::Family;
 
     const SERVICE: ServiceId = ServiceId(0);
@@ -326,6 +327,7 @@ mod tests {
             port: 45_000,
             peer_port: 0,
             network: 0,
+            client: Client::Outside,
             family: 2,
             tgid: 1,
             response_bytes: 0,

@@ -58,6 +58,8 @@ families! {
         "Active energy of one request over all components; class says how it was made."
     REQUESTS Counter "perjoule_requests_total" ["service", "route", "code", "outcome"]
         "Requests that ended; code is none where no status line was seen."
+    SESSIONS Counter "perjoule_sessions_total" ["service"]
+        "Connections that switched to another protocol (101); the exchange that asked is no request."
     REQUEST_DURATION Histogram "perjoule_request_duration_seconds" ["service", "route"]
         "First byte read to last byte written; incomplete requests are left out."
     TIME_TO_FIRST_TOKEN Histogram "perjoule_time_to_first_token_seconds" ["service", "route"]

@@ -95,6 +95,9 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
             *count as f64,
         );
     }
+    if service.sessions > 0 {
+        out.number(&SESSIONS, &[name], service.sessions as f64);
+    }
     for ((route, class), histogram) in &service.request_energy {
         let labels = [name, route.name(), class.name()];
         out.histogram(&REQUEST_ENERGY, &labels, &ENERGY, histogram, MICROS);

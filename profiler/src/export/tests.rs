@@ -113,6 +113,9 @@ fn everything() -> Metrics {
     for outcome in [Outcome::Done, Outcome::Aborted, Outcome::Incomplete] {
         metrics.book(&Booked::Request(request(outcome)));
     }
+    let mut upgrade = request(Outcome::Done);
+    upgrade.request.status = 101;
+    metrics.book(&Booked::Request(upgrade));
     metrics.book(&Booked::Hole {
         meter: MeterId(0),
         from: Timestamp(SECOND),
@@ -310,6 +313,17 @@ fn health_paths_are_counted_and_cost_nobody_energy() {
             .keys()
             .any(|series| series.contains("request_energy") || series.contains("token"))
     );
+}
+
+#[test]
+fn a_change_of_protocol_is_a_session_and_no_request() {
+    let mut metrics = metrics();
+    let mut upgrade = request(Outcome::Done);
+    upgrade.request.status = 101;
+    metrics.book(&Booked::Request(upgrade));
+    let seen = scrape(&mut metrics);
+    assert_eq!(seen[r#"perjoule_sessions_total{service="vllm"}"#], 1.0);
+    assert!(!seen.keys().any(|series| series.contains("request")));
 }
 
 #[test]

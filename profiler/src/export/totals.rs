@@ -84,6 +84,7 @@ pub(super) struct ServiceTotals {
     pub(super) model: Option<String>,
     pub(super) energy: BTreeMap<Component, Parts>,
     pub(super) requests: BTreeMap<(Route, &'static str, &'static str), u64>,
+    pub(super) sessions: u64,
     pub(super) request_energy: BTreeMap<(Route, Class), Histogram<{ ENERGY.len() }>>,
     pub(super) duration: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
     pub(super) first_token: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
@@ -130,6 +131,10 @@ impl ServiceTotals {
 
     pub(super) fn book(&mut self, booked: &BookedRequest) {
         let request = &booked.request;
+        if request.begins_session() {
+            self.sessions += 1;
+            return;
+        }
         let outcome = request.end.map_or(Outcome::Incomplete, |end| end.outcome);
         *self
             .requests

@@ -42,6 +42,12 @@ impl Request {
             None
         }
     }
+
+    /// True for the exchange that made its connection a session of another protocol (101): what
+    /// it asked for comes behind it, so it is no request and nobody pays for it.
+    pub const fn begins_session(&self) -> bool {
+        self.status == 101
+    }
 }
 
 impl Route {

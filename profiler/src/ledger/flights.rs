@@ -147,7 +147,7 @@ impl Flights {
     fn start(&mut self, at: Timestamp, request: Request, edges: &mut Vec<Edge>) -> u32 {
         let service = self.service(request.service);
         let flight = self.free.pop().unwrap_or(self.slots.len() as u32);
-        let free = request.route == Route::Health;
+        let free = request.route == Route::Health || request.begins_session();
         let known = Flight::new(at, request, service, free);
         if let Some(slot) = self.slots.get_mut(flight as usize) {
             *slot = Some(known);

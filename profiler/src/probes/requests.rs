@@ -6,6 +6,7 @@
 //! (where that is refused, such sockets keep their slots).
 
 mod choice;
+mod clients;
 mod follower;
 mod observed;
 mod self_test;
@@ -18,6 +19,7 @@ use profiler_ebpf::owners::OwnerIndex;
 use profiler_ebpf::request::{Counters, Facts, Phase, SLOTS, Slot};
 
 pub use choice::Choice;
+pub use clients::Client;
 pub use observed::Observed;
 
 use super::health::Tier;
@@ -27,6 +29,7 @@ use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
 use crate::ledger::{Owner, Route, ServiceId};
+use clients::Clients;
 use follower::Follower;
 
 /// Bytes of the ring: 2,100 finished requests between two polls.
@@ -130,6 +133,7 @@ pub struct RequestProbe {
     sockets: HashMap<MapData, u64, u32>,
     free: Stack<MapData, u32>,
     choice: Choice,
+    clients: Clients,
     /// False where a TCP socket's end cannot be seen.
     sees_ends: bool,
     /// False while there is nobody to follow.
@@ -159,6 +163,8 @@ impl RequestProbe {
     pub fn configure(options: &mut Options) {
         options
             .fields(tiers::FIELDS)
+            .fields(clients::FIELDS)
+            .map_entries(clients::TABLE, profiler_ebpf::clients::PLACES)
             .map_entries("REQUEST_SOCKETS", SLOTS)
             .map_entries("REQUEST_SLOTS", SLOTS)
             .map_entries("REQUEST_FREE_SLOTS", SLOTS)
@@ -182,7 +188,9 @@ impl RequestProbe {
         let sockets = typed("REQUEST_SOCKETS", loader.take_map("REQUEST_SOCKETS")?)?;
         let free: Stack<MapData, u32> =
             typed("REQUEST_FREE_SLOTS", loader.take_map("REQUEST_FREE_SLOTS")?)?;
+        let clients = Clients::new(loader)?;
         let mut probe = Self {
+            clients,
             slots,
             ring,
             counters,
@@ -382,9 +390,10 @@ impl RequestProbe {
                 continue;
             }
             // A slot that is being written is read at the next poll.
-            let Some((sequence, facts)) = read_slot(&self.slots, index) else {
+            let Some((sequence, mut facts)) = read_slot(&self.slots, index) else {
                 continue;
             };
+            self.clients.ask(owners, &mut facts);
             if let Some(known) = self.sequences.get_mut(index) {
                 *known = sequence;
             }
@@ -394,7 +403,8 @@ impl RequestProbe {
     }
 
     fn drain(&mut self, owners: &Owners, route: impl Fn(&[u8]) -> Route, out: &mut Vec<Observed>) {
-        while let Some(facts) = next_record(&mut self.ring) {
+        while let Some(mut facts) = next_record(&mut self.ring) {
+            self.clients.ask(owners, &mut facts);
             let service = service(owners, &facts);
             self.follower.ended(&facts, service, &route, out);
         }

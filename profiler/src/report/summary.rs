@@ -304,6 +304,9 @@ impl ServiceSums {
 
     fn add(&mut self, booked: &BookedRequest) {
         let request = &booked.request;
+        if request.begins_session() {
+            return;
+        }
         let outcome = request.end.map_or(Outcome::Incomplete, |end| end.outcome);
         self.total += 1;
         self.aborted += u64::from(outcome == Outcome::Aborted);

@@ -263,6 +263,15 @@ fn a_client_that_left_is_charged_and_one_whose_end_is_unknown_has_no_duration() 
 }
 
 #[test]
+fn a_change_of_protocol_is_no_request() {
+    let mut upgrade = request(0.0);
+    upgrade.request.status = 101;
+    let service = only_service(&with([request(10.0), upgrade]));
+    assert_eq!(service.requests.total, 1);
+    assert_eq!(service.duration_s.p50, Some(2.0));
+}
+
+#[test]
 fn health_paths_are_counted_and_change_no_figure_of_a_request() {
     let mut health = request(0.0);
     health.request.route = Route::Health;

@@ -6,6 +6,8 @@ mod io_uring;
 mod limits;
 #[path = "requests/servers.rs"]
 mod servers;
+#[path = "requests/shapes.rs"]
+mod shapes;
 #[path = "requests/streams.rs"]
 mod streams;
 #[path = "requests/watch.rs"]

@@ -1,5 +1,8 @@
 //! What the return of a receiving or sending call means, whichever tier sees it.
 
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+
+use super::clients;
 use super::exchange::{client_left, received, sent};
 use super::payload::Syscall;
 use super::slots::find;
@@ -43,16 +46,23 @@ pub(super) fn receive_returned<S: Socket>(
     }
 }
 
-/// Something was sent on the socket of this address, with this result. Only a service's sockets
-/// are in the table: one lookup tells a foreign process's.
+/// The running process has sent on `socket`, with this result. Only a service's sockets are in the
+/// table: one lookup tells a foreign process's.
 #[inline(always)]
-pub(super) fn send_returned(socket: u64, returned: i32) {
-    let slot = find(socket);
+pub(super) fn send_returned<S: Socket>(socket: S, returned: i32) {
+    let slot = find(socket.key());
     if slot.is_null() {
+        if returned > 0 {
+            let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+            clients::note(socket, tgid);
+        }
         return;
     }
     if returned > 0 {
-        sent(slot, Syscall { socket }, returned as u64);
+        let origin = Syscall {
+            socket: socket.key(),
+        };
+        sent(slot, origin, returned as u64);
     } else if returned == -EPIPE || returned == -ECONNRESET {
         client_left(slot, true);
     }

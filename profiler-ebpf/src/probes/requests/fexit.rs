@@ -13,8 +13,8 @@ use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::FIRST_SERVICE;
 
 use super::calls::{receive_returned, send_returned};
-use super::slots::{count, find};
-use super::socket::{Socket as _, Trusted};
+use super::slots::count;
+use super::socket::Trusted;
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;
 
@@ -62,13 +62,10 @@ fn receive(ctx: &FExitContext, program: Program) -> i32 {
 #[inline(always)]
 fn send(ctx: &FExitContext, program: Program) -> i32 {
     let _cost = Running::enter(program);
-    // SAFETY: the function's own argument.
-    let socket = unsafe { Trusted::behind_socket(ctx.arg(0)) };
-    if find(socket.key()).is_null() {
-        return 0;
-    }
     if let Ok(returned) = ctx.ret() {
-        alone(|| send_returned(socket.key(), returned));
+        // SAFETY: the function's own argument.
+        let socket = unsafe { Trusted::behind_socket(ctx.arg(0)) };
+        alone(|| send_returned(socket, returned));
     }
     0
 }

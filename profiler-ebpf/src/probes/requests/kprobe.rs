@@ -14,7 +14,7 @@ use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::FIRST_SERVICE;
 
 use super::calls::{receive_returned, send_returned};
-use super::slots::{count, find};
+use super::slots::count;
 use super::socket::{Socket as _, Untrusted};
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;
@@ -102,7 +102,6 @@ fn send_entry(ctx: ProbeContext) -> u32 {
     }
     if let Some(socket) = ctx.arg(0)
         && let Some(socket) = Untrusted::behind_socket(socket)
-        && !find(socket.key()).is_null()
     {
         keep(socket, 0);
     }
@@ -116,7 +115,7 @@ fn send_return(ctx: RetProbeContext) -> u32 {
         return 0;
     }
     if let Some(call) = take() {
-        send_returned(call.socket, ctx.ret());
+        send_returned(Untrusted::new(call.socket), ctx.ret());
     }
     0
 }

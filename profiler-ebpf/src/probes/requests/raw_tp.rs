@@ -11,7 +11,7 @@ use profiler_ebpf::owners::FIRST_SERVICE;
 use super::calls::{receive_matters, receive_returned, send_returned};
 use super::descriptors::socket_of;
 use super::payload::{Direction, Registers};
-use super::socket::{Socket as _, read_kernel};
+use super::socket::read_kernel;
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;
 use crate::probes::syscalls::is_32_bit;
@@ -65,7 +65,7 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
         if direction == Direction::Received {
             receive_returned(socket, returned, flags as i32, tgid, owner);
         } else {
-            send_returned(socket.key(), returned);
+            send_returned(socket, returned);
         }
     }
     0

@@ -8,6 +8,7 @@ use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::FIRST_SERVICE;
 
 use super::calls::{receive_matters, receive_returned, send_returned};
+use super::clients;
 use super::exchange::destroyed;
 use super::slots::find;
 use super::socket::Trusted;
@@ -34,8 +35,9 @@ fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::SockSendLength);
-    let socket: *const u8 = ctx.arg(0);
-    send_returned(socket as u64, ctx.arg(1));
+    // SAFETY: the tracepoint's own argument.
+    let socket = unsafe { Trusted::new(ctx.arg(0)) };
+    send_returned(socket, ctx.arg(1));
     0
 }
 
@@ -43,10 +45,13 @@ fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::TcpDestroySock);
-    let socket = ctx.arg::<*const u8>(0) as u64;
-    let slot = find(socket);
-    if !slot.is_null() {
-        destroyed(socket, slot);
+    let sock: *const u8 = ctx.arg(0);
+    let slot = find(sock as u64);
+    if slot.is_null() {
+        // SAFETY: the tracepoint's own argument.
+        clients::forget(unsafe { Trusted::new(sock) });
+    } else {
+        destroyed(sock as u64, slot);
     }
     0
 }

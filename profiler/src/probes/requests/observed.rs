@@ -2,6 +2,7 @@
 
 use profiler_ebpf::request::{self, Facts};
 
+use super::clients::Client;
 use crate::clock::Timestamp;
 use crate::ledger::{End, Event, Input, Outcome, Request, RequestId, Route, ServiceId};
 
@@ -19,6 +20,8 @@ pub struct Observed {
     /// Number of the socket's network namespace, as `/proc/<pid>/ns/net` shows it; 0 if not
     /// known.
     pub network: u32,
+    /// Who sent it; what was said first stays.
+    pub client: Client,
     /// Address family (`AF_*`).
     pub family: u16,
     /// The process that read the request.
@@ -91,6 +94,7 @@ pub(super) fn observe(
         port: facts.port,
         peer_port: facts.peer_port,
         network: facts.network,
+        client: Client::of(facts),
         family: facts.family,
         tgid: facts.tgid,
         response_bytes: facts.response_bytes,
