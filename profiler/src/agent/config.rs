@@ -91,7 +91,7 @@ impl Default for Config {
             services: Services::default(),
             syscalls: false,
             request_tier: None,
-            engine_metrics: false,
+            engine_metrics: true,
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
             intervals: Intervals {

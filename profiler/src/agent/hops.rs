@@ -102,6 +102,7 @@ mod tests {
             response_bytes: 0,
             first_chunks: 0,
             truncated: false,
+            usage: None,
         }
     }
 

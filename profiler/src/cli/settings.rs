@@ -35,9 +35,9 @@ pub(super) struct Target {
     /// that works]
     #[arg(long, value_name = "TIER")]
     request_tier: Option<Tier>,
-    /// Read token counts from the inference engine's own /metrics, once a second
+    /// Do not read token counts from the inference engine's own /metrics, once a second
     #[arg(long)]
-    engine_metrics: bool,
+    no_engine_metrics: bool,
     /// The model's name, for service_info
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -76,7 +76,7 @@ impl Target {
             },
             syscalls: self.syscalls.then_some(true),
             request_tier: self.request_tier,
-            engine_metrics: self.engine_metrics.then_some(true),
+            engine_metrics: self.no_engine_metrics.then_some(false),
             idle_watts,
             log_level: level(verbose),
             ..PartialConfig::default()

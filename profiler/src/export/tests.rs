@@ -80,6 +80,7 @@ fn request(outcome: Outcome) -> BookedRequest {
         dram: None,
         class: Class::A,
         error_ratio: Some(0.04),
+        tokens: None,
     }
 }
 
@@ -143,8 +144,11 @@ fn everything() -> Metrics {
         version: Some("0.11.0".to_owned()),
         model: None,
     });
+    metrics.record_tokens_per_chunk(ServiceId(0), 1.25);
     metrics.record_engine_load(&EngineLoad {
         service: ServiceId(0),
+        asked: Timestamp(0),
+        answered: Timestamp(0),
         running: Some(3),
         waiting: None,
     });
@@ -159,6 +163,54 @@ fn counted(input: Option<u64>, output: Option<u64>) -> TokenDelta {
         input,
         output,
     }
+}
+
+#[test]
+fn every_token_is_counted_under_one_source() {
+    let mut metrics = metrics();
+    let series = |kind: &str, source: &str| {
+        format!(r#"perjoule_tokens_total{{service="vllm",kind="{kind}",source="{source}"}}"#)
+    };
+    let usage = |input, output| {
+        let mut booked = request(Outcome::Done);
+        booked.tokens = Some(Usage { input, output }.into());
+        Booked::Request(booked)
+    };
+    metrics.book(&usage(Some(30), Some(150)));
+    metrics.book(&usage(Some(8), None));
+    metrics.book(&Booked::Request(request(Outcome::Aborted)));
+    let seen = scrape(&mut metrics);
+    assert_eq!(seen[&series("input", "usage")], 38.0);
+    assert_eq!(seen[&series("output", "usage")], 150.0);
+    assert_eq!(seen[&series("output", "chunks")], 140.0);
+    assert!(!seen.contains_key(&series("input", "chunks")));
+    let energy = |source: &str| {
+        seen[&format!(r#"perjoule_token_energy_joules_total{{service="vllm",source="{source}"}}"#)]
+    };
+    assert_eq!(energy("usage"), 42.0, "only with a known output");
+    assert_eq!(energy("chunks"), 42.0);
+    let ratio = r#"perjoule_tokens_per_chunk{service="vllm"}"#;
+    assert!(!seen.contains_key(ratio), "not learned");
+
+    // The engine counts prompts alone: these are its, and output goes on as before.
+    metrics.record_tokens(&counted(Some(5), None));
+    metrics.book(&usage(Some(30), Some(150)));
+    metrics.record_tokens_per_chunk(ServiceId(0), 1.5);
+    let seen = scrape(&mut metrics);
+    assert_eq!(seen[&series("input", "usage")], 38.0);
+    assert_eq!(seen[&series("input", "server_metrics")], 5.0);
+    assert_eq!(seen[&series("output", "usage")], 300.0);
+    assert_eq!(seen[ratio], 1.5);
+
+    metrics.record_tokens(&counted(Some(40), Some(160)));
+    metrics.book(&usage(Some(30), Some(150)));
+    let seen = scrape(&mut metrics);
+    assert_eq!(
+        seen[&series("output", "usage")],
+        300.0,
+        "the engine has counted it"
+    );
+    assert_eq!(seen[&series("output", "server_metrics")], 160.0);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod follower;
 mod observed;
 mod self_test;
 mod tiers;
+mod usage;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use profiler_ebpf::request::{Counters, Facts, Phase, SLOTS, Slot};
 pub use choice::Choice;
 pub use clients::Client;
 pub use observed::Observed;
+pub use usage::{Found, usage};
 
 use super::health::Tier;
 use super::load_error::ProbeError;

@@ -117,12 +117,13 @@ pub(super) fn note<S: Socket>(socket: S, tgid: u32) {
 #[inline(always)]
 pub(super) fn forget<S: Socket>(socket: S) {
     let port = INET_PORT.load();
-    if port == ABSENT {
+    let family = socket.family();
+    if port == ABSENT || is_near(socket, family) != Some(true) {
         return;
     }
     // SAFETY: `inet_sport`, in network order, which outlives `skc_num`.
     let port = u16::from_be(unsafe { read(socket.key().wrapping_add(u64::from(port))) });
-    let (_, peer) = socket.ports(socket.family());
+    let (_, peer) = socket.ports(family);
     let place = Place::of(socket.network(), port, peer);
     if let Some(word) = REQUEST_CLIENTS.get_ptr_mut(place.index) {
         // SAFETY: an entry of the table, a whole word.

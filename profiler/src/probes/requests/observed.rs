@@ -4,7 +4,7 @@ use profiler_ebpf::request::{self, Facts};
 
 use super::clients::Client;
 use crate::clock::Timestamp;
-use crate::ledger::{End, Event, Input, Outcome, Request, RequestId, Route, ServiceId};
+use crate::ledger::{End, Event, Input, Outcome, Request, RequestId, Route, ServiceId, Usage};
 
 /// A request as it stood at some moment, and where it was seen.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,8 @@ pub struct Observed {
     pub first_chunks: u64,
     /// Part of the response could not be read: `chunks` may be too small.
     pub truncated: bool,
+    /// What the server itself counted of it, told with its end.
+    pub usage: Option<Usage>,
 }
 
 impl Observed {
@@ -100,6 +102,7 @@ pub(super) fn observe(
         response_bytes: facts.response_bytes,
         first_chunks: u64::from(facts.first_chunks),
         truncated: facts.flags & request::TRUNCATED != 0,
+        usage: None,
     }
 }
 

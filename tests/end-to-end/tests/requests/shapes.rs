@@ -375,10 +375,8 @@ fn a_thousand_streams_of_one_process_are_followed_at_once_and_leave_no_slot_take
         rlim_max: 4_096,
     };
     // SAFETY: reads a live struct.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) },
-        0
-    );
+    let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(raised, 0);
     let (listener, port) = listen();
     let mut ends: Vec<(TcpStream, TcpStream)> = Vec::new();
     for _ in 0..streams {

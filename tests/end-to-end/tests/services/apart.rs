@@ -12,7 +12,7 @@ use end_to_end::{http, is_root, skipped};
 use serde_json::Value;
 
 use crate::hops::follow;
-use crate::script::{Script, booked};
+use crate::script::{Script, booked, tell};
 
 const SERVER: &str = "front = listen(); background(front)\nready(port(front))";
 
@@ -110,7 +110,7 @@ fn a_unit_is_named_by_itself_and_a_program_by_its_file_but_never_followed_by_its
     cgroup.take(&script);
     // Calls itself what the unit is called, and is none of it.
     let impostor = Script::start(&format!(
-        "threading.current_thread(); open('/proc/self/comm', 'w').write('vllm')\n\
+        "open('/proc/self/comm', 'w').write('{unit}')\n\
          front = listen(); background(front)\nready(port(front))"
     ));
     let agent = Agent::start(&["--port", &script.port().to_string()]);
@@ -128,6 +128,8 @@ fn one_port_in_two_network_namespaces_is_two_services() {
     }
     let port = free_port();
     // Each counts what it was asked inside its own namespace.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display();
     let script = |times: u32| {
         Script::start_behind(
             &["unshare", "--net"],
@@ -143,8 +145,7 @@ inner.close()
 asker = os.fork()
 if asker == 0:
     # Of the tree, but it serves nothing: its requests are the service's own.
-    time.sleep(1.5)
-    for _ in range({times}): ask(to({port}))
+    when_told("{path}", "{times}", lambda: [ask(to({port})) for _ in range({times})])
     os._exit(0)
 ready({port})
 "#
@@ -153,7 +154,7 @@ ready({port})
     };
     let (one, two) = (script(11), script(23));
     let agent = follow(&[&one, &two]);
-    sleep(Duration::from_millis(4_000));
+    tell(folder.path(), &["11", "23"]);
     let counts = booked(agent);
     assert_eq!((counts["python3"], counts["python3-2"]), (11, 23));
 }

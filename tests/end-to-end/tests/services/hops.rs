@@ -1,12 +1,16 @@
 //! A request is counted once, where it enters its service.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
 use end_to_end::agent::Agent;
-use end_to_end::{http, is_root};
+use end_to_end::server::free_port;
+use end_to_end::{http, is_root, skipped};
 
-use crate::script::{Script, booked, get_unix};
+use crate::script::{Script, booked, get_unix, tell};
 
 const REQUESTS: usize = 40;
 
@@ -82,6 +86,48 @@ fn a_hop_over_a_unix_socket_is_counted_once_and_an_outside_client_there_is_count
 }
 
 #[test]
+fn nginx_in_front_of_a_server_on_a_port_and_on_a_unix_socket_counts_once() {
+    if !is_root("nginx as a proxy") {
+        return;
+    }
+    if !Path::new("/usr/sbin/nginx").is_file() {
+        skipped("nginx is not installed (package nginx-light)");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    // Its workers run as nobody.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("a mode");
+    let (root, port) = (folder.path().display(), free_port());
+    let script = Script::start(&format!(
+        r#"
+import subprocess
+inner = listen(); background(inner); background(unix('{root}/socket'))
+open('{root}/nginx.conf', 'w').write("""
+daemon off; worker_processes 2; pid {root}/pid; error_log {root}/error;
+events {{ worker_connections 256; }}
+http {{ access_log off; client_body_temp_path {root}/a; proxy_temp_path {root}/b;
+  fastcgi_temp_path {root}/c; uwsgi_temp_path {root}/d; scgi_temp_path {root}/e;
+  server {{ listen 127.0.0.1:{port};
+    location /v1/completions {{ proxy_pass http://127.0.0.1:%d; }}
+    location /v1/embeddings {{ proxy_pass http://unix:{root}/socket; }} }} }}
+""" % port(inner))
+subprocess.Popen(["/usr/sbin/nginx", "-e", "{root}/error", "-c", "{root}/nginx.conf"])
+while True:
+    try: to({port})().close(); break
+    except OSError: time.sleep(0.02)
+ready({port})
+"#
+    ));
+    let agent = follow(&[&script]);
+    for _ in 0..REQUESTS {
+        for path in ["/v1/completions", "/v1/embeddings"] {
+            assert!(http::get(port, path).ends_with("ok"));
+        }
+    }
+    assert_eq!(only(agent), 2 * REQUESTS);
+}
+
+#[test]
 fn a_service_on_a_unix_socket_is_seen_beside_a_port_of_its_own() {
     if !is_root("Unix listeners") {
         return;
@@ -108,21 +154,21 @@ fn a_benchmark_that_starts_its_server_sees_its_own_requests() {
     if !is_root("a client in the tree") {
         return;
     }
-    let script = Script::start(
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = Script::start(&format!(
         r#"
 server = listen()
 child(lambda: serve(server))
 number = port(server)
 server.close()
-def run():
-    time.sleep(1.5)
-    for _ in range(40): ask(to(number)); time.sleep(0.003)
-threading.Thread(target=run, daemon=True).start()
+run = lambda: [ask(to(number)) for _ in range({REQUESTS})]
+threading.Thread(target=when_told, args=("{}", "done", run), daemon=True).start()
 ready(number)
 "#,
-    );
+        folder.path().display()
+    ));
     let agent = follow(&[&script]);
-    sleep(Duration::from_millis(3_500));
+    tell(folder.path(), &["done"]);
     assert_eq!(only(agent), REQUESTS);
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use end_to_end::agent::Agent;
 use serde_json::Value;
@@ -51,6 +52,10 @@ def child(body):
     if pid == 0:
         body(); os._exit(0)
     return pid
+def when_told(folder, name, body):
+    while not os.path.exists(folder + "/go"): time.sleep(0.01)
+    body()
+    open(f"{folder}/{name}", "w").close()
 def ready(*values):
     print("ready", *values, flush=True)
     sys.stdin.read(); os._exit(0)
@@ -106,6 +111,16 @@ impl Drop for Script {
         // SAFETY: kill takes no pointers; the group is the one this child was made leader of.
         unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
         let _ = self.child.wait();
+    }
+}
+
+/// Lets scripts that wait in this folder begin (`when_told`), and waits until all have ended.
+pub(crate) fn tell(folder: &Path, names: &[&str]) {
+    std::fs::write(folder.join("go"), "").expect("a file");
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while !names.iter().all(|name| folder.join(name).exists()) {
+        assert!(Instant::now() < give_up, "{names:?} are not through");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
