@@ -16,11 +16,23 @@ pub enum Program {
     SslReadReturn,
     SslWrite,
     SslFree,
+    InetRecvmsg,
+    Inet6Recvmsg,
+    UnixStreamRecvmsg,
+    InetSendmsg,
+    Inet6Sendmsg,
+    UnixStreamSendmsg,
+    InetSendpage,
+    ReceiveEntry,
+    ReceiveReturn,
+    SendEntry,
+    SendReturn,
+    SysExit,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 23] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
@@ -32,6 +44,18 @@ impl Program {
         Self::SslReadReturn,
         Self::SslWrite,
         Self::SslFree,
+        Self::InetRecvmsg,
+        Self::Inet6Recvmsg,
+        Self::UnixStreamRecvmsg,
+        Self::InetSendmsg,
+        Self::Inet6Sendmsg,
+        Self::UnixStreamSendmsg,
+        Self::InetSendpage,
+        Self::ReceiveEntry,
+        Self::ReceiveReturn,
+        Self::SendEntry,
+        Self::SendReturn,
+        Self::SysExit,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -48,12 +72,24 @@ impl Program {
             Self::SslReadReturn => "ssl_read_return",
             Self::SslWrite => "ssl_write",
             Self::SslFree => "ssl_free",
+            Self::InetRecvmsg => "inet_recvmsg",
+            Self::Inet6Recvmsg => "inet6_recvmsg",
+            Self::UnixStreamRecvmsg => "unix_stream_recvmsg",
+            Self::InetSendmsg => "inet_sendmsg",
+            Self::Inet6Sendmsg => "inet6_sendmsg",
+            Self::UnixStreamSendmsg => "unix_stream_sendmsg",
+            Self::InetSendpage => "inet_sendpage",
+            Self::ReceiveEntry => "receive_entry",
+            Self::ReceiveReturn => "receive_return",
+            Self::SendEntry => "send_entry",
+            Self::SendReturn => "send_return",
+            Self::SysExit => "sys_exit",
         }
     }
 }
 
 /// Cells of a CPU's cost counters: room for programs to come, in whole cache lines.
-pub const CELLS: usize = 16;
+pub const CELLS: usize = 32;
 
 const _: () = assert!(Program::ALL.len() <= CELLS);
 

@@ -12,6 +12,8 @@ pub const IDLE: OwnerIndex = 1;
 pub const AGENT: OwnerIndex = 2;
 /// The first service's index.
 pub const FIRST_SERVICE: OwnerIndex = 3;
+/// The agent while a probe tests itself: followed as a service is, told to nobody. Not inherited.
+pub const SELF_TEST: OwnerIndex = OwnerIndex::MAX;
 /// Owners in all, and so the length of every array that has one cell an owner.
 pub const OWNERS: usize = 256;
 

@@ -215,7 +215,7 @@ impl Agent {
         }
     }
 
-    /// Gives back the kernel side's places of services that ended long ago; there are 253. One
+    /// Gives back the kernel side's places of services that ended long ago; there are 252. One
     /// that comes back gets a new place.
     fn forget_ended(&mut self, services: &[Service], now: Timestamp) {
         let has_ended = |id: &ServiceId| {

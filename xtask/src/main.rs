@@ -5,6 +5,7 @@ mod demo;
 mod project;
 mod setup;
 mod test;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -25,6 +26,8 @@ enum Task {
     Demo(demo::Options),
     /// Run everything: formatting, lints, host tests, root tests (root)
     Test,
+    /// Run the request tests on other kernels' tiers, in QEMU
+    Vm(vm::Options),
     /// Measure what the agent itself costs (root)
     Bench(bench::Options),
 }
@@ -34,6 +37,7 @@ fn main() -> Result<()> {
         Task::Setup(options) => setup::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Test => test::run(),
+        Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
     }
 }

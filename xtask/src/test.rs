@@ -102,6 +102,17 @@ pub(crate) fn run() -> Result<()> {
                     .env("PERJOULE_TEST_TABLE", &table),
             )
         })?;
+        // The other tier that every kernel since 6.3 offers; `cargo xtask vm` has the rest.
+        step("request tests on the last tier", || {
+            run_command(
+                cargo()
+                    .args(["test", "--package", "end-to-end", "--test", "requests"])
+                    .args(["--no-fail-fast", "--", "--test-threads=1"])
+                    .env("PERJOULE_REQUEST_TIER", "raw_tp")
+                    .env("PERJOULE_TEST_BINARIES", target("release"))
+                    .env("PERJOULE_TEST_SKIPPED", &notes),
+            )
+        })?;
         print!("{}", fs::read_to_string(&table).unwrap_or_default());
         for bars in DEMO_BARS {
             step(&format!("demo at {} requests/s", bars.rate), || {

@@ -9,7 +9,7 @@ use aya_ebpf::{EbpfContext as _, Global};
 use aya_log_ebpf::debug;
 use profiler_ebpf::ABSENT;
 use profiler_ebpf::cost::Program;
-use profiler_ebpf::owners::{AGENT, OTHER, OwnerIndex, PROCESSES_PER_ENTRY, entry_of};
+use profiler_ebpf::owners::{AGENT, OTHER, OwnerIndex, PROCESSES_PER_ENTRY, SELF_TEST, entry_of};
 
 use super::MMAPABLE;
 use super::cost::Running;
@@ -64,7 +64,7 @@ fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let (pid, tgid) = unsafe { (task_field(child, &TASK_PID), task_field(child, &TASK_TGID)) };
     if pid == tgid {
         let parent = match owner_of(ctx.tgid()) {
-            AGENT => OTHER,
+            AGENT | SELF_TEST => OTHER,
             owner => owner,
         };
         match cell(tgid) {

@@ -1,13 +1,19 @@
 //! Requests: follows each socket of a service through what it receives and sends.
 //!
-//! Tiers in front ([`tp_btf`], [`tls`]) see bytes move and find the socket and the bytes; the exchange
-//! behind them ([`exchange`]) knows no hook. The state is the socket's, never a thread's or a
-//! descriptor's.
+//! Tiers in front see bytes move and find the socket and the bytes: [`tp_btf`], else [`fexit`],
+//! else [`kprobe`], else [`raw_tp`]. What a call's return means is the same for all ([`calls`]);
+//! [`tls`] stands at libraries' functions; the exchange behind them ([`exchange`]) knows no hook. The state is the socket's, never a
+//! thread's or a descriptor's.
 
+mod calls;
 mod clients;
+mod descriptors;
 mod exchange;
+mod fexit;
 mod http2;
+mod kprobe;
 mod payload;
+mod raw_tp;
 mod slots;
 mod socket;
 mod state;

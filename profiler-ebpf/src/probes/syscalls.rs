@@ -70,7 +70,7 @@ fn sys_enter(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn is_32_bit() -> bool {
+pub(super) fn is_32_bit() -> bool {
     if TASK_THREAD_STATUS.load() == ABSENT {
         return false;
     }

@@ -20,6 +20,7 @@ use log::LevelFilter;
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
+use crate::probes::health::Tier;
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
 
 /// The exporter's port.
@@ -49,6 +50,8 @@ pub struct Config {
     pub syscalls: bool,
     /// Read requests inside TLS at services' TLS libraries: each of their calls takes longer.
     pub tls: bool,
+    /// The kind of hook that sees requests; `None`: the first that works.
+    pub request_tier: Option<Tier>,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
     pub engine_metrics: bool,
     /// GPUs' idle floor; with it nothing is learned.
@@ -90,6 +93,7 @@ impl Default for Config {
             services: Services::default(),
             syscalls: false,
             tls: false,
+            request_tier: None,
             engine_metrics: true,
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
@@ -114,6 +118,7 @@ pub struct PartialConfig {
     pub services: PartialServices,
     pub syscalls: Option<bool>,
     pub tls: Option<bool>,
+    pub request_tier: Option<Tier>,
     pub engine_metrics: Option<bool>,
     pub idle_watts: Option<IdleWatts>,
     #[serde(default, deserialize_with = "level")]
@@ -226,6 +231,7 @@ impl Config {
             },
             syscalls: told.syscalls.unwrap_or(default.syscalls),
             tls: told.tls.unwrap_or(default.tls),
+            request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             idle_watts: told.idle_watts.unwrap_or_default(),
             log_level: told.log_level.unwrap_or(default.log_level),
@@ -252,6 +258,7 @@ impl PartialConfig {
             },
             syscalls: self.syscalls.or(lower.syscalls),
             tls: self.tls.or(lower.tls),
+            request_tier: self.request_tier.or(lower.request_tier),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
             idle_watts: self.idle_watts.or(lower.idle_watts),
             log_level: self.log_level.or(lower.log_level),
@@ -295,6 +302,7 @@ impl PartialConfig {
             },
             syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
             tls: variable(env, "PERJOULE_TLS", switch)?,
+            request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
             idle_watts: variable(env, "PERJOULE_IDLE_WATTS", str::parse)?,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,

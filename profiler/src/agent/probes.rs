@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Owner, ServiceId};
-use crate::probes::health::{ProgramHealth, Verdict};
+use crate::probes::health::{ProgramHealth, Tier, Verdict};
 use crate::probes::load_error::LoadError;
 use crate::probes::loader::{Loader, Options};
 use crate::probes::owners::Owners;
@@ -33,12 +33,18 @@ pub(super) struct Probes {
 pub(super) struct Wanted {
     pub(super) syscalls: bool,
     pub(super) tls: bool,
+    /// The request probe's tier, if it is not to choose.
+    pub(super) request_tier: Option<Tier>,
 }
 
 impl Probes {
     /// Loads the object and attaches each probe. An error means that no probe can run at all.
     pub(super) fn attach(wanted: Wanted, log_level: log::LevelFilter) -> Result<Self, LoadError> {
-        let Wanted { syscalls, tls } = wanted;
+        let Wanted {
+            syscalls,
+            tls,
+            request_tier: tier,
+        } = wanted;
         let mut options = Options::default();
         options.log_level = log_level;
         Owners::configure(&mut options);
@@ -51,10 +57,26 @@ impl Probes {
             TlsProbe::configure(&mut options);
         }
         let mut loader = Loader::new(&options)?;
-        let owners = Owners::attach(&mut loader)?;
-        // The loader keeps each verdict for doctor, /metrics and the log.
+        let mut owners = Owners::attach(&mut loader)?;
+        // The loader keeps each verdict for doctor, /metrics and the log. Requests come before
+        // the scheduler: nobody's CPU time is booked while they test themselves.
+        let requests = match RequestProbe::attach(&mut loader, &mut owners, tier) {
+            Ok(probe) => {
+                log::info!("requests: {}", probe.choice().story());
+                if let Some(drawback) = probe.choice().drawback() {
+                    log::warn!(
+                        "requests: tier {}: {drawback}",
+                        probe.choice().tier().name()
+                    );
+                }
+                Some(probe)
+            }
+            Err(error) => {
+                log::warn!("requests are not seen: {error}");
+                None
+            }
+        };
         let sched = SchedProbe::attach(&mut loader, &owners).ok();
-        let requests = RequestProbe::attach(&mut loader).ok();
         let syscalls = if syscalls {
             SyscallProbe::attach(&mut loader).ok()
         } else {
@@ -90,6 +112,11 @@ impl Probes {
         } else if let Some(tls) = &mut self.tls {
             tls.join(pid, service);
         }
+        if let Some(probe) = &mut self.requests
+            && let Err(error) = probe.resume(&mut self.loader)
+        {
+            log::error!("requests are no longer seen: {error}");
+        }
     }
 
     /// The process has ended or is another service's now; its number may be in use again.
@@ -102,9 +129,20 @@ impl Probes {
         }
     }
 
-    /// The service has ended: its place is free for another.
+    /// The service has ended: its place is free for another. Behind the last one the requests'
+    /// hooks are taken off.
     pub(super) fn forget(&mut self, service: ServiceId) {
         self.owners.forget(service);
+        self.pause_without_services();
+    }
+
+    /// Takes the requests' hooks off while there is no service: nobody is slowed for nobody.
+    pub(super) fn pause_without_services(&mut self) {
+        if let Some(probe) = &mut self.requests
+            && !self.owners.has_services()
+        {
+            probe.pause(&mut self.loader);
+        }
     }
 
     /// Requests that changed since the last poll, and the moment up to which all is told; `None`
@@ -157,7 +195,7 @@ impl Probes {
 }
 
 /// The machine's requirements, then each program's verdict from attaching it for a moment.
-pub(super) fn examine(log_level: log::LevelFilter) -> Vec<Finding> {
+pub(super) fn examine(tier: Option<Tier>, log_level: log::LevelFilter) -> Vec<Finding> {
     let mut findings = requirements::check(Path::new("/"));
     if findings
         .iter()
@@ -169,22 +207,21 @@ pub(super) fn examine(log_level: log::LevelFilter) -> Vec<Finding> {
     let all = Wanted {
         syscalls: true,
         tls: true,
+        request_tier: tier,
     };
     match Probes::attach(all, log_level) {
         Ok(probes) => {
+            findings.extend(probes.requests.as_ref().map(chosen_tier));
             findings.extend(probes.tls.as_ref().map(|tls| tls_cost(tls.stop_cost())));
-            findings.extend(probes.health().into_iter().map(|program| {
+            let tried = |program: &ProgramHealth| program.verdict != Verdict::Off;
+            let tried = probes.health().into_iter().filter(tried);
+            findings.extend(tried.map(|program| {
                 let id = format!("probe.{}", program.program);
-                match program.verdict {
-                    Verdict::Ok => {
-                        Finding::pass(id, format!("attached, tier {}", program.tier.name()))
-                    }
-                    Verdict::Off => Finding::pass(id, "not asked for"),
-                    Verdict::Unsupported | Verdict::Broken | Verdict::Detached => {
-                        let fix = "the other probes go on without it; a newer kernel may have it";
-                        Finding::of(id, Status::Warn, program.text, fix)
-                    }
+                if program.verdict == Verdict::Ok {
+                    return Finding::pass(id, format!("attached, tier {}", program.tier.name()));
                 }
+                let fix = "the other probes go on without it; a newer kernel may have it";
+                Finding::of(id, Status::Warn, program.text, fix)
             }));
         }
         Err(error) => {
@@ -210,4 +247,18 @@ fn tls_cost(cost: StopCost) -> Finding {
             LIMIT * 100.0
         ),
     )
+}
+
+/// The request probe's tier, and what another would do better.
+fn chosen_tier(probe: &RequestProbe) -> Finding {
+    const ID: &str = "requests.tier";
+    let choice = probe.choice();
+    if !choice.is_tested() {
+        let fix = "bring up the loopback interface: ip link set lo up";
+        return Finding::of(ID, Status::Warn, choice.story(), fix);
+    }
+    match choice.drawback() {
+        None => Finding::pass(ID, choice.story()),
+        Some(drawback) => Finding::of(ID, Status::Warn, choice.story(), drawback),
+    }
 }

@@ -86,6 +86,7 @@ impl Agent {
         let wanted = Wanted {
             syscalls: config.syscalls,
             tls: config.tls,
+            request_tier: config.request_tier,
         };
         let probes = match Probes::attach(wanted, config.log_level) {
             Ok(probes) => Some(probes),
@@ -170,6 +171,9 @@ impl Agent {
             published: now,
         };
         agent.take_services(services);
+        if let Some(probes) = &mut agent.probes {
+            probes.pause_without_services();
+        }
         agent.publish(now);
         Ok(agent)
     }
@@ -191,7 +195,7 @@ fn describe_gpus(discovery: &Discovery, sinks: &mut Sinks) {
 /// Looks at everything this agent would use, by trying it: the machine's requirements, each probe
 /// (attached, and detached again), each meter.
 pub fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = probes::examine(config.log_level);
+    let mut findings = probes::examine(config.request_tier, config.log_level);
     findings.extend(meters::discover(&meters_config(config)).findings);
     findings
 }

@@ -13,6 +13,7 @@ use super::{EXIT_USAGE, print, usage};
 use crate::agent::config::PartialConfig;
 use crate::agent::examine;
 use crate::finding::{Finding, Status};
+use crate::probes::health::Tier;
 
 /// How to tell it.
 #[derive(Debug, Args)]
@@ -23,6 +24,10 @@ pub(super) struct Options {
     /// The NVML library [default: libnvidia-ml.so.1]
     #[arg(long, value_name = "FILE")]
     nvml_library: Option<std::path::PathBuf>,
+    /// The kind of hook that sees requests: tp_btf, fexit, kprobe, raw_tp [default: the first
+    /// that works]
+    #[arg(long, value_name = "TIER")]
+    request_tier: Option<Tier>,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,9 +38,14 @@ struct Report {
 
 /// Exit code: 0 all fine (absent hardware is fine), 1 warnings, 2 failures.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
-    let Options { json, nvml_library } = options;
+    let Options {
+        json,
+        nvml_library,
+        request_tier,
+    } = options;
     let flags = PartialConfig {
         nvml_library,
+        request_tier,
         log_level: level(verbose),
         ..PartialConfig::default()
     };

@@ -8,6 +8,7 @@ use clap::Args;
 use log::LevelFilter;
 
 use crate::agent::config::{Config, ConfigError, IdleWatts, PartialConfig, PartialServices};
+use crate::probes::health::Tier;
 
 /// What to watch, and how; the same for every verb that measures.
 #[derive(Debug, Clone, Default, Args)]
@@ -33,6 +34,10 @@ pub(super) struct Target {
     /// See requests inside TLS (OpenSSL, BoringSSL); slows every call of the service's TLS library
     #[arg(long)]
     tls: bool,
+    /// The kind of hook that sees requests: tp_btf, fexit, kprobe, raw_tp [default: the first
+    /// that works]
+    #[arg(long, value_name = "TIER")]
+    request_tier: Option<Tier>,
     /// Do not read token counts from the inference engine's own /metrics, once a second
     #[arg(long)]
     no_engine_metrics: bool,
@@ -74,6 +79,7 @@ impl Target {
             },
             syscalls: self.syscalls.then_some(true),
             tls: self.tls.then_some(true),
+            request_tier: self.request_tier,
             engine_metrics: self.no_engine_metrics.then_some(false),
             idle_watts,
             log_level: level(verbose),

@@ -1,6 +1,9 @@
 //! How each BPF program fares: its verdict, and what it costs. For `doctor`, metrics and the log.
 
-use serde::Serialize;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// What became of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -19,11 +22,17 @@ pub enum Verdict {
 }
 
 /// The kind of hook a program runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// A raw tracepoint with typed arguments.
     TpBtf,
+    /// The exit of a kernel function, with typed arguments.
+    Fexit,
+    /// The entry and the return of a kernel function, by breakpoint or patched jump.
+    Kprobe,
+    /// A raw tracepoint.
+    RawTp,
     /// A probe at an instruction of a process's own code.
     Uprobe,
 }
@@ -42,14 +51,34 @@ impl Verdict {
 }
 
 impl Tier {
-    /// Its name in text and labels.
+    /// The tiers of the request probe, in the order in which they are tried.
+    pub const ALL: [Self; 4] = [Self::TpBtf, Self::Fexit, Self::Kprobe, Self::RawTp];
+
+    /// Its name in text, settings and labels.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TpBtf => "tp_btf",
+            Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
+            Self::RawTp => "raw_tp",
             Self::Uprobe => "uprobe",
         }
     }
 }
+
+impl FromStr for Tier {
+    type Err = UnknownTier;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTier> {
+        let tier = Self::ALL.into_iter().find(|tier| tier.name() == name);
+        tier.ok_or(UnknownTier)
+    }
+}
+
+/// No tier has that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no such tier; one of tp_btf, fexit, kprobe, raw_tp")]
+pub struct UnknownTier;
 
 /// One program's health at some moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]

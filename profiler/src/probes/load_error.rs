@@ -6,6 +6,7 @@ use crate::finding::Finding;
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
+use aya::programs::kprobe::KProbeError;
 use thiserror::Error;
 
 use super::btf::BtfError;
@@ -86,8 +87,8 @@ pub enum ProbeError {
         /// Why its offset is not known.
         reason: String,
     },
-    /// The kernel has no such tracepoint.
-    #[error("{program}: this kernel has no tracepoint {tracepoint}")]
+    /// The kernel has no such tracepoint or function.
+    #[error("{program}: this kernel has no {tracepoint}")]
     NoHook {
         /// The program.
         program: &'static str,
@@ -115,6 +116,16 @@ pub enum ProbeError {
     Silent {
         /// The program.
         program: &'static str,
+    },
+    /// No tier of a probe works here.
+    #[error("{program}: no tier works: {reasons}")]
+    NoTier {
+        /// The program that was tried first.
+        program: &'static str,
+        /// Each tier, and why not.
+        reasons: String,
+        /// What all of them together mean.
+        verdict: Verdict,
     },
     /// The object has no such program.
     #[error("{program}: not in the BPF object")]
@@ -159,6 +170,7 @@ impl ProbeError {
             Self::MissingField { .. } | Self::NoHook { .. } | Self::Unsupported { .. } => {
                 Verdict::Unsupported
             }
+            Self::NoTier { verdict, .. } => *verdict,
             Self::Refused { .. }
             | Self::Silent { .. }
             | Self::NoProgram { .. }
@@ -204,8 +216,14 @@ impl ProbeError {
         tracepoint: &str,
         error: ProgramError,
     ) -> Self {
-        let missing = matches!(&error, ProgramError::SyscallError(call)
-            if call.io_error.raw_os_error() == Some(libc::ENOENT));
+        // The library finds kprobes through this file, which is there if the kernel has them.
+        let missing = match &error {
+            ProgramError::SyscallError(call) => call.io_error.raw_os_error() == Some(libc::ENOENT),
+            ProgramError::KProbeError(KProbeError::FileError { io_error, .. }) => {
+                io_error.kind() == io::ErrorKind::NotFound
+            }
+            _ => false,
+        };
         if missing {
             return Self::NoHook {
                 program,

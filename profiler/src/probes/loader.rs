@@ -5,13 +5,14 @@
 //! Out: attached programs, their maps, and a verdict for each program. Dropping the loader
 //! detaches everything.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::Map;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::programs::{BtfTracePoint, UProbe};
+use aya::programs::{BtfTracePoint, FExit, KProbe, ProgramError, RawTracePoint, UProbe};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
 use profiler_ebpf::ABSENT;
@@ -85,14 +86,50 @@ impl Options {
     }
 }
 
+/// Where a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook<'a> {
+    /// A tracepoint with typed arguments.
+    BtfTracepoint(&'a str),
+    /// The exit of a kernel function.
+    FunctionExit(&'a str),
+    /// A kernel function's entry or return, as the program was written for.
+    Function(&'a str),
+    /// A raw tracepoint.
+    RawTracepoint(&'a str),
+}
+
+impl Hook<'_> {
+    const fn name(&self) -> &str {
+        match self {
+            Self::BtfTracepoint(name)
+            | Self::FunctionExit(name)
+            | Self::Function(name)
+            | Self::RawTracepoint(name) => name,
+        }
+    }
+
+    const fn tier(self) -> Tier {
+        match self {
+            Self::BtfTracepoint(_) => Tier::TpBtf,
+            Self::FunctionExit(_) => Tier::Fexit,
+            Self::Function(_) => Tier::Kprobe,
+            Self::RawTracepoint(_) => Tier::RawTp,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Fate {
+    tier: Tier,
     verdict: Verdict,
     text: String,
 }
 
 /// The loaded object. Dropping it detaches every program.
 pub struct Loader {
+    /// What keeps each program attached.
+    links: Vec<(&'static str, Box<dyn Any>)>,
     object: Ebpf,
     types: Btf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -162,6 +199,7 @@ impl Loader {
         // Without a log statement in the object there is no log to read.
         let logger = EbpfLogger::init(&mut object).ok();
         Ok(Self {
+            links: Vec::new(),
             object,
             types,
             logger,
@@ -172,31 +210,40 @@ impl Loader {
         })
     }
 
-    /// Loads `program` and attaches it to the typed raw tracepoint `tracepoint`. What goes wrong
-    /// concerns this program only, and is kept for [`Self::health`].
+    /// Loads `program` and attaches it to the typed raw tracepoint `tracepoint`; see
+    /// [`Self::attach`].
     pub fn attach_btf_tracepoint(
         &mut self,
         program: &'static str,
         tracepoint: &str,
     ) -> Result<(), ProbeError> {
-        let outcome = self.try_attach(program, tracepoint);
-        self.note(program, &outcome);
+        let outcome = self.attach(program, Hook::BtfTracepoint(tracepoint));
+        if let Err(error) = &outcome {
+            log::warn!("{error}");
+        }
         outcome
     }
 
-    fn note(&mut self, program: &'static str, outcome: &Result<(), ProbeError>) {
+    /// Loads `program`, if it is not yet loaded, and attaches it to `hook`. What goes wrong
+    /// concerns this program only, and is kept for [`Self::health`].
+    pub fn attach(&mut self, program: &'static str, hook: Hook<'_>) -> Result<(), ProbeError> {
+        let outcome = self.try_attach(program, hook);
+        self.note(program, hook.tier(), &outcome);
+        outcome
+    }
+
+    fn note(&mut self, program: &'static str, tier: Tier, outcome: &Result<(), ProbeError>) {
         let fate = match outcome {
             Ok(()) => Fate {
+                tier,
                 verdict: Verdict::Ok,
                 text: String::new(),
             },
-            Err(error) => {
-                log::warn!("{error}");
-                Fate {
-                    verdict: error.verdict(),
-                    text: error.to_string(),
-                }
-            }
+            Err(error) => Fate {
+                tier,
+                verdict: error.verdict(),
+                text: error.to_string(),
+            },
         };
         self.fates.insert(program, fate);
     }
@@ -208,7 +255,7 @@ impl Loader {
             hook.load()
                 .map_err(|error| ProbeError::from_load(program, "", error))
         });
-        self.note(program, &outcome);
+        self.note(program, Tier::Uprobe, &outcome);
         outcome
     }
 
@@ -239,7 +286,31 @@ impl Loader {
             .ok_or(ProbeError::NoProgram { program })
     }
 
-    fn try_attach(&mut self, program: &'static str, tracepoint: &str) -> Result<(), ProbeError> {
+    /// The same, where the kernel may well lack the hook: then `false`, and nothing is kept.
+    pub fn attach_if_there(
+        &mut self,
+        program: &'static str,
+        hook: Hook<'_>,
+    ) -> Result<bool, ProbeError> {
+        match self.try_attach(program, hook) {
+            Err(ProbeError::NoHook { .. }) => Ok(false),
+            outcome => {
+                let fate = self.fates.entry(program).or_insert_with(|| Fate {
+                    tier: hook.tier(),
+                    verdict: Verdict::Ok,
+                    text: String::new(),
+                });
+                if let Err(error) = &outcome {
+                    log::warn!("{error}");
+                    fate.verdict = error.verdict();
+                    fate.text = error.to_string();
+                }
+                outcome.map(|()| true)
+            }
+        }
+    }
+
+    fn try_attach(&mut self, program: &'static str, hook: Hook<'_>) -> Result<(), ProbeError> {
         if let Some((field, error)) = self
             .missing
             .iter()
@@ -252,35 +323,72 @@ impl Loader {
                 reason: error.clone(),
             });
         }
-        let hook: &mut BtfTracePoint = self
-            .object
-            .program_mut(program)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(ProbeError::NoProgram { program })?;
-        hook.load(tracepoint, &self.types)
-            .map_err(|error| ProbeError::from_load(program, tracepoint, error))?;
-        hook.attach()
-            .map_err(|error| ProbeError::from_attach(program, tracepoint, error))?;
+        let missing = ProbeError::NoProgram { program };
+        let Some(loaded) = self.object.program_mut(program) else {
+            return Err(missing);
+        };
+        let name = hook.name();
+        // What a link is differs by hook; dropping it detaches.
+        macro_rules! attach {
+            ($kind:ty, load($($load:expr),*), attach($($attach:expr),*)) => {{
+                let hook: &mut $kind = loaded.try_into().map_err(|_| missing)?;
+                match hook.load($($load),*) {
+                    // A program that is loaded for one hook serves the next one too.
+                    Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
+                    Err(error) => Err(error),
+                }
+                .map_err(|error| ProbeError::from_load(program, name, error))?;
+                hook.attach($($attach),*)
+                    .and_then(|id| hook.take_link(id))
+                    .map(|link| Box::new(link) as Box<dyn Any>)
+            }};
+        }
+        let link = match hook {
+            Hook::BtfTracepoint(_) => attach!(BtfTracePoint, load(name, &self.types), attach()),
+            Hook::FunctionExit(_) => attach!(FExit, load(name, &self.types), attach()),
+            Hook::Function(_) => attach!(KProbe, load(), attach(name, 0)),
+            Hook::RawTracepoint(_) => attach!(RawTracePoint, load(), attach(name)),
+        }
+        .map_err(|error| ProbeError::from_attach(program, name, error))?;
+        self.links.push((program, link));
         Ok(())
+    }
+
+    /// Takes `program` off its hooks and keeps it loaded: to attach it again is quick.
+    pub fn release(&mut self, program: &'static str) {
+        self.links.retain(|(of, _)| *of != program);
+        self.fates.remove(program);
     }
 
     /// Detaches and unloads `program`, if it is attached; it can be attached again.
     pub fn detach(&mut self, program: &'static str) {
-        let Some(hook) = self.object.program_mut(program) else {
-            return;
+        self.release(program);
+        // Not loaded is what is wanted.
+        let _ = match self.object.program_mut(program) {
+            Some(aya::programs::Program::BtfTracePoint(loaded)) => loaded.unload(),
+            Some(aya::programs::Program::FExit(loaded)) => loaded.unload(),
+            Some(aya::programs::Program::KProbe(loaded)) => loaded.unload(),
+            Some(aya::programs::Program::RawTracePoint(loaded)) => loaded.unload(),
+            _ => Ok(()),
         };
-        if let Ok(hook) = TryInto::<&mut BtfTracePoint>::try_into(hook) {
-            // Not loaded is what is wanted.
-            let _ = hook.unload();
-        }
-        self.fates.remove(program);
     }
 
     /// What a probe itself finds out about its program: attached, but it does no work; not for
     /// this machine.
     pub fn mark(&mut self, program: &'static str, verdict: Verdict, text: String) {
         log::warn!("{text}");
-        self.fates.insert(program, Fate { verdict, text });
+        let tier = self
+            .fates
+            .get(program)
+            .map_or(Tier::TpBtf, |fate| fate.tier);
+        self.fates.insert(
+            program,
+            Fate {
+                tier,
+                verdict,
+                text,
+            },
+        );
     }
 
     /// Takes a map out of the object, for one that is read by system calls or as a ring. Take it
@@ -344,7 +452,7 @@ impl Loader {
                 let fate = self.fates.get(program.name());
                 ProgramHealth {
                     program: program.name(),
-                    tier: tier(program),
+                    tier: fate.map_or(Tier::TpBtf, |fate| fate.tier),
                     verdict: fate.map_or(Verdict::Off, |fate| fate.verdict),
                     text: fate.map_or_else(String::new, |fate| fate.text.clone()),
                     runs: cost.runs,
@@ -361,16 +469,6 @@ impl Loader {
             .info()
             .ok()?
             .verified_instruction_count()
-    }
-}
-
-/// The kind of hook each program is made for.
-const fn tier(program: Program) -> Tier {
-    match program {
-        Program::SslRead | Program::SslReadReturn | Program::SslWrite | Program::SslFree => {
-            Tier::Uprobe
-        }
-        _ => Tier::TpBtf,
     }
 }
 

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use profiler_ebpf::owners::{
-    AGENT, FIRST_SERVICE, IDLE, OTHER, OWNERS, OwnerIndex, PROCESSES_PER_ENTRY, entries_for,
+    AGENT, FIRST_SERVICE, IDLE, OTHER, OWNERS, OwnerIndex, PROCESSES_PER_ENTRY, SELF_TEST,
+    entries_for,
 };
 
 use super::load_error::ProbeError;
@@ -35,7 +36,7 @@ pub(super) const FIELDS: &[Field] = &[
 #[derive(Debug)]
 pub struct Owners {
     table: SharedMemory,
-    /// Owner of each index; the first three are fixed.
+    /// Owner of each index; the first three and the last are fixed.
     names: Vec<Option<Owner>>,
     index: HashMap<ServiceId, OwnerIndex>,
     used: usize,
@@ -58,7 +59,12 @@ impl Owners {
     pub fn attach(loader: &mut Loader) -> Result<Self, ProbeError> {
         let table = loader.shared_bytes(TABLE)?;
         let mut names = vec![None; OWNERS];
-        for (index, owner) in [(OTHER, Owner::Other), (AGENT, Owner::Agent)] {
+        let fixed = [
+            (OTHER, Owner::Other),
+            (AGENT, Owner::Agent),
+            (SELF_TEST, Owner::Agent),
+        ];
+        for (index, owner) in fixed {
             if let Some(name) = names.get_mut(index as usize) {
                 *name = Some(owner);
             }
@@ -75,6 +81,22 @@ impl Owners {
         // Its verdict is kept by the loader.
         let _ = loader.attach_btf_tracepoint(FORK, FORK);
         Ok(owners)
+    }
+
+    /// The work is done with this process followed as a service is, so that a probe can see
+    /// whether it sees.
+    pub(super) fn with_self_followed<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let own = std::process::id() as usize;
+        let before = self.table.byte(own).unwrap_or(OTHER);
+        self.table.set_byte(own, SELF_TEST);
+        let done = work();
+        self.table.set_byte(own, before);
+        done
+    }
+
+    /// True if some service has a place.
+    pub(crate) fn has_services(&self) -> bool {
+        !self.index.is_empty()
     }
 
     /// Process `tgid` belongs to `owner` from now on, and so do the children it makes (the
@@ -153,7 +175,7 @@ impl Owners {
         if let Some(index) = self.index.get(&service) {
             return Some(*index);
         }
-        let free = (FIRST_SERVICE..=OwnerIndex::MAX)
+        let free = (FIRST_SERVICE..SELF_TEST)
             .find(|index| self.names.get(*index as usize).is_some_and(Option::is_none))?;
         *self.names.get_mut(free as usize)? = Some(Owner::Service(service));
         self.index.insert(service, free);

@@ -5,10 +5,13 @@
 //! what was lost. A poll reads memory and makes no system call, but to forget a quiet Unix socket
 //! (where that is refused, such sockets keep their slots).
 
+mod choice;
 mod clients;
 mod follower;
 mod http2;
 mod observed;
+mod self_test;
+mod tiers;
 mod usage;
 
 use std::time::Duration;
@@ -17,23 +20,20 @@ use aya::maps::{HashMap, Map, MapData, RingBuf, Stack};
 use profiler_ebpf::owners::OwnerIndex;
 use profiler_ebpf::request::{Counters, Facts, HTTP2, Phase, SLOTS, STREAMS, Slot};
 
+pub use choice::Choice;
 pub use clients::Client;
 pub use observed::Observed;
 pub use usage::{Found, usage};
 
+use super::health::Tier;
 use super::load_error::ProbeError;
-use super::loader::{Field, Loader, Options, possible_cpus};
+use super::loader::{Loader, Options, possible_cpus};
 use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
 use crate::ledger::{Owner, Route, ServiceId};
 use clients::Clients;
 use follower::Follower;
-
-const RECEIVE: &str = "sock_recv_length";
-const SEND: &str = "sock_send_length";
-const DESTROY: &str = "tcp_destroy_sock";
-const STATE: &str = "inet_sock_set_state";
 
 /// Bytes of the ring: 4,200 finished requests between two polls; of HTTP/2, which has its header
 /// blocks there too, about 1,700.
@@ -52,52 +52,6 @@ const SOCKET_IDLE: u64 = 60_000_000_000;
 const STREAM_QUIET: u64 = 5_000_000_000;
 
 const AF_UNIX: u16 = 1;
-
-/// Kernel fields the probe reads.
-const FIELDS: &[Field] = &[
-    Field {
-        global: "SOCK_FAMILY",
-        structure: "sock_common",
-        member: "skc_family",
-        programs: &[RECEIVE],
-    },
-    Field {
-        global: "SOCK_STATE",
-        structure: "sock_common",
-        member: "skc_state",
-        programs: &[RECEIVE],
-    },
-    Field {
-        global: "SOCK_PORT",
-        structure: "sock_common",
-        member: "skc_num",
-        programs: &[RECEIVE],
-    },
-    Field {
-        global: "SOCK_ERROR",
-        structure: "sock",
-        member: "sk_err",
-        programs: &[],
-    },
-    Field {
-        global: "SOCK_PEER_PORT",
-        structure: "sock_common",
-        member: "skc_dport",
-        programs: &[],
-    },
-    Field {
-        global: "SOCK_NETWORK",
-        structure: "sock_common",
-        member: "skc_net.net",
-        programs: &[],
-    },
-    Field {
-        global: "NETWORK_NUMBER",
-        structure: "net",
-        member: "ns.inum",
-        programs: &[],
-    },
-];
 
 /// A copy of a slot, word by word.
 #[derive(Clone, Copy)]
@@ -210,9 +164,12 @@ pub struct RequestProbe {
     sockets: HashMap<MapData, u64, u32>,
     streams: HashMap<MapData, [u64; 2], u32>,
     free: Stack<MapData, u32>,
+    choice: Choice,
     clients: Clients,
     /// False where a TCP socket's end cannot be seen.
     sees_ends: bool,
+    /// False while there is nobody to follow.
+    attached: bool,
     sequences: Vec<u64>,
     /// Slots taken from their sockets, with the sequence they had then.
     quarantine: Vec<(usize, u64)>,
@@ -220,6 +177,8 @@ pub struct RequestProbe {
     headers: http2::Streams,
     /// Taken from the ring, not yet told.
     pending: Vec<Record>,
+    /// What was counted before the first request that matters.
+    base: Counters,
     totals: Counters,
     swept: Timestamp,
     socket_idle: u64,
@@ -238,7 +197,7 @@ impl RequestProbe {
     /// What the probe needs of the loader.
     pub fn configure(options: &mut Options) {
         options
-            .fields(FIELDS)
+            .fields(tiers::FIELDS)
             .fields(clients::FIELDS)
             .map_entries(clients::TABLE, profiler_ebpf::clients::PLACES)
             .map_entries("REQUEST_SOCKETS", SLOTS)
@@ -249,12 +208,16 @@ impl RequestProbe {
             .map_entries("REQUEST_COUNTERS", possible_cpus());
     }
 
-    /// Attaches the three programs. Requests of processes that [`Owners`] gives to a service are
-    /// followed from then on.
+    /// Attaches the first tier that works, or `forced`, and no other; see [`Choice`]. Requests of
+    /// processes that [`Owners`] gives to a service are followed from then on.
     ///
-    /// Without `tcp_destroy_sock` the probe works too: requests cut off by a close then end by
-    /// the idle time-out. Without one of the others it fails, and leaves none attached.
-    pub fn attach(loader: &mut Loader) -> Result<Self, ProbeError> {
+    /// A tier works if its programs load and see one exchange over loopback, inside this process,
+    /// as it was. That exchange is never told.
+    pub fn attach(
+        loader: &mut Loader,
+        owners: &mut Owners,
+        forced: Option<Tier>,
+    ) -> Result<Self, ProbeError> {
         let slots = loader.shared_array("REQUEST_SLOTS")?;
         let ring = typed("REQUEST_RING", loader.take_map("REQUEST_RING")?)?;
         let counters = loader.shared_array("REQUEST_COUNTERS")?;
@@ -271,12 +234,15 @@ impl RequestProbe {
             sockets,
             streams,
             free,
+            choice: Choice::new(forced),
             sees_ends: false,
+            attached: false,
             sequences: Vec::new(),
             quarantine: Vec::new(),
             follower: Follower::default(),
             headers: http2::Streams::default(),
             pending: Vec::new(),
+            base: Counters::default(),
             totals: Counters::default(),
             swept: Timestamp::now(),
             socket_idle: SOCKET_IDLE,
@@ -287,21 +253,60 @@ impl RequestProbe {
                 .push(index, 0)
                 .map_err(|error| map_error("REQUEST_FREE_SLOTS", error))?;
         }
-        // The one that begins requests comes last: the others are then there to end them.
-        probe.sees_ends = loader.attach_btf_tracepoint(DESTROY, DESTROY).is_ok();
-        // Without it, what a server does not read of its client's leaving is not known; the
-        // loader keeps the verdict.
-        let _ = loader.attach_btf_tracepoint(STATE, STATE);
-        let attached = loader
-            .attach_btf_tracepoint(SEND, SEND)
-            .and_then(|()| loader.attach_btf_tracepoint(RECEIVE, RECEIVE));
-        if let Err(error) = attached {
-            loader.detach(SEND);
-            loader.detach(DESTROY);
-            loader.detach(STATE);
-            return Err(error);
-        }
+        probe.choose(loader, owners)?;
+        // What the self-tests were counted as.
+        probe.read_counters();
+        probe.base = probe.totals;
+        probe.read_counters();
         Ok(probe)
+    }
+
+    /// How the tier in use was chosen.
+    pub const fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// Detaches the programs: no hook slows anybody while there is no service. What is in flight
+    /// is forgotten.
+    pub fn pause(&mut self, loader: &mut Loader) {
+        if std::mem::take(&mut self.attached) {
+            tiers::release(loader, self.choice.tier());
+        }
+    }
+
+    /// Attaches the programs again. Sockets that were followed before may be others by now.
+    pub fn resume(&mut self, loader: &mut Loader) -> Result<(), ProbeError> {
+        if !self.attached {
+            self.forget_sockets();
+            let tier = self.choice.tier();
+            match tiers::attach(loader, tier) {
+                Ok(sees_ends) => self.sees_ends = sees_ends,
+                Err(error) => {
+                    let program = tiers::first_program(tier);
+                    loader.mark(program, error.verdict(), error.to_string());
+                    return Err(error);
+                }
+            }
+            self.attached = true;
+        }
+        Ok(())
+    }
+
+    /// Frees every slot. For a time when no program runs.
+    fn forget_sockets(&mut self) {
+        let sockets: Vec<(u64, u32)> = self.sockets.iter().filter_map(Result::ok).collect();
+        for (socket, slot) in sockets {
+            if self.sockets.remove(&socket).is_ok() {
+                // There is room: it came from there.
+                let _ = self.free.push(slot, 0);
+            }
+        }
+        let streams: Vec<([u64; 2], u32)> = self.streams.iter().filter_map(Result::ok).collect();
+        for (stream, slot) in streams {
+            if self.streams.remove(&stream).is_ok() {
+                let _ = self.free.push(slot, 0);
+            }
+        }
     }
 
     /// Appends what changed since the last poll: requests in flight as they stand, and each
@@ -402,7 +407,7 @@ impl RequestProbe {
 
     fn read_counters(&mut self) {
         let cpus = (0..self.counters.len()).filter_map(|cpu| self.counters.get(cpu));
-        self.totals = cpus.fold(Counters::default(), |sum, CpuCounters(cpu)| Counters {
+        let sum = cpus.fold(Counters::default(), |sum, CpuCounters(cpu)| Counters {
             started: sum.started + cpu.started,
             finished: sum.finished + cpu.finished,
             ring_full: sum.ring_full + cpu.ring_full,
@@ -416,6 +421,18 @@ impl RequestProbe {
             notices_lost: sum.notices_lost + cpu.notices_lost,
             padding: [0; 5],
         });
+        let base = &self.base;
+        self.totals = Counters {
+            started: sum.started.saturating_sub(base.started),
+            finished: sum.finished.saturating_sub(base.finished),
+            ring_full: sum.ring_full.saturating_sub(base.ring_full),
+            slots_exhausted: sum.slots_exhausted.saturating_sub(base.slots_exhausted),
+            unreadable: sum.unreadable.saturating_sub(base.unreadable),
+            malformed: sum.malformed.saturating_sub(base.malformed),
+            drained: sum.drained.saturating_sub(base.drained),
+            pipelined: sum.pipelined.saturating_sub(base.pipelined),
+            ..sum
+        };
     }
 
     fn read_slots(
@@ -614,6 +631,18 @@ fn read_slot(slots: &SharedArray<Copied>, index: usize) -> Option<(u64, Facts)> 
         let Copied(slot) = slots.get(index)?;
         if before % 2 == 0 && slots.word(index, SEQUENCE)? == before {
             return Some((before, slot.facts));
+        }
+    }
+    None
+}
+
+/// The oldest record of the ring.
+fn next_record(ring: &mut RingBuf<MapData>) -> Option<Facts> {
+    while let Some(record) = ring.next() {
+        if record.len() >= size_of::<Facts>() {
+            // SAFETY: the record has the size of `Facts`, whose every bit pattern is valid; the
+            // read may be unaligned.
+            return Some(unsafe { record.as_ptr().cast::<Facts>().read_unaligned() });
         }
     }
     None

@@ -252,10 +252,18 @@ fn doctor_says_what_works_and_its_exit_code_agrees() {
         "privileges",
         "nvml",
         "rapl",
+        "requests.tier",
         "probe.sock_recv_length",
     ] {
         assert_eq!(status(id), "pass", "{id}: {ended:?}");
     }
+    // The last tier works and says what it costs.
+    let ended = perjoule(&["doctor", "--request-tier", "raw_tp"]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        ended.out.contains("WARN  requests.tier") && ended.out.contains("tier raw_tp, as told"),
+        "{ended:?}"
+    );
     let ended = perjoule_behind(NO_BTF, &["doctor"]);
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     assert!(

@@ -4,6 +4,8 @@
 mod apart;
 #[path = "services/hops.rs"]
 mod hops;
+#[path = "services/idle.rs"]
+mod idle;
 #[path = "services/restart.rs"]
 mod restart;
 #[path = "services/script.rs"]

@@ -7,12 +7,15 @@ use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr::{read_volatile, write_volatile};
 
+use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs,
 };
+use profiler_ebpf::ABSENT;
 use profiler_ebpf::http1::{self, FRONT, Payload, WINDOW, Window, mask};
 use profiler_ebpf::request::{Phase, Slot};
 
+use super::descriptors;
 use super::slots;
 
 /// The most windows of one send: 63 KiB of what must be read (a plain body is not read at all).
@@ -34,15 +37,22 @@ pub(super) enum Direction {
     Sent,
 }
 
+/// Where a task has its part of io_uring; it is null until it uses one.
+#[unsafe(no_mangle)]
+static TASK_IO_URING: Global<u32> = Global::new(ABSENT);
+
 /// Registers of a system call as the kernel saves them: `struct pt_regs`, an ABI.
 #[cfg(bpf_target_arch = "x86_64")]
 #[repr(C)]
-struct Registers {
-    unused: [u64; 12],
-    dx: u64,
-    si: u64,
-    di: u64,
-    orig_ax: u64,
+#[derive(Clone, Copy)]
+pub(super) struct Registers {
+    unused: [u64; 7],
+    pub(super) r10: u64,
+    unused_too: [u64; 4],
+    pub(super) dx: u64,
+    pub(super) si: u64,
+    pub(super) di: u64,
+    pub(super) orig_ax: u64,
 }
 
 /// A window of payload and where the rest of it lies in the process's memory.
@@ -116,27 +126,44 @@ pub(super) trait Origin: Copy {
     }
 }
 
-/// In the buffers of the system call that is running.
+/// In the buffers of the system call that is running, if it is one on this socket.
 #[derive(Clone, Copy)]
-pub(super) struct Syscall;
+pub(super) struct Syscall {
+    /// The socket's address.
+    pub(super) socket: u64,
+}
 
 impl Origin for Syscall {
     #[inline(always)]
     fn source(self, direction: Direction) -> Source {
-        syscall_source(direction)
+        syscall_source(direction, self.socket)
     }
 }
 
-/// Finds the running system call's bytes through its registers.
+/// Finds the bytes of the running system call, if it is one on `socket`, through its registers.
+///
+/// The work of an io_uring is done on the way out of any system call, or by threads of its own:
+/// in a process that uses one, the call's own descriptor must lead to the socket.
 #[inline(always)]
-fn syscall_source(direction: Direction) -> Source {
+fn syscall_source(direction: Direction, socket: u64) -> Source {
     #[cfg(bpf_target_arch = "x86_64")]
     {
         // SAFETY: the current task always exists; the helper returns a trusted pointer.
-        let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const Registers;
+        let task = unsafe { bpf_get_current_task_btf() };
+        // SAFETY: as above.
+        let registers = unsafe { bpf_task_pt_regs(task) } as *const Registers;
         // SAFETY: a trusted pointer to `pt_regs`.
-        let (number, second, third) =
-            unsafe { ((*registers).orig_ax, (*registers).si, (*registers).dx) };
+        let (number, first, second, third) = unsafe {
+            (
+                (*registers).orig_ax,
+                (*registers).di,
+                (*registers).si,
+                (*registers).dx,
+            )
+        };
+        if uses_io_uring(task as *const u8) && !descriptors::leads_to(first, socket) {
+            return Source::Unknown;
+        }
         let (plain, plain_to, vector, message) = match direction {
             // read, recvfrom, readv, recvmsg; write, sendto, writev, sendmsg
             Direction::Received => (0, 45, 19, 47),
@@ -160,6 +187,17 @@ fn syscall_source(direction: Direction) -> Source {
         }
     }
     Source::Unknown
+}
+
+/// True if the task uses an io_uring, or once did.
+#[inline(always)]
+fn uses_io_uring(task: *const u8) -> bool {
+    match TASK_IO_URING.load() {
+        // Built without: there is none to use.
+        ABSENT => false,
+        // SAFETY: a trusted pointer to a task, and a pointer among its members.
+        offset => unsafe { !(*task.add(offset as usize).cast::<*const u8>()).is_null() },
+    }
 }
 
 /// Prepares to read the `total` bytes at `origin`. Of bytes in no plain buffers nothing will be

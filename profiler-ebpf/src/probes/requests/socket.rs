@@ -1,5 +1,6 @@
 //! What is read of a socket itself: `struct sock_common` at offsets from the kernel's own types.
 
+use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::Global;
@@ -23,6 +24,10 @@ static SOCK_PEER_PORT: Global<u32> = Global::new(ABSENT);
 static SOCK_NETWORK: Global<u32> = Global::new(ABSENT);
 #[unsafe(no_mangle)]
 static NETWORK_NUMBER: Global<u32> = Global::new(ABSENT);
+
+/// Where a `struct socket` has its `struct sock`.
+#[unsafe(no_mangle)]
+static SOCKET_SOCK: Global<u32> = Global::new(ABSENT);
 
 /// A `struct sock`.
 pub(super) trait Socket: Copy {
@@ -93,6 +98,16 @@ impl Trusted {
     pub(super) unsafe fn new(sock: *const u8) -> Self {
         Self(sock)
     }
+
+    /// The one behind a `struct socket`.
+    ///
+    /// # Safety
+    /// `socket` must be an argument of the program.
+    #[inline(always)]
+    pub(super) unsafe fn behind_socket(socket: *const u8) -> Self {
+        // SAFETY: the caller's promise; the verifier knows the types and handles a null.
+        Self(unsafe { *socket.add(SOCKET_SOCK.load() as usize).cast::<*const u8>() })
+    }
 }
 
 impl Socket for Trusted {
@@ -117,28 +132,39 @@ impl Socket for Trusted {
     }
 }
 
-/// A socket known by its address alone, where the verifier knows nothing of it: it is read by a
-/// helper, and what cannot be read is 0.
+/// A socket's address that the verifier knows nothing of: every member is read with a check.
 #[derive(Clone, Copy)]
 pub(super) struct Untrusted(u64);
 
 impl Untrusted {
-    /// # Safety
-    /// `sock` must be the address of a socket, or of one that was freed.
+    /// The `struct sock` at `address`.
     #[inline(always)]
-    pub(super) unsafe fn new(sock: u64) -> Self {
-        Self(sock)
+    pub(super) fn new(address: u64) -> Self {
+        Self(address)
+    }
+
+    /// The one behind the `struct socket` at `address`; `None` if there is none.
+    #[inline(always)]
+    pub(super) fn behind_socket(address: u64) -> Option<Self> {
+        match read_kernel(address, SOCKET_SOCK.load()) {
+            Some(0) | None => None,
+            Some(sock) => Some(Self(sock)),
+        }
     }
 }
 
+/// The value at `address + offset` of the kernel's memory; `None` if it is not there.
 #[inline(always)]
-unsafe fn read_kernel<T: Copy>(from: u64) -> T {
-    let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: the helper checks `from`; the caller's type is plain numbers, for which zeroes do.
+pub(super) fn read_kernel<T: Copy>(address: u64, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let from = address.wrapping_add(u64::from(offset)) as *const c_void;
+    // SAFETY: the helper checks `from`; the room is a whole `T`.
     unsafe {
-        let to = value.as_mut_ptr().cast::<core::ffi::c_void>();
-        bpf_probe_read_kernel(to, size_of::<T>() as u32, from as *const core::ffi::c_void);
-        value.assume_init()
+        let to = value.as_mut_ptr().cast::<c_void>();
+        if bpf_probe_read_kernel(to, size_of::<T>() as u32, from) != 0 {
+            return None;
+        }
+        Some(value.assume_init())
     }
 }
 
@@ -150,16 +176,14 @@ impl Socket for Untrusted {
 
     #[inline(always)]
     unsafe fn member<T: Copy>(self, offset: u32) -> T {
-        // SAFETY: the caller's promise.
-        unsafe { read_kernel(self.0.wrapping_add(u64::from(offset))) }
+        // SAFETY: integers, for which zero is a value: what is not known.
+        read_kernel(self.0, offset).unwrap_or(unsafe { MaybeUninit::zeroed().assume_init() })
     }
 
     #[inline(always)]
     unsafe fn behind(self, at: u32, offset: u32) -> u32 {
-        // SAFETY: as above.
-        unsafe {
-            let to: u64 = self.member(at);
-            read_kernel(to.wrapping_add(u64::from(offset)))
-        }
+        // SAFETY: the caller's promise.
+        let to: u64 = unsafe { self.member(at) };
+        read_kernel(to, offset).unwrap_or(0)
     }
 }

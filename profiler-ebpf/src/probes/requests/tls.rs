@@ -358,8 +358,7 @@ fn ssl_read_return(ctx: RetProbeContext) -> u32 {
     if !found.is_null() {
         take_back_goodbye(found);
     }
-    // SAFETY: a socket that the socket hooks have seen; nothing but numbers is read of it.
-    let socket_read = unsafe { Untrusted::new(socket) };
+    let socket_read = Untrusted::new(socket);
     let plaintext = claimed.at(buffer);
     received(
         socket_read,

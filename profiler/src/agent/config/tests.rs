@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use super::*;
+use crate::probes::health::Tier;
 use crate::units::Watts;
 
 fn load(file: &str, env: &[(&str, &str)], flags: PartialConfig) -> Result<Config, String> {
@@ -61,6 +62,7 @@ fn every_setting_can_stand_in_the_file() {
         model = "llama"
         syscalls = true
         tls = true
+        request_tier = "raw_tp"
         engine_metrics = false
         log_level = "warn"
         idle_watts = { "GPU-1" = 83, "GPU-2" = 66.5 }
@@ -78,6 +80,7 @@ fn every_setting_can_stand_in_the_file() {
     assert_eq!(config.listen, Some("127.0.0.1:9000".parse().unwrap()));
     assert_eq!(config.nvml_library, Some("/opt/libnvidia-ml.so.1".into()));
     assert!(config.tls && !config.engine_metrics);
+    assert_eq!(config.request_tier, Some(Tier::RawTp));
     assert_eq!(config.services.pids, [12]);
     assert_eq!(config.services.ports, [8000, 8001]);
     assert_eq!(config.services.names, ["vllm"]);
@@ -98,6 +101,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
         ("PERJOULE_NAMES", "vllm,tgi"),
         ("PERJOULE_SYSCALLS", "on"),
         ("PERJOULE_TLS", "on"),
+        ("PERJOULE_REQUEST_TIER", "tp_btf"),
         ("PERJOULE_ENGINE_METRICS", "off"),
         ("PERJOULE_IDLE_WATTS", "83,GPU-2=66"),
         ("PERJOULE_LOG_LEVEL", "trace"),
@@ -114,6 +118,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
     assert_eq!(config.services.names, ["vllm", "tgi"]);
     assert!(config.syscalls && config.tls);
     assert!(!config.engine_metrics);
+    assert_eq!(config.request_tier, Some(Tier::TpBtf));
     assert_eq!(config.idle_watts.of("GPU-1"), Some(Watts(83.0)));
     assert_eq!(config.idle_watts.of("GPU-2"), Some(Watts(66.0)));
     assert_eq!(config.log_level, LevelFilter::Trace);
@@ -168,6 +173,11 @@ fn a_wrong_variable_is_named() {
         ("PERJOULE_LISTEN", "27182", "socket address"),
         ("PERJOULE_PORTS", "80,x", "invalid digit"),
         ("PERJOULE_SYSCALLS", "maybe", "neither on nor off"),
+        (
+            "PERJOULE_REQUEST_TIER",
+            "fentry",
+            "no such tier; one of tp_btf,",
+        ),
         ("PERJOULE_IDLE_WATTS", "NaN", "`NaN` is neither watts"),
         ("PERJOULE_IDLE_WATTS", "=5", "`=5` is neither watts"),
         ("PERJOULE_PUBLISH_MS", "1", "not between"),

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use profiler::ledger::{Input, Outcome, Owner};
+use profiler::probes::health::Tier;
 use profiler::probes::requests::Losses;
 
 use crate::watch::{SERVICE, Watch, outcome};
@@ -136,6 +137,11 @@ fn requests_of_a_forgotten_service_are_counted_not_told() {
     watch.owners.set(std::process::id(), Owner::Other);
     watch.owners.forget(SERVICE);
     server.write_all(OK).expect("sent");
+    if matches!(watch.probe.choice().tier(), Tier::Kprobe | Tier::RawTp) {
+        // These ask who sends before they ask on which socket: the end is not seen.
+        end_to_end::skipped("the last send of a process that has left its service: tier");
+        return;
+    }
     watch.wait(port, 0);
     assert_eq!(watch.probe.losses().unowned, 1);
 }
