@@ -71,6 +71,18 @@ pub const METHOD_CUT: u16 = 1 << 10;
 /// The server has switched protocols (101): until its close the socket carries a session, in
 /// which nothing is a request.
 pub const UPGRADED: u16 = 1 << 11;
+/// The end of the response is kept, see [`Tail`](crate::http1::Tail).
+pub const TAIL: u16 = 1 << 12;
+/// The last chunk may be nothing but the server's token counts: it is not in `chunks` until
+/// another comes.
+pub const HELD: u16 = 1 << 13;
+
+/// The response is JSON that does not stream.
+pub const JSON: u8 = 1;
+/// The response is compressed: nothing in it can be told.
+pub const ENCODED: u8 = 1 << 1;
+/// In a server-sent event that has been counted.
+pub const EVENT: u8 = 1 << 2;
 
 /// What a response's own headers set, and a further response on the socket must not inherit.
 pub const RESPONSE_FLAGS: u16 = CHUNKED | SSE | NDJSON | LENGTH | UNTIL_CLOSE;
@@ -130,7 +142,7 @@ pub struct Facts {
     pub end: u64,
     /// Bytes sent: head, framing and body.
     pub response_bytes: u64,
-    /// SSE `data:` lines or NDJSON lines so far, without `[DONE]`.
+    /// SSE events or NDJSON lines so far, without `[DONE]`.
     pub chunks: u32,
     /// Those of `chunks` that went out with the first data.
     pub first_chunks: u32,
@@ -144,8 +156,10 @@ pub struct Cursor {
     pub line_len: u8,
     /// Bytes of `data` in use.
     pub data_len: u8,
+    /// What is known of the response: [`JSON`], [`ENCODED`], [`EVENT`].
+    pub body: u8,
     /// No meaning.
-    pub padding: [u8; 6],
+    pub padding: [u8; 5],
     /// Bytes of data still to come in this chunk or body.
     pub left: u64,
     /// The first bytes of a head, size or trailer line that is not yet whole.

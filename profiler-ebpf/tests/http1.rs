@@ -3,107 +3,14 @@
 
 #[path = "http1/response.rs"]
 mod response;
+#[path = "http1/socket.rs"]
+mod socket;
 
-use profiler_ebpf::http1::{self, FRONT, Payload, Start, WINDOW, Window};
+use profiler_ebpf::http1::{self, Start, WINDOW};
 use profiler_ebpf::request::*;
 use proptest::prelude::*;
 use response::{POST, Response, response};
-
-/// A send from memory.
-struct Sent<'a> {
-    bytes: &'a [u8],
-    window: &'a mut Window,
-    slot: &'a mut Slot,
-    window_size: usize,
-}
-
-impl Payload for Sent<'_> {
-    fn parts(&mut self) -> (&mut Window, &mut Slot) {
-        (self.window, self.slot)
-    }
-    fn fill(&mut self) -> u64 {
-        let length = self.bytes.len().min(self.window_size);
-        let (now, rest) = self.bytes.split_at(length);
-        self.window.bytes()[FRONT..FRONT + length].copy_from_slice(now);
-        self.bytes = rest;
-        length as u64
-    }
-    fn skip(&mut self, bytes: u64) {
-        self.bytes = &self.bytes[bytes as usize..];
-    }
-    fn steps(&mut self) {
-        // A step that made no progress would loop for ever in the kernel's bound instead.
-        for _ in 0..=2 * WINDOW {
-            if http1::step(self.window, self.slot) {
-                return;
-            }
-        }
-        panic!("a window was not used up");
-    }
-}
-
-/// A socket on which a request has been read.
-struct Socket {
-    window: Box<Window>,
-    slot: Slot,
-    window_size: usize,
-    /// Sends that were taken as one event.
-    events: usize,
-}
-
-impl Socket {
-    fn new(request: &[u8], window_size: usize) -> Self {
-        let mut word = [0; 16];
-        let length = request.len().min(16);
-        word[..length].copy_from_slice(&request[..length]);
-        let first = u64::from_le_bytes(word[..8].try_into().unwrap());
-        let second = u64::from_le_bytes(word[8..].try_into().unwrap());
-        let Start::Request(flags) = http1::request_line(first, second, request.len() as u64) else {
-            panic!("not a request");
-        };
-        // SAFETY: plain integers, for which zero is a value.
-        let mut slot: Slot = unsafe { std::mem::zeroed() };
-        slot.facts.start = 1;
-        slot.facts.request_end = 1;
-        http1::begin_request(&mut slot, flags);
-        Self {
-            window: Box::default(),
-            slot,
-            window_size,
-            events: 0,
-        }
-    }
-
-    /// Sends; returns how many bytes lay behind the response's end.
-    fn send(&mut self, bytes: &[u8], now: u64) -> u64 {
-        http1::begin_send(&mut self.slot, bytes.len() as u64, now);
-        let length = bytes.len() as u64;
-        let mut ahead = 0;
-        if bytes.len() <= self.window_size && http1::may_be_event(&self.slot, length) {
-            self.window.bytes()[FRONT..FRONT + bytes.len()].copy_from_slice(bytes);
-            if http1::event(&self.window, &mut self.slot, length, now) {
-                self.events += 1;
-                http1::end_send(&mut self.slot, now);
-                return 0;
-            }
-            ahead = length;
-        }
-        self.window.begin(length, now, ahead);
-        let mut sent = Sent {
-            bytes,
-            window: &mut self.window,
-            slot: &mut self.slot,
-            window_size: self.window_size,
-        };
-        while !http1::window(&mut sent) {}
-        http1::end_send(&mut self.slot, now);
-        self.window.remaining()
-    }
-
-    fn facts(&self) -> Facts {
-        self.slot.facts
-    }
-}
+use socket::Socket;
 
 /// What a split of the bytes must not change, with the offset of the byte that completed each.
 #[derive(Debug, PartialEq)]
