@@ -14,6 +14,7 @@ mod framing;
 mod lines;
 mod request_line;
 mod tail;
+pub mod trace;
 mod window;
 
 pub use request_line::{Start, classify as request_line};
@@ -23,7 +24,7 @@ pub use window::{BYTES, FRONT, WINDOW, Window, mask};
 use core::ptr::{read_volatile, write_volatile};
 
 use crate::request::{
-    BODYLESS, CHUNKED, EVENT, HELD, NDJSON, Outcome, Phase, SSE, Slot, TAIL, TRUNCATED,
+    BODYLESS, CHUNKED, EVENT, HELD, JSON, NDJSON, Outcome, Phase, SSE, Slot, TAIL, TRUNCATED,
     UNTIL_CLOSE, UPGRADED,
 };
 use framing::{end_head, size};
@@ -66,6 +67,7 @@ pub fn begin_request(slot: &mut Slot, flags: u16) {
     facts.flags = flags;
     facts.outcome = Outcome::OPEN;
     facts.phase = Phase::WAITING;
+    trace::begin(facts);
     slot.cursor.line_len = 0;
     slot.cursor.data_len = 0;
     slot.cursor.body = 0;
@@ -499,6 +501,13 @@ fn latest(slot: &Slot) -> u64 {
 #[inline(always)]
 pub fn is_session(slot: &Slot) -> bool {
     flags(slot) & UPGRADED != 0
+}
+
+/// True for JSON that does not stream and that answers a request with a body: it may hold token
+/// counts.
+#[inline(always)]
+pub fn is_json(slot: &Slot) -> bool {
+    body(slot) & JSON != 0 && flags(slot) & (SSE | NDJSON | BODYLESS) == 0
 }
 
 /// True for a request whose method has no body: a further request line is a further request.

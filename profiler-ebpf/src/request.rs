@@ -1,11 +1,16 @@
 //! One request as the kernel follows it: the slot of a socket, the record of a finished request,
 //! and the counters of what was lost. Shared by both sides.
 
+use crate::http1::Kept;
+
 /// Sockets followed at once.
 pub const SLOTS: u32 = 16_384;
 
 /// Bytes kept of a request's first line; the agent maps the path in it to a route and drops it.
 pub const REQUEST_LINE: usize = 64;
+
+/// Bytes of a `traceparent` header's value.
+pub const TRACE: usize = 55;
 
 /// Where an exchange stands on its socket.
 #[repr(transparent)]
@@ -98,8 +103,14 @@ pub struct Facts {
     pub network: u32,
     /// The client's port; 0 for a Unix socket, and if not known.
     pub peer_port: u16,
+    /// How far the search for a trace id is: see [`trace`](crate::http1::trace).
+    pub trace_state: u8,
+    /// Bytes of `trace` that are filled.
+    pub trace_len: u8,
+    /// The value of the request's `traceparent` header, where it is asked for.
+    pub trace: [u8; TRACE],
     /// No meaning: what follows keeps to its cache line.
-    pub reserved: [u16; 29],
+    pub reserved: u8,
     /// Unique since the maps were made; 0 in a slot that was never used.
     pub id: u64,
     /// The kernel's address of the socket: an identity, never followed.
@@ -146,6 +157,16 @@ pub struct Facts {
     pub chunks: u32,
     /// Those of `chunks` that went out with the first data.
     pub first_chunks: u32,
+}
+
+/// A finished request in the ring whose response's end was kept; one without is [`Facts`] alone.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// The request.
+    pub facts: Facts,
+    /// The end of its response.
+    pub kept: Kept,
 }
 
 /// What the response's parser keeps between two sends.

@@ -8,4 +8,6 @@ mod exchange;
 mod payload;
 mod slots;
 mod socket;
+mod tail;
 mod tp_btf;
+mod trace;

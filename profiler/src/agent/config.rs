@@ -49,6 +49,10 @@ pub struct Config {
     pub syscalls: bool,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
     pub engine_metrics: bool,
+    /// Read the server's own token counts at a response's end: at most 512 bytes are looked at.
+    pub usage: bool,
+    /// Read requests' `traceparent` headers.
+    pub trace_ids: bool,
     /// GPUs' idle floor; with it nothing is learned.
     pub idle_watts: IdleWatts,
     /// What is written to stderr.
@@ -88,6 +92,8 @@ impl Default for Config {
             services: Services::default(),
             syscalls: false,
             engine_metrics: false,
+            usage: true,
+            trace_ids: false,
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
             intervals: Intervals {
@@ -111,6 +117,8 @@ pub struct PartialConfig {
     pub services: PartialServices,
     pub syscalls: Option<bool>,
     pub engine_metrics: Option<bool>,
+    pub usage: Option<bool>,
+    pub trace_ids: Option<bool>,
     pub idle_watts: Option<IdleWatts>,
     #[serde(default, deserialize_with = "level")]
     pub log_level: Option<LevelFilter>,
@@ -222,6 +230,8 @@ impl Config {
             },
             syscalls: told.syscalls.unwrap_or(default.syscalls),
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
+            usage: told.usage.unwrap_or(default.usage),
+            trace_ids: told.trace_ids.unwrap_or(default.trace_ids),
             idle_watts: told.idle_watts.unwrap_or_default(),
             log_level: told.log_level.unwrap_or(default.log_level),
             intervals: Intervals {
@@ -247,6 +257,8 @@ impl PartialConfig {
             },
             syscalls: self.syscalls.or(lower.syscalls),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
+            usage: self.usage.or(lower.usage),
+            trace_ids: self.trace_ids.or(lower.trace_ids),
             idle_watts: self.idle_watts.or(lower.idle_watts),
             log_level: self.log_level.or(lower.log_level),
             intervals: PartialIntervals {
@@ -289,6 +301,8 @@ impl PartialConfig {
             },
             syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
+            usage: variable(env, "PERJOULE_USAGE", switch)?,
+            trace_ids: variable(env, "PERJOULE_TRACE_IDS", switch)?,
             idle_watts: variable(env, "PERJOULE_IDLE_WATTS", str::parse)?,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,
             intervals: PartialIntervals {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::config::Config;
 use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Owner, ServiceId};
@@ -28,13 +29,19 @@ pub(super) struct Probes {
 
 impl Probes {
     /// Loads the object and attaches each probe. An error means that no probe can run at all.
-    pub(super) fn attach(syscalls: bool, log_level: log::LevelFilter) -> Result<Self, LoadError> {
+    pub(super) fn attach(config: &Config) -> Result<Self, LoadError> {
         let mut options = Options::default();
-        options.log_level = log_level;
+        options.log_level = config.log_level;
         Owners::configure(&mut options);
         SchedProbe::configure(&mut options);
         RequestProbe::configure(&mut options);
-        if syscalls {
+        if !config.usage {
+            RequestProbe::without_usage(&mut options);
+        }
+        if config.trace_ids {
+            RequestProbe::with_trace_ids(&mut options);
+        }
+        if config.syscalls {
             SyscallProbe::configure(&mut options);
         }
         let mut loader = Loader::new(&options)?;
@@ -42,7 +49,7 @@ impl Probes {
         // The loader keeps each verdict for doctor, /metrics and the log.
         let sched = SchedProbe::attach(&mut loader, &owners).ok();
         let requests = RequestProbe::attach(&mut loader).ok();
-        let syscalls = if syscalls {
+        let syscalls = if config.syscalls {
             SyscallProbe::attach(&mut loader).ok()
         } else {
             None
@@ -134,7 +141,13 @@ pub(super) fn examine(log_level: log::LevelFilter) -> Vec<Finding> {
         // Each failure says what to do; attaching would fail for the same reason.
         return findings;
     }
-    match Probes::attach(true, log_level) {
+    let config = Config {
+        syscalls: true,
+        trace_ids: true,
+        log_level,
+        ..Config::default()
+    };
+    match Probes::attach(&config) {
         Ok(probes) => findings.extend(probes.health().into_iter().map(|program| {
             let id = format!("probe.{}", program.program);
             match program.verdict {

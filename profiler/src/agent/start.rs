@@ -82,7 +82,7 @@ impl Agent {
             })
         });
 
-        let probes = match Probes::attach(config.syscalls, config.log_level) {
+        let probes = match Probes::attach(&config) {
             Ok(probes) => Some(probes),
             Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
             Err(error) => {

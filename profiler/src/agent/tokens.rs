@@ -332,6 +332,7 @@ mod tests {
             first_chunks: 0,
             truncated: false,
             usage: None,
+            trace: None,
         }
     }
 

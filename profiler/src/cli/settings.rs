@@ -33,6 +33,12 @@ pub(super) struct Target {
     /// Read token counts from the inference engine's own /metrics, once a second
     #[arg(long)]
     engine_metrics: bool,
+    /// Do not read the server's own token counts at the end of its responses
+    #[arg(long)]
+    no_usage: bool,
+    /// Read the traceparent header of requests, and write the trace's id to the journal
+    #[arg(long)]
+    trace_ids: bool,
     /// The model's name, for service_info
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -71,6 +77,8 @@ impl Target {
             },
             syscalls: self.syscalls.then_some(true),
             engine_metrics: self.engine_metrics.then_some(true),
+            usage: self.no_usage.then_some(false),
+            trace_ids: self.trace_ids.then_some(true),
             idle_watts,
             log_level: level(verbose),
             ..PartialConfig::default()

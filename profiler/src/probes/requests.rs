@@ -7,13 +7,15 @@
 
 mod follower;
 mod observed;
+mod trace;
 mod usage;
 
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, RingBuf, Stack};
+use profiler_ebpf::http1::TAILS;
 use profiler_ebpf::owners::OwnerIndex;
-use profiler_ebpf::request::{Counters, Facts, Phase, SLOTS, Slot};
+use profiler_ebpf::request::{Counters, Ended, Facts, Phase, SLOTS, Slot};
 
 pub use observed::Observed;
 pub use usage::{Found, usage};
@@ -25,13 +27,15 @@ use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
 use crate::ledger::{Owner, Route, ServiceId};
 use follower::Follower;
+use observed::found;
 
 const RECEIVE: &str = "sock_recv_length";
 const SEND: &str = "sock_send_length";
 const DESTROY: &str = "tcp_destroy_sock";
 
-/// Bytes of the ring: 2,100 finished requests between two polls.
-const RING_BYTES: u32 = 512 * 1024;
+/// Bytes of the ring: between two polls 4,200 finished requests, or 1,360 with the end of their
+/// response.
+const RING_BYTES: u32 = 1024 * 1024;
 
 /// The kernel side takes the time before it publishes; what it publishes may be this late.
 const PUBLISHING: Duration = Duration::from_millis(5);
@@ -191,15 +195,28 @@ impl std::fmt::Debug for RequestProbe {
 }
 
 impl RequestProbe {
-    /// What the probe needs of the loader.
+    /// What the probe needs of the loader. Ends of responses are kept; no trace ids are read.
     pub fn configure(options: &mut Options) {
         options
+            .map_entries("REQUEST_TAILS", TAILS)
+            .global("USAGE", [1])
             .fields(FIELDS)
             .map_entries("REQUEST_SOCKETS", SLOTS)
             .map_entries("REQUEST_SLOTS", SLOTS)
             .map_entries("REQUEST_FREE_SLOTS", SLOTS)
             .map_entries("REQUEST_RING", RING_BYTES)
             .map_entries("REQUEST_COUNTERS", possible_cpus());
+    }
+
+    /// After [`Self::configure`]: no end of a response is kept, so no server's own counts are
+    /// told, and every chunk counts when it comes.
+    pub fn without_usage(options: &mut Options) {
+        options.map_entries("REQUEST_TAILS", 1).global("USAGE", [0]);
+    }
+
+    /// After [`Self::configure`]: of requests' heads the `traceparent` header is read.
+    pub fn with_trace_ids(options: &mut Options) {
+        options.global("TRACE_IDS", [1]);
     }
 
     /// Attaches the three programs. Requests of processes that [`Owners`] gives to a service are
@@ -381,8 +398,15 @@ impl RequestProbe {
             // SAFETY: the record has the size of `Facts`, whose every bit pattern is valid; the
             // read may be unaligned.
             let facts = unsafe { record.as_ptr().cast::<Facts>().read_unaligned() };
+            let mut counts = None;
+            if record.len() >= size_of::<Ended>() {
+                // SAFETY: as above, for `Ended`.
+                let ended = unsafe { record.as_ptr().cast::<Ended>().read_unaligned() };
+                // The response's end goes no further.
+                counts = found(&facts, &ended.kept);
+            }
             let service = service(owners, &facts);
-            self.follower.ended(&facts, service, &route, out);
+            self.follower.ended(&facts, counts, service, &route, out);
         }
         self.follower.drained(route, out);
     }

@@ -10,6 +10,8 @@ use profiler_ebpf::request::{CLIENT_CLOSED, LINE_WHOLE, METHOD_CUT, Phase, REQUE
 use super::payload::{self, Buffer, Direction, Origin};
 use super::slots::{allocate, begin_write, buffer, count, emit, end_write, next_id, release};
 use super::socket::Socket;
+use super::tail::keep_json;
+use super::trace::read_head;
 
 /// Socket states in which a server answers what it reads; in any other it drains.
 const ESTABLISHED: u8 = 1;
@@ -45,7 +47,7 @@ pub(super) fn received<S: Socket, O: Origin>(
         phase = facts.phase;
         let line_known = facts.flags & LINE_WHOLE != 0;
         if phase == Phase::WAITING && line_known && !http1::is_bodyless(facts.flags) {
-            more_received(found, length);
+            more_received(found, buffer, origin, length);
             return;
         }
         let method_cut = phase == Phase::IDLE && facts.flags & METHOD_CUT != 0;
@@ -62,14 +64,16 @@ pub(super) fn received<S: Socket, O: Origin>(
     let filled = payload::fill(buffer, wanted);
     if filled == 0 {
         if phase != Phase::IDLE {
-            more_received(found, length);
+            more_received(found, buffer, origin, length);
         }
         count!(unreadable);
         return;
     }
     if kept != 0 {
         if !found.is_null() {
-            continued(socket, found, buffer, kept, filled, length, tgid, owner);
+            continued(
+                socket, found, buffer, origin, kept, filled, length, tgid, owner,
+            );
         }
         return;
     }
@@ -78,14 +82,14 @@ pub(super) fn received<S: Socket, O: Origin>(
     let start = http1::request_line(first, second, filled);
     if start == Start::No || (start == Start::Partial && phase != Phase::IDLE) {
         if phase != Phase::IDLE {
-            more_received(found, length);
+            more_received(found, buffer, origin, length);
         }
         return;
     }
     if phase == Phase::WAITING {
         // A client that does not wait for its response: what comes is not followed.
         count!(pipelined);
-        more_received(found, length);
+        more_received(found, buffer, origin, length);
         return;
     }
     let state = socket.state();
@@ -116,6 +120,9 @@ pub(super) fn received<S: Socket, O: Origin>(
         (*slot).facts.flags = METHOD_CUT;
         begin(socket, slot, start, tgid, owner);
         append_line(slot, buffer, 0, filled);
+        if (*slot).facts.phase == Phase::WAITING {
+            read_head(buffer, slot, origin, length);
+        }
         (*slot).facts.request_bytes = length;
         (*slot).facts.request_end = now;
         end_write(slot);
@@ -125,10 +132,11 @@ pub(super) fn received<S: Socket, O: Origin>(
 /// A request line that came in pieces goes on.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined: the call's own values")]
-fn continued<S: Socket>(
+fn continued<S: Socket, O: Origin>(
     socket: S,
     slot: *mut Slot,
     buffer: *mut Buffer,
+    origin: O,
     kept: u64,
     filled: u64,
     length: u64,
@@ -140,7 +148,6 @@ fn continued<S: Socket>(
         begin_write(slot);
         append_line(slot, buffer, kept, filled);
         let facts = &mut (*slot).facts;
-        facts.request_bytes = facts.request_bytes.wrapping_add(length);
         facts.request_end = now();
         if facts.phase == Phase::IDLE {
             let line = (&raw const facts.line).cast::<u64>();
@@ -154,6 +161,11 @@ fn continued<S: Socket>(
                 start => begin(socket, slot, start, tgid, owner),
             }
         }
+        if (*slot).facts.phase == Phase::WAITING {
+            read_head(buffer, slot, origin, length);
+        }
+        let facts = &mut (*slot).facts;
+        facts.request_bytes = facts.request_bytes.wrapping_add(length);
         end_write(slot);
     }
 }
@@ -212,13 +224,16 @@ unsafe fn append_line(slot: *mut Slot, buffer: *mut Buffer, kept: u64, filled: u
 
 /// More of an open request was received.
 #[inline(always)]
-fn more_received(slot: *mut Slot, length: u64) {
+fn more_received<O: Origin>(slot: *mut Slot, buffer: *mut Buffer, origin: O, length: u64) {
     if slot.is_null() {
         return;
     }
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         begin_write(slot);
+        if (*slot).facts.phase == Phase::WAITING {
+            read_head(buffer, slot, origin, length);
+        }
         let facts = &mut (*slot).facts;
         facts.request_bytes = facts.request_bytes.wrapping_add(length);
         facts.request_end = now();
@@ -264,7 +279,8 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
     unsafe {
         begin_write(slot);
         http1::begin_send(&mut *slot, length, now);
-        if http1::passes(&*slot) && length <= (*slot).cursor.left {
+        let is_whole = http1::passes(&*slot) && length <= (*slot).cursor.left;
+        if is_whole {
             http1::pass(&mut *slot, length, now);
         } else if let Some(buffer) = buffer()
             && let Err(ahead) = payload::event(buffer, slot, origin, length, now)
@@ -286,6 +302,12 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
             }
         }
         http1::end_send(&mut *slot, now);
+        if http1::is_json(&*slot)
+            && let Some(buffer) = buffer()
+            && (is_whole || (*buffer).window.remaining() == 0)
+        {
+            keep_json(buffer, slot, origin, length);
+        }
         if (*slot).facts.phase == Phase::IDLE {
             emit(slot);
         }
