@@ -203,6 +203,7 @@ proptest! {
     ) {
         let (target, least) = target;
         let line = format!("{method} {target} HTTP/1.1\r\n");
+        let length = length.min(line.len());
         let start = beginning(&line.as_bytes()[..length]);
         if length >= method.len() + 1 + least {
             prop_assert!(matches!(start, Start::Request(_)));

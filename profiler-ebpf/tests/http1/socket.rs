@@ -52,7 +52,7 @@ impl Payload for Sent<'_> {
 pub(crate) struct Socket {
     window: Box<Window>,
     pub(crate) slot: Slot,
-    pub(crate) tail: Option<Box<Tail>>,
+    tail: Option<Box<Tail>>,
     window_size: usize,
     /// Sends that were taken as one event.
     pub(crate) events: usize,
