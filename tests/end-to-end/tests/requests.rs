@@ -33,7 +33,7 @@ fn the_programs_and_maps_stay_within_their_bounds() {
     let Some(watch) = Watch::attach() else { return };
     for (program, most) in [
         ("sock_recv_length", 20_000),
-        ("sock_send_length", 100_000),
+        ("sock_send_length", 250_000),
         ("tcp_destroy_sock", 2_000),
     ] {
         let verified = watch.loader.verified_instructions(program);

@@ -161,7 +161,7 @@ fn a_json_response_that_does_not_stream_says_its_counts() {
         chunk(&body)
     );
     for (response, last) in [(&whole, &body[length - 9..]), (&chunked, LAST_CHUNK)] {
-        for sizes in [&[1usize << 20][..], &[700], &[64]] {
+        for sizes in [&[1usize << 20][..], &[1_500], &[64]] {
             let seen = serve(&mut watch, response, last, sizes);
             // A last send that is too short says nothing: absent, never wrong.
             if sizes[0] > 64 {
