@@ -4,8 +4,10 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod clients;
 pub mod cost;
 pub mod http1;
+pub mod http2;
 pub mod owners;
 pub mod request;
 pub mod sched;

@@ -6,11 +6,14 @@ use crate::http1::Kept;
 /// Sockets followed at once.
 pub const SLOTS: u32 = 16_384;
 
+/// Streams of HTTP/2 connections followed at once, of the same slots.
+pub const STREAMS: u32 = 8_192;
+
 /// Bytes kept of a request's first line; the agent maps the path in it to a route and drops it.
 pub const REQUEST_LINE: usize = 64;
 
-/// Bytes of a `traceparent` header's value.
-pub const TRACE: usize = 55;
+/// Bytes kept of a `traceparent` header's value: version and trace, each with its dash.
+pub const TRACE: usize = 36;
 
 /// Where an exchange stands on its socket.
 #[repr(transparent)]
@@ -51,6 +54,21 @@ impl Outcome {
     pub const INCOMPLETE: Self = Self(3);
 }
 
+/// What is known of the process at the client's end.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Peer(pub u8);
+
+impl Peer {
+    /// Nothing: a kernel without the fields that tell.
+    pub const UNKNOWN: Self = Self(0);
+    /// [`Facts::peer_tgid`] says whether it is of the same service.
+    pub const KNOWN: Self = Self(1);
+    /// It is on this machine, and was not seen to send: somebody else's, or its send is not
+    /// over yet.
+    pub const NEAR: Self = Self(2);
+}
+
 /// The body is chunked.
 pub const CHUNKED: u16 = 1;
 /// The body is a stream of server-sent events.
@@ -76,11 +94,16 @@ pub const METHOD_CUT: u16 = 1 << 10;
 /// The server has switched protocols (101): until its close the socket carries a session, in
 /// which nothing is a request.
 pub const UPGRADED: u16 = 1 << 11;
+/// In a socket's slot: the socket carries HTTP/2, and requests are its streams. In a request: it
+/// is such a stream.
+pub const HTTP2: u16 = 1 << 12;
+/// The body is a sequence of gRPC messages.
+pub const GRPC: u16 = 1 << 13;
 /// The end of the response is kept, see [`Tail`](crate::http1::Tail).
-pub const TAIL: u16 = 1 << 12;
+pub const TAIL: u16 = 1 << 14;
 /// The last chunk may be nothing but the server's token counts: it is not in `chunks` until
 /// another comes.
-pub const HELD: u16 = 1 << 13;
+pub const HELD: u16 = 1 << 15;
 
 /// The response is JSON that does not stream.
 pub const JSON: u8 = 1;
@@ -101,16 +124,25 @@ pub struct Facts {
     pub line: [u8; REQUEST_LINE],
     /// Number of the network namespace of the socket; 0 if not known.
     pub network: u32,
+    /// The client's process where it is of the same service; else 0.
+    pub peer_tgid: u32,
     /// The client's port; 0 for a Unix socket, and if not known.
     pub peer_port: u16,
+    /// No meaning.
+    pub reserved: u16,
+    /// The stream's number; 0 in HTTP/1.
+    pub stream: u32,
+    /// The HTTP/2 connection that the request is a stream of, as [`Facts::id`] of its socket's
+    /// slot; 0 in HTTP/1.
+    pub connection: u64,
     /// How far the search for a trace id is: see [`trace`](crate::http1::trace).
     pub trace_state: u8,
     /// Bytes of `trace` that are filled.
     pub trace_len: u8,
-    /// The value of the request's `traceparent` header, where it is asked for.
+    /// The beginning of the request's `traceparent` header's value, where it is asked for.
     pub trace: [u8; TRACE],
     /// No meaning: what follows keeps to its cache line.
-    pub reserved: u8,
+    pub spare: u16,
     /// Unique since the maps were made; 0 in a slot that was never used.
     pub id: u64,
     /// The kernel's address of the socket: an identity, never followed.
@@ -141,8 +173,8 @@ pub struct Facts {
     pub outcome: Outcome,
     /// Bytes of `line` that are filled.
     pub line_len: u8,
-    /// No meaning.
-    pub padding: u8,
+    /// What is known of the client.
+    pub peer: Peer,
     /// The last byte of the response's head so far went out.
     pub head: u64,
     /// The first byte of the response's body went out.
@@ -224,6 +256,51 @@ pub struct Counters {
     pub pipelined: u64,
     /// Slots ever used: the highest index + 1.
     pub high_water: u64,
+    /// HTTP/2 connections that began, or were found open.
+    pub connections: u64,
+    /// Notices of HTTP/2 connections lost, header blocks most of them: the ring was full.
+    pub notices_lost: u64,
     /// Keeps two CPUs' counters out of one cache line.
-    pub padding: [u64; 7],
+    pub padding: [u64; 5],
 }
+
+/// The first word of a ring record that is no [`Facts`]: no request line begins so.
+pub const NOTICE: u64 = u64::MAX;
+
+/// What an HTTP/2 connection gives to the agent beside its requests, in the same ring: what came
+/// first lies first.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notice {
+    /// [`NOTICE`].
+    pub mark: u64,
+    /// As in [`Facts::connection`].
+    pub connection: u64,
+    /// The stream of a header block; of a notice of an end the highest that is still served, 0
+    /// where none is.
+    pub stream: u32,
+    /// Number of a piece of a header block on its connection and direction, from 1 and around:
+    /// a hole says that one was lost.
+    pub number: u16,
+    /// Bytes of the header block that follow this head.
+    pub length: u16,
+    /// Bits of this module.
+    pub kind: u32,
+    /// No meaning.
+    pub padding: u32,
+    /// Of a notice of an end, when it was.
+    pub at: u64,
+}
+
+/// A piece of a header block that the server sent; else it was received.
+pub const BLOCK_SENT: u32 = 1;
+/// The last piece of a header block.
+pub const BLOCK_END: u32 = 1 << 1;
+/// The first piece of a header block.
+pub const BLOCK_BEGIN: u32 = 1 << 2;
+/// The header block is a promised stream's: it counts for the decoder only.
+pub const BLOCK_PROMISE: u32 = 1 << 3;
+/// No header block: the connection is gone, or serves none of the streams above `stream`.
+pub const ENDED: u32 = 1 << 4;
+/// The client closed or reset the connection first.
+pub const ENDED_BY_CLIENT: u32 = 1 << 5;

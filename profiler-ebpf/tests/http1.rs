@@ -417,3 +417,23 @@ fn a_client_that_closes_its_side_alone_still_gets_its_response() {
         (Outcome::DONE, 7)
     );
 }
+
+#[test]
+fn an_event_of_several_lines_is_one_chunk_and_one_of_counts_alone_is_held_back() {
+    let body = ": ping\n\ndata: a\ndata: b\n\nid: 7\r\ndata: c\r\n\r\ndata: {\"n\":{\"x\":1}}\n\ndata: [DONE]\n\n";
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length:";
+    let bytes = format!("{head}{}\r\n\r\n{body}", body.len());
+    for cut in [bytes.len(), 1, 7] {
+        let mut socket = Socket::new(POST.as_bytes(), WINDOW);
+        for piece in bytes.as_bytes().chunks(cut) {
+            socket.send(piece, 5);
+        }
+        let facts = socket.facts();
+        assert_eq!((facts.chunks, facts.outcome), (2, Outcome::DONE), "{cut}");
+        assert_ne!(facts.flags & HELD, 0);
+        assert_eq!(
+            socket.kept(),
+            Some((2, b"data: {\"n\":{\"x\":1}}".to_vec()))
+        );
+    }
+}

@@ -288,7 +288,7 @@ fn get_linker() -> Result<PathBuf> {
     Ok(ours)
 }
 
-fn apt_install(packages: &[&str]) -> Result<()> {
+pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     let wanted = packages.join(" ");
     if find_on_path("apt-get").is_none() {
         bail!("this machine has no apt-get; install the equivalent of: {wanted}");

@@ -1,6 +1,8 @@
 //! Everything that must hold, on a machine with no GPU: formatting, lints, host tests, root
 //! tests on the running kernel, and the demo's bars. What is skipped is named.
 
+mod python;
+
 use std::fs;
 use std::time::Instant;
 
@@ -13,6 +15,7 @@ use crate::{demo, setup};
 const PACKAGES: &[(&str, &str)] = &[
     ("promtool", PROMETHEUS),
     ("nginx", "nginx-light"),
+    ("node", "nodejs"),
     ("python3", "python3"),
     ("wrk", "wrk"),
 ];
@@ -55,10 +58,16 @@ pub(crate) fn run() -> Result<()> {
             missing.join(", ")
         ));
     }
-    // Tests that skip themselves write why to this file.
-    let notes = target("test-skipped");
-    if notes.exists() {
-        fs::remove_file(&notes)?;
+    if let Err(error) = python::ensure() {
+        skipped.push(format!("tests of Python's servers: {error:#}"));
+    }
+    // Tests that skip themselves write why to the first file; the real-server tests write what
+    // they measured to the second.
+    let (notes, table) = (target("test-skipped"), target("test-servers"));
+    for file in [&notes, &table] {
+        if file.exists() {
+            fs::remove_file(file)?;
+        }
     }
 
     step("format", || {
@@ -89,9 +98,11 @@ pub(crate) fn run() -> Result<()> {
                     .args(["--", "--test-threads=1"])
                     .args(&arguments)
                     .env("PERJOULE_TEST_BINARIES", target("release"))
-                    .env("PERJOULE_TEST_SKIPPED", &notes),
+                    .env("PERJOULE_TEST_SKIPPED", &notes)
+                    .env("PERJOULE_TEST_TABLE", &table),
             )
         })?;
+        print!("{}", fs::read_to_string(&table).unwrap_or_default());
         for bars in DEMO_BARS {
             step(&format!("demo at {} requests/s", bars.rate), || {
                 demo::check(bars)

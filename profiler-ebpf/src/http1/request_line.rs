@@ -11,6 +11,8 @@ pub enum Start {
     Partial,
     /// A request, with the flags its method sets.
     Request(u16),
+    /// An HTTP/2 client's preface.
+    Http2,
 }
 
 const fn pattern(bytes: &[u8]) -> (u64, u64, u64) {
@@ -67,6 +69,15 @@ pub fn classify(first: u64, second: u64, length: u64) -> Start {
             start = Start::Partial;
         } else {
             return target(second, length - 8, BODYLESS);
+        }
+    }
+    // RFC 9113, section 3.4: no method, so that no HTTP/1 server takes it for a request.
+    let ((preface, _, _), (rest, _, _)) = const { (pattern(b"PRI * HT"), pattern(b"TP/2.0\r\n")) };
+    if (first ^ preface) & known == 0 {
+        if length < 16 {
+            start = Start::Partial;
+        } else if second == rest {
+            return Start::Http2;
         }
     }
     start

@@ -1,5 +1,5 @@
 //! The one header that is read of a request's head, and only where it is asked for: W3C
-//! `traceparent`, of which [`TRACE`] bytes are kept.
+//! `traceparent`, of whose value the first [`TRACE`] bytes are kept.
 //!
 //! A head is taken byte by byte where its bytes may matter and line by line where they do not;
 //! one state is kept between two receives, so that any split gives the same. Source: W3C Trace

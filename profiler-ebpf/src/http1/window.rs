@@ -159,7 +159,7 @@ impl Window {
 
     /// The 8 bytes at `at + ahead`, first byte lowest; `ahead` ≤ 128.
     #[inline(always)]
-    pub(super) fn word(&self, at: u64, ahead: usize) -> u64 {
+    pub(crate) fn word(&self, at: u64, ahead: usize) -> u64 {
         let offset = mask::<OFFSET>(at) as usize;
         // SAFETY: offset ≤ 2,047 and ahead ≤ 128, so the word ends within BYTES. BPF
         // targets and x86 load unaligned words; elsewhere `read_unaligned` does.
@@ -190,7 +190,7 @@ impl Window {
 
     /// Writes the 8 bytes at `at + ahead`.
     #[inline(always)]
-    fn set_word(&mut self, at: u64, ahead: usize, value: u64) {
+    pub(crate) fn set_word(&mut self, at: u64, ahead: usize, value: u64) {
         let offset = mask::<OFFSET>(at) as usize;
         let value = value.to_le();
         // SAFETY: as in `word`.
@@ -313,7 +313,7 @@ impl Window {
     /// Before data is looked at: puts the kept beginning of a cut line of data before the
     /// cursor, over bytes that have been used.
     #[inline(always)]
-    pub(super) fn enter_data(&mut self, slot: &Slot) {
+    pub(crate) fn enter_data(&mut self, slot: &Slot) {
         let cursor = self.cursor();
         let kept = u64::from(slot.cursor.data_len);
         let line = cursor.wrapping_sub(kept);

@@ -4,7 +4,9 @@
 //! behind them ([`exchange`]) knows no hook. The state is the socket's, never a thread's or a
 //! descriptor's.
 
+mod clients;
 mod exchange;
+mod http2;
 mod payload;
 mod slots;
 mod socket;

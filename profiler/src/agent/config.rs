@@ -91,7 +91,7 @@ impl Default for Config {
             model: None,
             services: Services::default(),
             syscalls: false,
-            engine_metrics: false,
+            engine_metrics: true,
             usage: true,
             trace_ids: false,
             idle_watts: IdleWatts::default(),

@@ -30,9 +30,9 @@ pub(super) struct Target {
     /// Count system calls by class; slows every system call of the machine a little
     #[arg(long)]
     syscalls: bool,
-    /// Read token counts from the inference engine's own /metrics, once a second
+    /// Do not read token counts from the inference engine's own /metrics, once a second
     #[arg(long)]
-    engine_metrics: bool,
+    no_engine_metrics: bool,
     /// Do not read the server's own token counts at the end of its responses
     #[arg(long)]
     no_usage: bool,
@@ -76,7 +76,7 @@ impl Target {
                 names: list(self.name.is_empty()).map(|()| self.name.clone()),
             },
             syscalls: self.syscalls.then_some(true),
-            engine_metrics: self.engine_metrics.then_some(true),
+            engine_metrics: self.no_engine_metrics.then_some(false),
             usage: self.no_usage.then_some(false),
             trace_ids: self.trace_ids.then_some(true),
             idle_watts,

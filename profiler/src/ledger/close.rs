@@ -338,6 +338,7 @@ impl Ledger {
                 dram: has(Component::Dram).then_some(dram),
                 class,
                 error_ratio,
+                tokens: None,
             }));
         }
     }

@@ -66,6 +66,7 @@ impl Route {
             Self::ApiChat => "api_chat",
             Self::ApiEmbed => "api_embed",
             Self::ModelInfer => "model_infer",
+            Self::ModelStreamInfer => "model_stream_infer",
             Self::Health => "health",
             Self::Other => "other",
         }
@@ -112,6 +113,7 @@ mod tests {
             Route::ApiChat,
             Route::ApiEmbed,
             Route::ModelInfer,
+            Route::ModelStreamInfer,
             Route::Health,
             Route::Other,
         ] {

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{EngineLoad, TokenCount};
 use crate::clock::Timestamp;
 use crate::units::{Microjoules, Watts};
 
@@ -185,6 +186,8 @@ pub enum Route {
     ApiChat,
     ApiEmbed,
     ModelInfer,
+    /// KServe's gRPC streaming inference.
+    ModelStreamInfer,
     /// Health and metrics paths: counted, but they cost nobody energy.
     Health,
     Other,
@@ -257,6 +260,8 @@ pub enum Event {
     CpuUntil(Timestamp),
     /// Who holds a GPU.
     Holders(Holders),
+    /// How many requests wait in an engine's queue.
+    Load(EngineLoad),
 }
 
 /// Where one interval's energy went. The sum is the interval's energy, exactly.
@@ -377,6 +382,8 @@ pub struct BookedRequest {
     pub class: Class,
     /// Half-width of a 95 % interval ÷ value; `None` above 1 or unknown.
     pub error_ratio: Option<f64>,
+    /// Its tokens, where more is known of them than its chunks show.
+    pub tokens: Option<TokenCount>,
 }
 
 /// What the ledger gives out, in the order it was booked.

@@ -5,7 +5,9 @@
 //! what was lost. A poll reads memory and makes no system call, but to forget a quiet Unix socket
 //! (where that is refused, such sockets keep their slots).
 
+mod clients;
 mod follower;
+mod http2;
 mod observed;
 mod trace;
 mod usage;
@@ -15,8 +17,9 @@ use std::time::Duration;
 use aya::maps::{HashMap, Map, MapData, RingBuf, Stack};
 use profiler_ebpf::http1::TAILS;
 use profiler_ebpf::owners::OwnerIndex;
-use profiler_ebpf::request::{Counters, Ended, Facts, Phase, SLOTS, Slot};
+use profiler_ebpf::request::{Counters, Ended, Facts, HTTP2, Phase, SLOTS, STREAMS, Slot};
 
+pub use clients::Client;
 pub use observed::Observed;
 pub use usage::{Found, usage};
 
@@ -26,6 +29,7 @@ use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
 use crate::ledger::{Owner, Route, ServiceId};
+use clients::Clients;
 use follower::Follower;
 use observed::found;
 
@@ -34,7 +38,7 @@ const SEND: &str = "sock_send_length";
 const DESTROY: &str = "tcp_destroy_sock";
 
 /// Bytes of the ring: between two polls 4,200 finished requests, or 1,360 with the end of their
-/// response.
+/// response; of HTTP/2, which has its header blocks there too, about 1,700.
 const RING_BYTES: u32 = 1024 * 1024;
 
 /// The kernel side takes the time before it publishes; what it publishes may be this late.
@@ -45,6 +49,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// A socket that has no end of its own to be seen is forgotten after this long without a request.
 const SOCKET_IDLE: u64 = 60_000_000_000;
+
+/// A stream that has been quiet for this long is looked after: its connection may be gone.
+const STREAM_QUIET: u64 = 5_000_000_000;
 
 const AF_UNIX: u16 = 1;
 
@@ -98,6 +105,12 @@ struct Copied(Slot);
 unsafe impl Words for Copied {}
 const _: () = assert!(size_of::<Slot>() == 320 && size_of::<Facts>() == 240);
 
+/// Where a slot says which HTTP/2 connection its request is a stream of.
+const CONNECTION: usize = std::mem::offset_of!(Slot, facts.connection) / size_of::<u64>();
+
+/// How long a stream may wait to be told for its header block, which comes right behind it.
+const HEADERS_LATE: u64 = 500_000_000;
+
 /// The word of a slot that changes with every change of its facts.
 const SEQUENCE: usize = std::mem::offset_of!(Slot, sequence) / size_of::<u64>();
 
@@ -127,13 +140,16 @@ pub struct Losses {
     pub malformed: u64,
     /// Requests of services forgotten before they ended.
     pub unowned: u64,
+    /// Header blocks (or the end) of HTTP/2 connections that found the ring full: the streams
+    /// are told, some of them without route and status.
+    pub notices: u64,
     /// Not a loss: requests that a closing server read and threw away; the client asks again.
     pub drained: u64,
 }
 
 impl Losses {
     /// Each count with its reason, as metrics have it; a drained request is no loss.
-    pub const fn by_reason(&self) -> [(&'static str, u64); 6] {
+    pub const fn by_reason(&self) -> [(&'static str, u64); 7] {
         let Self {
             ring_full,
             slots_exhausted,
@@ -141,6 +157,7 @@ impl Losses {
             unreadable,
             malformed,
             unowned,
+            notices,
             ..
         } = *self;
         [
@@ -150,6 +167,7 @@ impl Losses {
             ("unreadable", unreadable),
             ("malformed", malformed),
             ("unowned", unowned),
+            ("notices", notices),
         ]
     }
 
@@ -167,19 +185,37 @@ impl Losses {
     }
 }
 
+/// What the ring says beside headers.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are requests: a box would be an allocation for each"
+)]
+enum Record {
+    /// A request has ended.
+    Request(Facts, Option<Found>),
+    /// A connection of HTTP/2 has, or some of its streams.
+    Connection(http2::Ended),
+}
+
 /// The attached probe. The loader must live as long: dropping it detaches the programs.
 pub struct RequestProbe {
     slots: SharedArray<Copied>,
     ring: RingBuf<MapData>,
     counters: SharedArray<CpuCounters>,
     sockets: HashMap<MapData, u64, u32>,
+    streams: HashMap<MapData, [u64; 2], u32>,
     free: Stack<MapData, u32>,
+    clients: Clients,
     /// False where a TCP socket's end cannot be seen.
     sees_ends: bool,
     sequences: Vec<u64>,
     /// Slots taken from their sockets, with the sequence they had then.
     quarantine: Vec<(usize, u64)>,
     follower: Follower,
+    headers: http2::Streams,
+    /// Taken from the ring, not yet told.
+    pending: Vec<Record>,
     totals: Counters,
     swept: Timestamp,
     socket_idle: u64,
@@ -201,8 +237,11 @@ impl RequestProbe {
             .map_entries("REQUEST_TAILS", TAILS)
             .global("USAGE", [1])
             .fields(FIELDS)
+            .fields(clients::FIELDS)
+            .map_entries(clients::TABLE, profiler_ebpf::clients::PLACES)
             .map_entries("REQUEST_SOCKETS", SLOTS)
             .map_entries("REQUEST_SLOTS", SLOTS)
+            .map_entries("REQUEST_STREAMS", STREAMS)
             .map_entries("REQUEST_FREE_SLOTS", SLOTS)
             .map_entries("REQUEST_RING", RING_BYTES)
             .map_entries("REQUEST_COUNTERS", possible_cpus());
@@ -229,18 +268,24 @@ impl RequestProbe {
         let ring = typed("REQUEST_RING", loader.take_map("REQUEST_RING")?)?;
         let counters = loader.shared_array("REQUEST_COUNTERS")?;
         let sockets = typed("REQUEST_SOCKETS", loader.take_map("REQUEST_SOCKETS")?)?;
+        let streams = typed("REQUEST_STREAMS", loader.take_map("REQUEST_STREAMS")?)?;
         let free: Stack<MapData, u32> =
             typed("REQUEST_FREE_SLOTS", loader.take_map("REQUEST_FREE_SLOTS")?)?;
+        let clients = Clients::new(loader)?;
         let mut probe = Self {
+            clients,
             slots,
             ring,
             counters,
             sockets,
+            streams,
             free,
             sees_ends: false,
             sequences: Vec::new(),
             quarantine: Vec::new(),
             follower: Follower::default(),
+            headers: http2::Streams::default(),
+            pending: Vec::new(),
             totals: Counters::default(),
             swept: Timestamp::now(),
             socket_idle: SOCKET_IDLE,
@@ -279,11 +324,16 @@ impl RequestProbe {
     ) -> Timestamp {
         let now = Timestamp::now();
         self.read_counters();
+        // Before the slots, so that a stream that is seen alive has its headers; what has ended
+        // is told after the slots.
+        self.take_records();
         self.read_slots(owners, &route, out);
-        self.drain(owners, &route, out);
+        self.take_records();
+        self.tell_ended(owners, &route, out);
         if now.since(self.swept) >= SWEEP.as_nanos() as u64 {
             self.swept = now;
             self.follower.give_up_idle(now, &route, out);
+            self.end_forgotten_connections(now, owners, &route, out);
             self.release_idle_sockets(now);
         }
         now.minus(PUBLISHING)
@@ -310,6 +360,7 @@ impl RequestProbe {
             malformed,
             drained,
             pipelined,
+            notices_lost: notices,
             ..
         } = self.totals;
         Losses {
@@ -320,6 +371,7 @@ impl RequestProbe {
             unreadable,
             malformed,
             unowned: self.follower.unowned(),
+            notices,
             drained,
         }
     }
@@ -347,6 +399,12 @@ impl RequestProbe {
         self.follower.sessions()
     }
 
+    /// Connections of HTTP/2 that began, or were found open, since the probe was attached, as of
+    /// the last poll.
+    pub const fn http2_connections(&self) -> u64 {
+        self.totals.connections
+    }
+
     fn read_counters(&mut self) {
         let cpus = (0..self.counters.len()).filter_map(|cpu| self.counters.get(cpu));
         self.totals = cpus.fold(Counters::default(), |sum, CpuCounters(cpu)| Counters {
@@ -359,7 +417,9 @@ impl RequestProbe {
             drained: sum.drained + cpu.drained,
             pipelined: sum.pipelined + cpu.pipelined,
             high_water: sum.high_water.max(cpu.high_water),
-            padding: [0; 7],
+            connections: sum.connections + cpu.connections,
+            notices_lost: sum.notices_lost + cpu.notices_lost,
+            padding: [0; 5],
         });
     }
 
@@ -379,9 +439,17 @@ impl RequestProbe {
                 continue;
             }
             // A slot that is being written is read at the next poll.
-            let Some((sequence, facts)) = read_slot(&self.slots, index) else {
+            let Some((sequence, mut facts)) = read_slot(&self.slots, index) else {
                 continue;
             };
+            if facts.stream != 0 && facts.phase != Phase::IDLE {
+                let young = Timestamp::now().since(Timestamp(facts.start)) < HEADERS_LATE;
+                if young && !self.headers.knows(&facts) {
+                    continue;
+                }
+                self.headers.complete(&mut facts);
+            }
+            self.clients.ask(owners, &mut facts);
             if let Some(known) = self.sequences.get_mut(index) {
                 *known = sequence;
             }
@@ -390,25 +458,125 @@ impl RequestProbe {
         }
     }
 
-    fn drain(&mut self, owners: &Owners, route: impl Fn(&[u8]) -> Route, out: &mut Vec<Observed>) {
+    /// Empties the ring.
+    fn take_records(&mut self) {
         while let Some(record) = self.ring.next() {
-            if record.len() < size_of::<Facts>() {
+            if http2::is_notice(&record) {
+                let ended = self.headers.notice(&record);
+                self.pending.extend(ended.map(Record::Connection));
+            } else if record.len() >= size_of::<Facts>() {
+                // SAFETY: the record has the size of `Facts`, whose every bit pattern is valid;
+                // the read may be unaligned.
+                let facts = unsafe { record.as_ptr().cast::<Facts>().read_unaligned() };
+                let mut counts = None;
+                if record.len() >= size_of::<Ended>() {
+                    // SAFETY: as above, for `Ended`.
+                    let ended = unsafe { record.as_ptr().cast::<Ended>().read_unaligned() };
+                    // The response's end goes no further.
+                    counts = found(&facts, &ended.kept);
+                }
+                self.pending.push(Record::Request(facts, counts));
+            }
+        }
+    }
+
+    /// Tells what has ended, in the order in which it did.
+    fn tell_ended(
+        &mut self,
+        owners: &Owners,
+        route: impl Fn(&[u8]) -> Route,
+        out: &mut Vec<Observed>,
+    ) {
+        let mut pending = std::mem::take(&mut self.pending);
+        for record in pending.drain(..) {
+            match record {
+                Record::Request(mut facts, counts) => {
+                    self.clients.ask(owners, &mut facts);
+                    self.headers.complete(&mut facts);
+                    self.headers.forget(&facts);
+                    let service = service(owners, &facts);
+                    self.follower.ended(&facts, counts, service, &route, out);
+                }
+                Record::Connection(ended) => self.end_connection(&ended, owners, &route, out),
+            }
+        }
+        // Its memory serves the next poll.
+        self.pending = pending;
+        self.follower.drained(route, out);
+    }
+
+    /// Ends the streams that a connection left open: the kernel side has no list of them.
+    fn end_connection(
+        &mut self,
+        ended: &http2::Ended,
+        owners: &Owners,
+        route: impl Fn(&[u8]) -> Route,
+        out: &mut Vec<Observed>,
+    ) {
+        let used = (self.totals.high_water as usize).min(self.slots.len());
+        for index in 0..used {
+            if self.slots.word(index, CONNECTION) != Some(ended.connection) {
                 continue;
             }
-            // SAFETY: the record has the size of `Facts`, whose every bit pattern is valid; the
-            // read may be unaligned.
-            let facts = unsafe { record.as_ptr().cast::<Facts>().read_unaligned() };
-            let mut counts = None;
-            if record.len() >= size_of::<Ended>() {
-                // SAFETY: as above, for `Ended`.
-                let ended = unsafe { record.as_ptr().cast::<Ended>().read_unaligned() };
-                // The response's end goes no further.
-                counts = found(&facts, &ended.kept);
+            let Some((sequence, mut facts)) = read_slot(&self.slots, index) else {
+                continue;
+            };
+            let is_its = facts.connection == ended.connection && facts.stream > ended.above;
+            // Whoever takes a stream from the table ends it.
+            let key = [facts.connection, u64::from(facts.stream)];
+            if !is_its || facts.phase == Phase::IDLE || self.streams.remove(&key).is_err() {
+                continue;
             }
+            if let Some(known) = self.sequences.get_mut(index) {
+                *known = sequence;
+            }
+            http2::close(&mut facts, ended);
+            self.clients.ask(owners, &mut facts);
+            self.headers.complete(&mut facts);
+            self.headers.forget(&facts);
             let service = service(owners, &facts);
-            self.follower.ended(&facts, counts, service, &route, out);
+            self.follower.ended(&facts, None, service, &route, out);
+            let _ = self.free.push(index as u32, 0);
         }
-        self.follower.drained(route, out);
+        if ended.above == 0 {
+            self.headers.forget_connection(ended.connection);
+        }
+    }
+
+    /// Ends the streams of connections whose own end was lost.
+    fn end_forgotten_connections(
+        &mut self,
+        now: Timestamp,
+        owners: &Owners,
+        route: impl Fn(&[u8]) -> Route,
+        out: &mut Vec<Observed>,
+    ) {
+        let mut quiet = std::collections::HashMap::new();
+        for index in 0..self.sequences.len() {
+            if self
+                .slots
+                .word(index, CONNECTION)
+                .is_none_or(|word| word == 0)
+            {
+                continue;
+            }
+            if let Some((_, facts)) = read_slot(&self.slots, index)
+                && facts.phase != Phase::IDLE
+                && now.since(observed::latest(&facts)) > STREAM_QUIET
+            {
+                quiet.insert(facts.connection, facts.socket);
+            }
+        }
+        for (connection, socket) in quiet {
+            let slot = self.sockets.get(&socket, 0).ok();
+            let alive = slot
+                .and_then(|index| read_slot(&self.slots, index as usize))
+                .is_some_and(|(_, facts)| facts.flags & HTTP2 != 0 && facts.id == connection);
+            if !alive {
+                let ended = http2::Ended::forgotten(connection);
+                self.end_connection(&ended, owners, &route, out);
+            }
+        }
     }
 
     /// Frees slots of sockets that have no end to be seen and have long been quiet. The socket
@@ -430,8 +598,15 @@ impl RequestProbe {
             let Some((sequence, facts)) = read_slot(&self.slots, index) else {
                 continue;
             };
+            // A connection of HTTP/2 is idle itself while its streams are not.
+            let limit = if facts.flags & HTTP2 != 0 {
+                self.socket_idle.saturating_mul(15)
+            } else {
+                self.socket_idle
+            };
             let quiet = facts.phase == Phase::IDLE
-                && now.since(observed::latest(&facts)) > self.socket_idle;
+                && facts.stream == 0
+                && now.since(observed::latest(&facts)) > limit;
             let endless = facts.family == AF_UNIX || !self.sees_ends;
             if quiet
                 && endless

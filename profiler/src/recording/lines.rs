@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, BookedRequest, Class, Component, End, Input, Outcome, Request, RequestId, Route,
-    ServiceId, Source,
+    ServiceId, Source, TokenCount,
 };
 use crate::units::Microjoules;
 
@@ -91,6 +91,8 @@ pub(super) struct RequestLine {
     pub(super) energy_uj: Energy,
     pub(super) class: Class,
     pub(super) error_ratio: Option<f64>,
+    #[serde(default)]
+    pub(super) tokens: Option<TokenCount>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -109,6 +111,7 @@ impl From<&BookedRequest> for RequestLine {
             dram,
             class,
             error_ratio,
+            ..
         } = *booked;
         let end = request.end.unwrap_or(End {
             at: request.start,
@@ -139,6 +142,7 @@ impl From<&BookedRequest> for RequestLine {
             },
             class,
             error_ratio,
+            tokens: booked.token_count(),
         }
     }
 }
@@ -170,6 +174,7 @@ impl From<RequestLine> for BookedRequest {
             dram: line.energy_uj.dram.map(Microjoules),
             class: line.class,
             error_ratio: line.error_ratio,
+            tokens: line.tokens,
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! In: the first bytes of a request's path. Out: a [`Route`]. The routes are those of OpenAI's
 //! API as vLLM, SGLang, TGI and llama.cpp serve it, Anthropic's messages, TGI's and llama.cpp's
-//! own, Ollama's, and KServe's version 2 as Triton serves it.
+//! own, Ollama's, and KServe's version 2 as Triton serves it, over HTTP and gRPC.
 
 use crate::ledger::Route;
 
@@ -40,6 +40,13 @@ pub fn route(path: &[u8]) -> Route {
         b"/api/generate" => Route::ApiGenerate,
         b"/api/chat" => Route::ApiChat,
         b"/api/embed" | b"/api/embeddings" => Route::ApiEmbed,
+        b"/inference.GRPCInferenceService/ModelInfer" => Route::ModelInfer,
+        b"/inference.GRPCInferenceService/ModelStreamInfer" => Route::ModelStreamInfer,
+        b"/inference.GRPCInferenceService/ServerLive"
+        | b"/inference.GRPCInferenceService/ServerReady"
+        | b"/inference.GRPCInferenceService/ModelReady"
+        | b"/grpc.health.v1.Health/Check"
+        | b"/grpc.health.v1.Health/Watch" => Route::Health,
         b"/health"
         | b"/healthz"
         | b"/livez"
@@ -105,6 +112,15 @@ mod tests {
             ("/api/chat", Route::ApiChat),
             ("/api/embed", Route::ApiEmbed),
             ("/v2/models/m/infer", Route::ModelInfer),
+            (
+                "/inference.GRPCInferenceService/ModelInfer",
+                Route::ModelInfer,
+            ),
+            (
+                "/inference.GRPCInferenceService/ModelStreamInfer",
+                Route::ModelStreamInfer,
+            ),
+            ("/grpc.health.v1.Health/Check", Route::Health),
             ("/health", Route::Health),
             ("/", Route::Other),
         ] {

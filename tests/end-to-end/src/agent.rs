@@ -74,12 +74,15 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it on a free port and waits until it serves.
+    /// Starts it on a free port and waits until it serves. It asks no server for metrics: those
+    /// that a test writes count what they are asked.
     ///
     /// # Panics
     /// If it does not.
     pub fn start(arguments: &[&str]) -> Self {
-        Self::start_with(Command::new(binary("perjoule")), arguments)
+        let mut command = Command::new(binary("perjoule"));
+        command.env("PERJOULE_ENGINE_METRICS", "off");
+        Self::start_with(command, arguments)
     }
 
     /// The same, with a command that runs `perjoule` in some environment.

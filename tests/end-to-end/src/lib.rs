@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod http;
+pub mod load;
 pub mod server;
 pub mod stack;
 

@@ -5,11 +5,15 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use profiler_ebpf::http1::{self, FRONT, Start, mask};
-use profiler_ebpf::request::{CLIENT_CLOSED, LINE_WHOLE, METHOD_CUT, Phase, REQUEST_LINE, Slot};
+use profiler_ebpf::request::{
+    CLIENT_CLOSED, HTTP2, LINE_WHOLE, METHOD_CUT, Phase, REQUEST_LINE, Slot, UPGRADED,
+};
 
+use super::clients;
+use super::http2;
 use super::payload::{self, Buffer, Direction, Origin};
 use super::slots::{allocate, begin_write, buffer, count, emit, end_write, next_id, release};
-use super::socket::Socket;
+use super::socket::{AF_UNIX, Socket};
 use super::tail::keep_json;
 use super::trace::read_head;
 
@@ -18,7 +22,7 @@ const ESTABLISHED: u8 = 1;
 const CLOSE_WAIT: u8 = 8;
 
 #[inline(always)]
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_boot_ns() }
 }
@@ -39,11 +43,13 @@ pub(super) fn received<S: Socket, O: Origin>(
     let mut phase = Phase::IDLE;
     if !found.is_null() {
         // SAFETY: a slot of the array.
-        if http1::is_session(unsafe { &*found }) {
+        let facts = unsafe { &mut (*found).facts };
+        if facts.flags & (UPGRADED | HTTP2) != 0 {
+            if facts.flags & HTTP2 != 0 {
+                http2::received(found, buffer, origin, length, tgid, owner);
+            }
             return;
         }
-        // SAFETY: as above.
-        let facts = unsafe { &mut (*found).facts };
         phase = facts.phase;
         let line_known = facts.flags & LINE_WHOLE != 0;
         if phase == Phase::WAITING && line_known && !http1::is_bodyless(facts.flags) {
@@ -70,16 +76,27 @@ pub(super) fn received<S: Socket, O: Origin>(
         return;
     }
     if kept != 0 {
-        if !found.is_null() {
-            continued(
+        if !found.is_null()
+            && continued(
                 socket, found, buffer, origin, kept, filled, length, tgid, owner,
-            );
+            )
+        {
+            http2::begin(socket, found, kept, tgid, owner);
+            http2::received(found, buffer, origin, length, tgid, owner);
         }
         return;
     }
     // SAFETY: this CPU's buffer.
     let (first, second) = unsafe { (*buffer).window.beginning() };
-    let start = http1::request_line(first, second, filled);
+    let mut start = http1::request_line(first, second, filled);
+    let mut joined = false;
+    if start == Start::No && found.is_null() {
+        // SAFETY: this CPU's buffer.
+        joined = http2::may_join(unsafe { &(*buffer).window }, filled);
+        if joined {
+            start = Start::Http2;
+        }
+    }
     if start == Start::No || (start == Start::Partial && phase != Phase::IDLE) {
         if phase != Phase::IDLE {
             more_received(found, buffer, origin, length);
@@ -114,6 +131,16 @@ pub(super) fn received<S: Socket, O: Origin>(
             http1::closed(&mut *slot, false, now);
             emit(slot);
         }
+        if start == Start::Http2 {
+            end_write(slot);
+            if joined {
+                http2::join(socket, slot, tgid, owner);
+            } else {
+                http2::begin(socket, slot, 0, tgid, owner);
+            }
+            http2::received(slot, buffer, origin, length, tgid, owner);
+            return;
+        }
         (*slot).facts.start = now;
         (*slot).facts.request_bytes = 0;
         (*slot).facts.line_len = 0;
@@ -129,7 +156,7 @@ pub(super) fn received<S: Socket, O: Origin>(
     }
 }
 
-/// A request line that came in pieces goes on.
+/// A request line that came in pieces goes on. True if it is the preface of HTTP/2 instead.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined: the call's own values")]
 fn continued<S: Socket, O: Origin>(
@@ -142,7 +169,8 @@ fn continued<S: Socket, O: Origin>(
     length: u64,
     tgid: u32,
     owner: u8,
-) {
+) -> bool {
+    let mut is_preface = false;
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         begin_write(slot);
@@ -158,6 +186,7 @@ fn continued<S: Socket, O: Origin>(
                     facts.line_len = 0;
                     facts.flags = 0;
                 }
+                Start::Http2 => is_preface = true,
                 start => begin(socket, slot, start, tgid, owner),
             }
         }
@@ -168,6 +197,7 @@ fn continued<S: Socket, O: Origin>(
         facts.request_bytes = facts.request_bytes.wrapping_add(length);
         end_write(slot);
     }
+    is_preface
 }
 
 /// A request begins, if its method is known: `start`, `request_bytes` and the line are the
@@ -189,6 +219,7 @@ unsafe fn begin<S: Socket>(socket: S, slot: *mut Slot, start: Start, tgid: u32, 
         facts.family = socket.family();
         (facts.port, facts.peer_port) = socket.ports(facts.family);
         facts.network = socket.network();
+        clients::identify(socket, facts);
     }
 }
 
@@ -247,6 +278,14 @@ pub(super) fn client_left(slot: *mut Slot, gone: bool) {
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         if (*slot).facts.phase == Phase::IDLE {
+            let (flags, family) = ((*slot).facts.flags, (*slot).facts.family);
+            if flags & HTTP2 != 0 {
+                http2::client_left(slot, gone || family == AF_UNIX);
+            }
+            if family == AF_UNIX {
+                // Of its end nothing else is seen, and its address is soon another's.
+                release((*slot).facts.socket, slot);
+            }
             return;
         }
         begin_write(slot);
@@ -268,8 +307,12 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
     let phase = unsafe { (*slot).facts.phase };
     if phase == Phase::IDLE {
         // SAFETY: as above.
-        if !http1::is_session(unsafe { &*slot }) {
-            // A response to a request that was not followed.
+        let (family, flags) = unsafe { ((*slot).facts.family, (*slot).facts.flags) };
+        if flags & HTTP2 != 0 {
+            http2::sent(slot, origin, length);
+        } else if flags & UPGRADED == 0 && family != AF_UNIX {
+            // A response to a request that was not followed; what is sent at the address of a
+            // Unix socket may be another one's.
             count!(pipelined);
         }
         return;
@@ -278,6 +321,9 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         begin_write(slot);
+        if phase == Phase::WAITING {
+            clients::ask(&mut (*slot).facts);
+        }
         http1::begin_send(&mut *slot, length, now);
         let is_whole = http1::passes(&*slot) && length <= (*slot).cursor.left;
         if is_whole {
@@ -325,6 +371,8 @@ pub(super) fn destroyed(socket: u64, slot: *mut Slot) {
             http1::closed(&mut *slot, false, now());
             emit(slot);
             end_write(slot);
+        } else if (*slot).facts.flags & HTTP2 != 0 {
+            http2::destroyed(slot);
         }
     }
     release(socket, slot);

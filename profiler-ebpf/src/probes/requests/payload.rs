@@ -286,6 +286,12 @@ unsafe extern "C" fn fill_step(_: u64, context: *mut *mut Buffer) -> i64 {
     0
 }
 
+/// Passes over bytes without reading them.
+#[inline(always)]
+pub(super) fn skip(buffer: *mut Buffer, bytes: u64) {
+    set!(buffer.skip = get!(buffer.skip).wrapping_add(bytes));
+}
+
 /// A send of a followed socket. It lies on the stack, and holds nothing but two pointers into
 /// maps: loops' callbacks get at it through a stack pointer.
 #[repr(C)]
@@ -331,8 +337,7 @@ impl Payload for Send {
 
     #[inline(always)]
     fn skip(&mut self, bytes: u64) {
-        let buffer = self.buffer;
-        set!(buffer.skip = get!(buffer.skip).wrapping_add(bytes));
+        skip(self.buffer, bytes);
     }
 
     #[inline(always)]
@@ -348,6 +353,12 @@ impl Payload for Send {
             );
         }
     }
+}
+
+/// Follows the lines that the window holds, whose place and end its caller has set.
+#[inline(always)]
+pub(super) fn lines(buffer: *mut Buffer, slot: *mut Slot) {
+    Send { buffer, slot }.steps();
 }
 
 #[inline(never)]

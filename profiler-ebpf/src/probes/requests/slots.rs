@@ -1,14 +1,15 @@
 //! Where followed sockets live: a table from socket to slot, the slots, the ring of finished
 //! requests, and the counters of what was lost.
 
+use core::ffi::c_void;
 use core::ptr::{null_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ringbuf_output};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, Stack};
 use profiler_ebpf::http1::KEPT;
-use profiler_ebpf::request::{Counters, Ended, Facts, Outcome, Phase, Slot, TAIL};
+use profiler_ebpf::request::{Counters, Ended, Facts, NOTICE, Notice, Outcome, Phase, Slot, TAIL};
 
 use super::payload::Buffer;
 use super::tail::{copy, tail};
@@ -30,6 +31,9 @@ static REQUEST_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// One entry a CPU. Not a per-CPU map: those cannot be read without a system call.
 #[map]
 static REQUEST_COUNTERS: Array<Counters> = Array::with_max_entries(1, MMAPABLE);
+/// Streams of HTTP/2 connections: {connection, stream} to slot.
+#[map]
+static REQUEST_STREAMS: HashMap<[u64; 2], u32> = HashMap::with_max_entries(1, 0);
 #[map]
 static REQUEST_BUFFER: PerCpuArray<Buffer> = PerCpuArray::with_max_entries(1, 0);
 
@@ -73,6 +77,18 @@ pub(super) fn find(socket: u64) -> *mut Slot {
 /// A slot for a socket that is not yet followed; null if there is none.
 #[inline(always)]
 pub(super) fn allocate(socket: u64) -> *mut Slot {
+    allocate_in(&REQUEST_SOCKETS, socket, socket)
+}
+
+/// A slot for a stream that begins; null if there is none.
+#[inline(never)]
+pub(super) fn allocate_stream(connection: u64, stream: u32) -> *mut Slot {
+    allocate_in(&REQUEST_STREAMS, [connection, u64::from(stream)], 0)
+}
+
+/// A slot to which `key` leads in `table` from now on.
+#[inline(always)]
+fn allocate_in<K>(table: &HashMap<K, u32>, key: K, socket: u64) -> *mut Slot {
     let Ok(Some(index)) = REQUEST_FREE_SLOTS.pop() else {
         count!(slots_exhausted);
         return null_mut();
@@ -80,20 +96,20 @@ pub(super) fn allocate(socket: u64) -> *mut Slot {
     let Some(slot) = REQUEST_SLOTS.get_ptr_mut(index) else {
         return null_mut();
     };
-    if REQUEST_SOCKETS
-        .insert(socket, index, u64::from(BPF_NOEXIST))
-        .is_err()
-    {
+    if table.insert(key, index, u64::from(BPF_NOEXIST)).is_err() {
         let _ = REQUEST_FREE_SLOTS.push(index, 0);
         count!(slots_exhausted);
         return null_mut();
     }
-    // SAFETY: the slot is this socket's from now on.
+    // SAFETY: the slot is the key's from now on.
     unsafe {
         begin_write(slot);
         (*slot).facts.socket = socket;
         (*slot).facts.slot = index;
         (*slot).facts.phase = Phase::IDLE;
+        (*slot).facts.flags = 0;
+        (*slot).facts.connection = 0;
+        (*slot).facts.stream = 0;
         (*slot).facts.line_len = 0;
         end_write(slot);
     }
@@ -106,6 +122,89 @@ pub(super) fn allocate(socket: u64) -> *mut Slot {
         }
     }
     slot
+}
+
+/// The slot of an open stream; null if there is none.
+#[inline(always)]
+pub(super) fn find_stream(connection: u64, stream: u32) -> *mut Slot {
+    let Some(index) = REQUEST_STREAMS.get_ptr([connection, u64::from(stream)]) else {
+        return null_mut();
+    };
+    // SAFETY: an entry of the table.
+    match REQUEST_SLOTS.get_ptr_mut(unsafe { *index }) {
+        Some(slot) => slot,
+        None => null_mut(),
+    }
+}
+
+/// Forgets a stream that has ended: true for the first who does, whose slot it then is.
+#[inline(always)]
+pub(super) fn forget_stream(connection: u64, stream: u32) -> bool {
+    REQUEST_STREAMS
+        .remove([connection, u64::from(stream)])
+        .is_ok()
+}
+
+/// Gives back the slot of a stream that was forgotten.
+#[inline(always)]
+pub(super) fn free(slot: *mut Slot) {
+    // SAFETY: a slot of the array.
+    let index = unsafe { (*slot).facts.slot };
+    let _ = REQUEST_FREE_SLOTS.push(index, 0);
+}
+
+/// Gives the agent a notice of a connection, with what lies behind it: `length` bytes.
+///
+/// # Safety
+/// So many bytes must lie at `notice`.
+#[inline(always)]
+pub(super) unsafe fn put_notice(notice: *const u8, length: u64) {
+    // SAFETY: the caller's promise, which the verifier proves.
+    let put = unsafe {
+        bpf_ringbuf_output(
+            (&raw const REQUEST_RING).cast_mut().cast::<c_void>(),
+            notice.cast_mut().cast::<c_void>(),
+            length,
+            NO_WAKEUP,
+        )
+    };
+    if put != 0 {
+        count!(notices_lost);
+    }
+}
+
+/// Tells the agent that a connection ended at `at`, or its streams above `stream`.
+#[inline(never)]
+pub(super) fn put_end(connection: u64, stream: u32, kind: u32, at: u64) {
+    let Some(mut record) = REQUEST_RING.reserve::<Notice>(0) else {
+        count!(notices_lost);
+        return;
+    };
+    let to = record.as_mut_ptr();
+    // SAFETY: the reserved record, every field of which is written.
+    unsafe {
+        (*to).mark = NOTICE;
+        (*to).connection = connection;
+        (*to).stream = stream;
+        (*to).number = 0;
+        (*to).length = 0;
+        (*to).kind = kind;
+        (*to).padding = 0;
+        (*to).at = at;
+    }
+    record.submit(NO_WAKEUP);
+}
+
+/// A new connection's identity: the CPU it began on, and its number there.
+#[inline(always)]
+pub(super) fn next_connection() -> u64 {
+    let Some(counters) = counters() else { return 0 };
+    // SAFETY: this CPU's own counters; the helper has no preconditions.
+    unsafe {
+        let connections = (*counters).connections.wrapping_add(1);
+        (*counters).connections = connections;
+        u64::from(bpf_get_smp_processor_id()) << 48 | connections
+    }
 }
 
 /// Forgets a socket that is gone.

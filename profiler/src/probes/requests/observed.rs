@@ -3,6 +3,7 @@
 use profiler_ebpf::http1::Kept;
 use profiler_ebpf::request::{self, Facts};
 
+use super::clients::Client;
 use super::trace::trace_id;
 use super::usage::{Found, usage};
 use crate::clock::Timestamp;
@@ -24,6 +25,8 @@ pub struct Observed {
     /// Number of the socket's network namespace, as `/proc/<pid>/ns/net` shows it; 0 if not
     /// known.
     pub network: u32,
+    /// Who sent it; what was said first stays.
+    pub client: Client,
     /// Address family (`AF_*`).
     pub family: u16,
     /// The process that read the request.
@@ -63,12 +66,11 @@ pub(super) fn found(facts: &Facts, kept: &Kept) -> Option<Found> {
     usage(bytes.get(..length)?)
 }
 
-/// Chunks of output. One that is held back counts when the request has ended, unless it is
-/// nothing but token counts.
-fn chunks(facts: &Facts, ended: bool, found: Option<Found>) -> u64 {
+/// The chunk that is held back counts when the request has ended, unless it is nothing but token
+/// counts.
+fn held(facts: &Facts, ended: bool, found: Option<Found>) -> u64 {
     let held = facts.flags & request::HELD != 0;
-    let counts = ended && held && !found.is_some_and(|found| found.only);
-    u64::from(facts.chunks) + u64::from(counts)
+    u64::from(ended && held && !found.is_some_and(|found| found.only))
 }
 
 /// The last moment at which anything of the exchange moved.
@@ -116,28 +118,39 @@ pub(super) fn observe(
     route: impl Fn(&[u8]) -> Route,
 ) -> Observed {
     let time = |nanos: u64| (nanos != 0).then_some(Timestamp(nanos));
+    let route = route(path(facts));
+    let lines = facts.flags & (request::SSE | request::NDJSON) != 0;
+    // Every gRPC response is a sequence of messages; one that is not of one message streams.
+    let messages =
+        facts.flags & request::GRPC != 0 && (facts.chunks > 1 || route == Route::ModelStreamInfer);
+    let streamed = lines || messages;
+    let counted = |chunks: u32| {
+        let single = facts.flags & request::GRPC != 0 && !streamed;
+        if single { 0 } else { u64::from(chunks) }
+    };
     Observed {
         at: latest(facts).max(end.map_or(Timestamp(0), |end| end.at)),
         request: Request {
             id: RequestId(facts.id),
             service,
-            route: route(path(facts)),
+            route,
             start: Timestamp(facts.start),
             first_data: time(facts.first_data),
             last_data: time(facts.last_data).filter(|_| facts.first_data != 0),
             input: Input::Bytes(facts.request_bytes),
-            chunks: chunks(facts, end.is_some(), found),
-            streamed: facts.flags & (request::SSE | request::NDJSON) != 0,
+            chunks: counted(facts.chunks) + held(facts, end.is_some(), found),
+            streamed,
             status: facts.status,
             end,
         },
         port: facts.port,
         peer_port: facts.peer_port,
         network: facts.network,
+        client: Client::of(facts),
         family: facts.family,
         tgid: facts.tgid,
         response_bytes: facts.response_bytes,
-        first_chunks: u64::from(facts.first_chunks),
+        first_chunks: counted(facts.first_chunks),
         truncated: facts.flags & request::TRUNCATED != 0,
         usage: found.map(|found| found.usage),
         trace: trace_id(facts),

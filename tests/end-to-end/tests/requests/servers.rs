@@ -15,8 +15,8 @@ use crate::watch::{Watch, outcome};
 use crate::wire::{connect, listen, read_all, read_until};
 
 /// A server process; ended when dropped.
-struct Server {
-    child: Child,
+pub(crate) struct Server {
+    pub(crate) child: Child,
     port: u16,
 }
 
@@ -28,13 +28,13 @@ impl Drop for Server {
 }
 
 /// A port nobody listens on at this moment.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     listen().1
 }
 
 /// Starts `command` and waits until it listens; `None`, with the reason printed, if it is not
 /// installed. The probe does not follow it yet: the connection that asks is not counted.
-fn start(command: &mut Command, port: u16) -> Option<Server> {
+pub(crate) fn start(command: &mut Command, port: u16) -> Option<Server> {
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -25,6 +25,8 @@ fn route(path: &[u8]) -> Route {
     match path {
         b"/v1/completions" => Route::Completions,
         b"/health" => Route::Health,
+        b"/inference.GRPCInferenceService/ModelInfer" => Route::ModelInfer,
+        b"/inference.GRPCInferenceService/ModelStreamInfer" => Route::ModelStreamInfer,
         _ => Route::Other,
     }
 }

@@ -1,0 +1,92 @@
+"""A gRPC server with the names of KServe's inference service: `grpc_server.py PORT`.
+
+Messages are JSON, no generated code is needed. The log is app.py's: a message has been sent when
+its write is done, and `chunks` are the messages of the response. The status is HTTP's, which is
+200 whatever gRPC's is.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+
+import grpc
+
+LOG = os.open(os.environ["SERVER_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+SERVICE = "inference.GRPCInferenceService"
+
+
+def now():
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Exchange:
+    """One request, and what is logged of it."""
+
+    def __init__(self, request):
+        self.asked = json.loads(request)
+        self.pause = self.asked["pause"] / 1000
+        self.line = {
+            "n": self.asked["n"],
+            "status": 200,
+            "read_s": now(),
+            "first_s": None,
+            "end_s": None,
+            "chunks": 0,
+            "doubtful": 0,
+            "aborted": False,
+        }
+
+    async def send(self, context, text):
+        await context.write(json.dumps({"text": text}).encode())
+        self.line["chunks"] += 1
+        self.line["end_s"] = now()
+        if self.line["first_s"] is None:
+            self.line["first_s"] = self.line["end_s"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, _value, _trace):
+        line = self.line
+        line["aborted"] = kind is asyncio.CancelledError
+        last, line["end_s"] = line["end_s"], now()
+        if line["aborted"] and last and line["end_s"] - last < 0.001:
+            line["doubtful"] = 1
+        os.write(LOG, json.dumps(line).encode() + b"\n")
+
+
+async def model_infer(request, context):
+    with Exchange(request) as exchange:
+        await asyncio.sleep(exchange.pause)
+        exchange.line["chunks"] = 1
+        return b'{"text": "all of it"}'
+
+
+async def model_stream_infer(request, context):
+    with Exchange(request) as exchange:
+        for number in range(exchange.asked["events"]):
+            await asyncio.sleep(exchange.pause)
+            await exchange.send(context, f"token {number}")
+
+
+async def model_ready(request, context):
+    with Exchange(request):
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+
+
+async def main(port):
+    server = grpc.aio.server()
+    handlers = {
+        "ModelInfer": grpc.unary_unary_rpc_method_handler(model_infer),
+        "ModelStreamInfer": grpc.unary_stream_rpc_method_handler(model_stream_infer),
+        "ModelReady": grpc.unary_unary_rpc_method_handler(model_ready),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+asyncio.run(main(sys.argv[1]))
