@@ -186,7 +186,7 @@ fn a_json_response_that_does_not_stream_says_its_counts() {
         },
         |mut stream| {
             stream.write_all(POST).expect("sent");
-            assert!(read_until(&mut stream, body[length - 9..].as_bytes()));
+            assert!(read_until(&mut stream, &body.as_bytes()[length - 9..]));
         },
     );
     assert_eq!(counts(&watch.wait(port, 1)[0]), expected);
