@@ -11,17 +11,27 @@ pub enum Program {
     SockRecvLength,
     SockSendLength,
     TcpDestroySock,
+    InetSockSetState,
+    SslRead,
+    SslReadReturn,
+    SslWrite,
+    SslFree,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 11] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
         Self::SockRecvLength,
         Self::SockSendLength,
         Self::TcpDestroySock,
+        Self::InetSockSetState,
+        Self::SslRead,
+        Self::SslReadReturn,
+        Self::SslWrite,
+        Self::SslFree,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -33,6 +43,11 @@ impl Program {
             Self::SockRecvLength => "sock_recv_length",
             Self::SockSendLength => "sock_send_length",
             Self::TcpDestroySock => "tcp_destroy_sock",
+            Self::InetSockSetState => "inet_sock_set_state",
+            Self::SslRead => "ssl_read",
+            Self::SslReadReturn => "ssl_read_return",
+            Self::SslWrite => "ssl_write",
+            Self::SslFree => "ssl_free",
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod owners;
 pub mod request;
 pub mod sched;
 pub mod syscalls;
+pub mod tls;
 
 /// The value of a field's offset when the running kernel has no such field: a program that can do
 /// without compares with it; one that cannot is not loaded.

@@ -211,8 +211,10 @@ pub struct Cursor {
     pub data_len: u8,
     /// What is known of the response: [`JSON`], [`ENCODED`], [`EVENT`].
     pub body: u8,
+    /// Bits of [`crate::tls`].
+    pub tls: u8,
     /// No meaning.
-    pub padding: [u8; 5],
+    pub padding: [u8; 4],
     /// Bytes of data still to come in this chunk or body.
     pub left: u64,
     /// The first bytes of a head, size or trailer line that is not yet whole.

@@ -368,6 +368,10 @@ impl Agent {
             for (reason, count) in losses.by_reason() {
                 metrics.record_dropped(reason, count);
             }
+            if let Some(lost) = probes.tls_losses() {
+                metrics.record_dropped("tls_unbound", lost.unbound);
+                metrics.record_dropped("tls_busy", lost.busy);
+            }
             self.sinks
                 .summary
                 .set_losses(losses.events(), losses.requests());

@@ -11,5 +11,6 @@ pub mod requirements;
 pub mod sched;
 pub mod shared_memory;
 pub mod syscalls;
+pub mod tls;
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));

@@ -1,6 +1,6 @@
 //! Requests: follows each socket of a service through what it receives and sends.
 //!
-//! Tiers in front ([`tp_btf`]) see bytes move and find the socket and the bytes; the exchange
+//! Tiers in front ([`tp_btf`], [`tls`]) see bytes move and find the socket and the bytes; the exchange
 //! behind them ([`exchange`]) knows no hook. The state is the socket's, never a thread's or a
 //! descriptor's.
 
@@ -10,6 +10,8 @@ mod http2;
 mod payload;
 mod slots;
 mod socket;
+mod state;
 mod tail;
+mod tls;
 mod tp_btf;
 mod trace;

@@ -47,6 +47,8 @@ pub struct Config {
     pub services: Services,
     /// Count system calls of services; slows every system call of the machine a little.
     pub syscalls: bool,
+    /// Read requests inside TLS at services' TLS libraries: each of their calls takes longer.
+    pub tls: bool,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
     pub engine_metrics: bool,
     /// Read the server's own token counts at a response's end: at most 512 bytes are looked at.
@@ -91,6 +93,7 @@ impl Default for Config {
             model: None,
             services: Services::default(),
             syscalls: false,
+            tls: false,
             engine_metrics: true,
             usage: true,
             trace_ids: false,
@@ -116,6 +119,7 @@ pub struct PartialConfig {
     #[serde(default)]
     pub services: PartialServices,
     pub syscalls: Option<bool>,
+    pub tls: Option<bool>,
     pub engine_metrics: Option<bool>,
     pub usage: Option<bool>,
     pub trace_ids: Option<bool>,
@@ -229,6 +233,7 @@ impl Config {
                 names: services.names.unwrap_or_default(),
             },
             syscalls: told.syscalls.unwrap_or(default.syscalls),
+            tls: told.tls.unwrap_or(default.tls),
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             usage: told.usage.unwrap_or(default.usage),
             trace_ids: told.trace_ids.unwrap_or(default.trace_ids),
@@ -256,6 +261,7 @@ impl PartialConfig {
                 names: self.services.names.or(lower.services.names),
             },
             syscalls: self.syscalls.or(lower.syscalls),
+            tls: self.tls.or(lower.tls),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
             usage: self.usage.or(lower.usage),
             trace_ids: self.trace_ids.or(lower.trace_ids),
@@ -300,6 +306,7 @@ impl PartialConfig {
                 names: variable(env, "PERJOULE_NAMES", list)?,
             },
             syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
+            tls: variable(env, "PERJOULE_TLS", switch)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
             usage: variable(env, "PERJOULE_USAGE", switch)?,
             trace_ids: variable(env, "PERJOULE_TRACE_IDS", switch)?,

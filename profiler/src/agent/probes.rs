@@ -14,6 +14,7 @@ use crate::probes::requests::{Losses, Observed, RequestProbe};
 use crate::probes::requirements;
 use crate::probes::sched::{CpuWindow, SchedProbe};
 use crate::probes::syscalls::{SyscallCounts, SyscallProbe};
+use crate::probes::tls::{LIMIT, StopCost, TlsLosses, TlsProbe};
 use crate::services::routes::route;
 
 /// Whatever could be attached.
@@ -23,6 +24,7 @@ pub(super) struct Probes {
     requests: Option<RequestProbe>,
     sched: Option<SchedProbe>,
     syscalls: Option<SyscallProbe>,
+    tls: Option<TlsProbe>,
     owners: Owners,
     loader: Loader,
 }
@@ -44,6 +46,9 @@ impl Probes {
         if config.syscalls {
             SyscallProbe::configure(&mut options);
         }
+        if config.tls {
+            TlsProbe::configure(&mut options);
+        }
         let mut loader = Loader::new(&options)?;
         let owners = Owners::attach(&mut loader)?;
         // The loader keeps each verdict for doctor, /metrics and the log.
@@ -54,10 +59,16 @@ impl Probes {
         } else {
             None
         };
+        let tls = if config.tls && requests.is_some() {
+            TlsProbe::attach(&mut loader).ok()
+        } else {
+            None
+        };
         Ok(Self {
             requests,
             sched,
             syscalls,
+            tls,
             owners,
             loader,
         })
@@ -75,6 +86,8 @@ impl Probes {
     pub(super) fn join(&mut self, pid: u32, service: ServiceId) {
         if !self.owners.set(pid, Owner::Service(service)) {
             log::warn!("process {pid} cannot be followed: the table of processes is full");
+        } else if let Some(tls) = &mut self.tls {
+            tls.join(pid, service);
         }
     }
 
@@ -82,6 +95,9 @@ impl Probes {
     pub(super) fn leave(&mut self, pid: u32, service: ServiceId) {
         if self.owners.get(pid) == Owner::Service(service) {
             self.owners.set(pid, Owner::Other);
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.leave(pid, &self.owners);
         }
     }
 
@@ -93,6 +109,9 @@ impl Probes {
     /// Requests that changed since the last poll, and the moment up to which all is told; `None`
     /// without the probe.
     pub(super) fn poll_requests(&mut self, out: &mut Vec<Observed>) -> Option<Timestamp> {
+        if let Some(tls) = &mut self.tls {
+            tls.poll(&mut self.loader, &self.owners);
+        }
         Some(self.requests.as_mut()?.poll(&self.owners, route, out))
     }
 
@@ -122,6 +141,11 @@ impl Probes {
             .map_or_else(Losses::default, RequestProbe::losses)
     }
 
+    /// What the TLS probe lost; `None` without it.
+    pub(super) fn tls_losses(&self) -> Option<TlsLosses> {
+        self.tls.as_ref().map(TlsProbe::losses)
+    }
+
     pub(super) fn health(&self) -> Vec<ProgramHealth> {
         self.loader.health()
     }
@@ -143,26 +167,49 @@ pub(super) fn examine(log_level: log::LevelFilter) -> Vec<Finding> {
     }
     let config = Config {
         syscalls: true,
+        tls: true,
         trace_ids: true,
         log_level,
         ..Config::default()
     };
     match Probes::attach(&config) {
-        Ok(probes) => findings.extend(probes.health().into_iter().map(|program| {
-            let id = format!("probe.{}", program.program);
-            match program.verdict {
-                Verdict::Ok => Finding::pass(id, format!("attached, tier {}", program.tier.name())),
-                Verdict::Off => Finding::pass(id, "not asked for"),
-                Verdict::Unsupported | Verdict::Broken => {
-                    let fix = "the other probes go on without it; a newer kernel may have it";
-                    Finding::of(id, Status::Warn, program.text, fix)
+        Ok(probes) => {
+            findings.extend(probes.tls.as_ref().map(|tls| tls_cost(tls.stop_cost())));
+            findings.extend(probes.health().into_iter().map(|program| {
+                let id = format!("probe.{}", program.program);
+                match program.verdict {
+                    Verdict::Ok => {
+                        Finding::pass(id, format!("attached, tier {}", program.tier.name()))
+                    }
+                    Verdict::Off => Finding::pass(id, "not asked for"),
+                    Verdict::Unsupported | Verdict::Broken | Verdict::Detached => {
+                        let fix = "the other probes go on without it; a newer kernel may have it";
+                        Finding::of(id, Status::Warn, program.text, fix)
+                    }
                 }
-            }
-        })),
+            }));
+        }
         Err(error) => {
             let fix = "see the message; `perjoule doctor -v` says more";
             findings.push(Finding::of("probes", Status::Fail, error.to_string(), fix));
         }
     }
     findings
+}
+
+/// What reading TLS (`--tls`) would cost a service here.
+fn tls_cost(cost: StopCost) -> Finding {
+    let StopCost {
+        emulated,
+        stepped,
+        returned,
+    } = cost;
+    Finding::pass(
+        "tls",
+        format!(
+            "a call of a TLS library would cost {emulated} ns (where the kernel must step \
+             {stepped} ns), its return {returned} ns; taken off above {:.0} % of a core",
+            LIMIT * 100.0
+        ),
+    )
 }

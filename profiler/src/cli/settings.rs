@@ -30,6 +30,9 @@ pub(super) struct Target {
     /// Count system calls by class; slows every system call of the machine a little
     #[arg(long)]
     syscalls: bool,
+    /// See requests inside TLS (OpenSSL, BoringSSL); slows every call of the service's TLS library
+    #[arg(long)]
+    tls: bool,
     /// Do not read token counts from the inference engine's own /metrics, once a second
     #[arg(long)]
     no_engine_metrics: bool,
@@ -76,6 +79,7 @@ impl Target {
                 names: list(self.name.is_empty()).map(|()| self.name.clone()),
             },
             syscalls: self.syscalls.then_some(true),
+            tls: self.tls.then_some(true),
             engine_metrics: self.no_engine_metrics.then_some(false),
             usage: self.no_usage.then_some(false),
             trace_ids: self.trace_ids.then_some(true),

@@ -14,6 +14,8 @@ pub enum Verdict {
     Broken,
     /// Not asked for.
     Off,
+    /// Taken off while it ran: it cost more than it may.
+    Detached,
 }
 
 /// The kind of hook a program runs on.
@@ -22,6 +24,8 @@ pub enum Verdict {
 pub enum Tier {
     /// A raw tracepoint with typed arguments.
     TpBtf,
+    /// A probe at an instruction of a process's own code.
+    Uprobe,
 }
 
 impl Verdict {
@@ -32,6 +36,7 @@ impl Verdict {
             Self::Unsupported => "unsupported",
             Self::Broken => "broken",
             Self::Off => "off",
+            Self::Detached => "detached",
         }
     }
 }
@@ -41,6 +46,7 @@ impl Tier {
     pub const fn name(self) -> &'static str {
         match self {
             Self::TpBtf => "tp_btf",
+            Self::Uprobe => "uprobe",
         }
     }
 }

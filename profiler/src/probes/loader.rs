@@ -10,7 +10,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::Map;
-use aya::programs::BtfTracePoint;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::programs::{BtfTracePoint, UProbe};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
 use profiler_ebpf::ABSENT;
@@ -179,7 +180,12 @@ impl Loader {
         tracepoint: &str,
     ) -> Result<(), ProbeError> {
         let outcome = self.try_attach(program, tracepoint);
-        let fate = match &outcome {
+        self.note(program, &outcome);
+        outcome
+    }
+
+    fn note(&mut self, program: &'static str, outcome: &Result<(), ProbeError>) {
+        let fate = match outcome {
             Ok(()) => Fate {
                 verdict: Verdict::Ok,
                 text: String::new(),
@@ -193,7 +199,44 @@ impl Loader {
             }
         };
         self.fates.insert(program, fate);
+    }
+
+    /// Loads `program`, which runs at instructions of processes' own code. It runs nowhere until
+    /// [`Self::attach_uprobe`].
+    pub fn load_uprobe(&mut self, program: &'static str) -> Result<(), ProbeError> {
+        let outcome = self.uprobe(program).and_then(|hook| {
+            hook.load()
+                .map_err(|error| ProbeError::from_load(program, "", error))
+        });
+        self.note(program, &outcome);
         outcome
+    }
+
+    /// Runs a loaded program at `offset` of `file`, with `cookie`, in the processes of `scope`,
+    /// until the link is dropped. At a function's first instruction, if it is one for returns.
+    pub fn attach_uprobe(
+        &mut self,
+        program: &'static str,
+        file: &Path,
+        offset: u64,
+        cookie: u64,
+        scope: UProbeScope,
+    ) -> Result<UProbeLink, ProbeError> {
+        let refused = |error| ProbeError::from_attach(program, "", error);
+        let hook = self.uprobe(program)?;
+        let point = UProbeAttachPoint {
+            location: UProbeAttachLocation::AbsoluteOffset(offset),
+            cookie: Some(cookie),
+        };
+        let link = hook.attach(point, file, scope).map_err(refused)?;
+        hook.take_link(link).map_err(refused)
+    }
+
+    fn uprobe(&mut self, program: &'static str) -> Result<&mut UProbe, ProbeError> {
+        self.object
+            .program_mut(program)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(ProbeError::NoProgram { program })
     }
 
     fn try_attach(&mut self, program: &'static str, tracepoint: &str) -> Result<(), ProbeError> {
@@ -301,7 +344,7 @@ impl Loader {
                 let fate = self.fates.get(program.name());
                 ProgramHealth {
                     program: program.name(),
-                    tier: Tier::TpBtf,
+                    tier: tier(program),
                     verdict: fate.map_or(Verdict::Off, |fate| fate.verdict),
                     text: fate.map_or_else(String::new, |fate| fate.text.clone()),
                     runs: cost.runs,
@@ -318,6 +361,16 @@ impl Loader {
             .info()
             .ok()?
             .verified_instruction_count()
+    }
+}
+
+/// The kind of hook each program is made for.
+const fn tier(program: Program) -> Tier {
+    match program {
+        Program::SslRead | Program::SslReadReturn | Program::SslWrite | Program::SslFree => {
+            Tier::Uprobe
+        }
+        _ => Tier::TpBtf,
     }
 }
 

@@ -36,6 +36,7 @@ use observed::found;
 const RECEIVE: &str = "sock_recv_length";
 const SEND: &str = "sock_send_length";
 const DESTROY: &str = "tcp_destroy_sock";
+const STATE: &str = "inet_sock_set_state";
 
 /// Bytes of the ring: between two polls 4,200 finished requests, or 1,360 with the end of their
 /// response; of HTTP/2, which has its header blocks there too, about 1,700.
@@ -74,6 +75,12 @@ const FIELDS: &[Field] = &[
         structure: "sock_common",
         member: "skc_num",
         programs: &[RECEIVE],
+    },
+    Field {
+        global: "SOCK_ERROR",
+        structure: "sock",
+        member: "sk_err",
+        programs: &[],
     },
     Field {
         global: "SOCK_PEER_PORT",
@@ -298,12 +305,16 @@ impl RequestProbe {
         }
         // The one that begins requests comes last: the others are then there to end them.
         probe.sees_ends = loader.attach_btf_tracepoint(DESTROY, DESTROY).is_ok();
+        // Without it, what a server does not read of its client's leaving is not known; the
+        // loader keeps the verdict.
+        let _ = loader.attach_btf_tracepoint(STATE, STATE);
         let attached = loader
             .attach_btf_tracepoint(SEND, SEND)
             .and_then(|()| loader.attach_btf_tracepoint(RECEIVE, RECEIVE));
         if let Err(error) = attached {
             loader.detach(SEND);
             loader.detach(DESTROY);
+            loader.detach(STATE);
             return Err(error);
         }
         Ok(probe)

@@ -70,6 +70,11 @@ impl Programs {
         )
     }
 
+    /// True if the program was loaded then.
+    pub fn holds(&self, id: u32) -> bool {
+        self.0.contains(&id)
+    }
+
     /// Programs that have been loaded since.
     pub fn new_ones(&self) -> usize {
         Self::now().0.difference(&self.0).count()

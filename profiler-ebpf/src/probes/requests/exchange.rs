@@ -12,9 +12,10 @@ use profiler_ebpf::request::{
 use super::clients;
 use super::http2;
 use super::payload::{self, Buffer, Direction, Origin};
-use super::slots::{allocate, begin_write, buffer, count, emit, end_write, next_id, release};
+use super::slots::{allocate, begin_write, count, emit, end_write, next_id, release};
 use super::socket::{AF_UNIX, Socket};
 use super::tail::keep_json;
+use super::tls;
 use super::trace::read_head;
 
 /// Socket states in which a server answers what it reads; in any other it drains.
@@ -38,7 +39,12 @@ pub(super) fn received<S: Socket, O: Origin>(
     tgid: u32,
     owner: u8,
 ) {
-    let Some(buffer) = buffer() else { return };
+    if O::BELOW_TLS && tls::receives(socket.key(), found, owner) {
+        return;
+    }
+    let Some(buffer) = origin.buffer() else {
+        return;
+    };
     let mut kept = 0;
     let mut phase = Phase::IDLE;
     if !found.is_null() {
@@ -303,6 +309,9 @@ pub(super) fn client_left(slot: *mut Slot, gone: bool) {
 /// `length` bytes, which lie at `origin`, were sent on the socket of `slot`.
 #[inline(always)]
 pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
+    if O::BELOW_TLS && tls::is_ciphertext(slot) {
+        return;
+    }
     // SAFETY: a slot of the array.
     let phase = unsafe { (*slot).facts.phase };
     if phase == Phase::IDLE {
@@ -328,7 +337,7 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
         let is_whole = http1::passes(&*slot) && length <= (*slot).cursor.left;
         if is_whole {
             http1::pass(&mut *slot, length, now);
-        } else if let Some(buffer) = buffer()
+        } else if let Some(buffer) = origin.buffer()
             && let Err(ahead) = payload::event(buffer, slot, origin, length, now)
         {
             payload::follow(buffer, slot, origin, length, ahead, now);
@@ -349,7 +358,7 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
         }
         http1::end_send(&mut *slot, now);
         if http1::is_json(&*slot)
-            && let Some(buffer) = buffer()
+            && let Some(buffer) = origin.buffer()
             && (is_whole || (*buffer).window.remaining() == 0)
         {
             keep_json(buffer, slot, origin, length);
@@ -364,6 +373,7 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
 /// The last that is seen of a socket that has a slot.
 #[inline(always)]
 pub(super) fn destroyed(socket: u64, slot: *mut Slot) {
+    tls::destroyed(socket, slot);
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         if (*slot).facts.phase != Phase::IDLE {

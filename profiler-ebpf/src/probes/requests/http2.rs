@@ -16,7 +16,7 @@ use super::clients;
 use super::exchange::now;
 use super::payload::{self, Buffer, Direction, Origin};
 use super::slots::{
-    allocate_stream, begin_write, buffer, count, emit, end_write, find_stream, forget_stream, free,
+    allocate_stream, begin_write, count, emit, end_write, find_stream, forget_stream, free,
     next_connection, put_end, put_notice,
 };
 use super::socket::Socket;
@@ -123,7 +123,9 @@ fn restart(buffer: *mut Buffer, connection: *mut Slot, length: u64) -> bool {
 /// `length` bytes were sent on an HTTP/2 connection.
 #[inline(always)]
 pub(super) fn sent<O: Origin>(connection: *mut Slot, origin: O, length: u64) {
-    let Some(buffer) = buffer() else { return };
+    let Some(buffer) = origin.buffer() else {
+        return;
+    };
     payload::open(buffer, origin, Direction::Sent, length);
     follow::<true>(buffer, connection, length);
 }

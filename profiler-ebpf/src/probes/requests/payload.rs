@@ -13,6 +13,7 @@ use aya_ebpf::helpers::generated::{
 use profiler_ebpf::http1::{self, FRONT, KEPT, Memory, Payload, Tail, WINDOW, Window, mask};
 use profiler_ebpf::request::{Phase, Slot};
 
+use super::slots;
 use super::tail::{copy, tail};
 
 /// The most windows of one send: 63 KiB of what must be read (a plain body is not read at all).
@@ -85,7 +86,7 @@ macro_rules! set {
 /// # Safety
 /// `to` must have room for `length` bytes.
 #[inline(always)]
-unsafe fn read_user(to: *mut u8, length: u64, from: u64) -> bool {
+pub(super) unsafe fn read_user(to: *mut u8, length: u64, from: u64) -> bool {
     // SAFETY: the helper checks `from`; `to` is the caller's promise, which the verifier proves.
     unsafe { bpf_probe_read_user(to.cast::<c_void>(), length as u32, from as *const c_void) == 0 }
 }
@@ -103,8 +104,17 @@ pub(super) enum Source {
 
 /// Says where the bytes of a receive or send lie. It is asked only where they must be read.
 pub(super) trait Origin: Copy {
+    /// True where a TLS session's bytes are ciphertext.
+    const BELOW_TLS: bool = true;
+
     /// Where they are.
     fn source(self, direction: Direction) -> Source;
+
+    /// Where they can be put.
+    #[inline(always)]
+    fn buffer(self) -> Option<*mut Buffer> {
+        slots::buffer()
+    }
 }
 
 /// In the buffers of the system call that is running.

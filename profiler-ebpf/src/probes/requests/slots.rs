@@ -111,6 +111,7 @@ fn allocate_in<K>(table: &HashMap<K, u32>, key: K, socket: u64) -> *mut Slot {
         (*slot).facts.connection = 0;
         (*slot).facts.stream = 0;
         (*slot).facts.line_len = 0;
+        (*slot).cursor.tls = 0;
         end_write(slot);
     }
     if let Some(counters) = counters() {
@@ -221,12 +222,47 @@ pub(super) fn release(socket: u64, slot: *mut Slot) {
 #[inline(always)]
 pub(super) fn next_id() -> u64 {
     let Some(counters) = counters() else { return 0 };
-    // SAFETY: this CPU's own counters; the helper has no preconditions.
+    // SAFETY: this CPU's own counters; the helper has no preconditions. Atomic: a program that
+    // preempts this one must not get the same number.
     unsafe {
-        let started = (*counters).started.wrapping_add(1);
-        (*counters).started = started;
-        u64::from(bpf_get_smp_processor_id()) << 48 | started
+        let number = fetch_add(&raw mut (*counters).started, 1).wrapping_add(1);
+        u64::from(bpf_get_smp_processor_id()) << 48 | number
     }
+}
+
+/// Adds to a word and returns what was there, in one step. The core library has no such
+/// operation for this target (5.12+).
+///
+/// # Safety
+/// `at` must be a word of a map.
+#[inline(always)]
+unsafe fn fetch_add(at: *mut u64, mut value: u64) -> u64 {
+    // SAFETY: one instruction; the caller's promise.
+    unsafe {
+        core::arch::asm!(
+            "{value} = atomic_fetch_add((u64 *)({at} + 0), {value})",
+            at = in(reg) at,
+            value = inout(reg) value,
+        );
+    }
+    value
+}
+
+/// Puts `value` in a word and returns what was there, in one step.
+///
+/// # Safety
+/// `at` must be a word of a map.
+#[inline(always)]
+pub(super) unsafe fn swap(at: *mut u64, mut value: u64) -> u64 {
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "{value} = xchg_64({at} + 0, {value})",
+            at = in(reg) at,
+            value = inout(reg) value,
+        );
+    }
+    value
 }
 
 /// Keeps the compiler from moving memory accesses across. One real instruction: an empty one

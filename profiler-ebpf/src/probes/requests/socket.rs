@@ -116,3 +116,50 @@ impl Socket for Trusted {
         }
     }
 }
+
+/// A socket known by its address alone, where the verifier knows nothing of it: it is read by a
+/// helper, and what cannot be read is 0.
+#[derive(Clone, Copy)]
+pub(super) struct Untrusted(u64);
+
+impl Untrusted {
+    /// # Safety
+    /// `sock` must be the address of a socket, or of one that was freed.
+    #[inline(always)]
+    pub(super) unsafe fn new(sock: u64) -> Self {
+        Self(sock)
+    }
+}
+
+#[inline(always)]
+unsafe fn read_kernel<T: Copy>(from: u64) -> T {
+    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: the helper checks `from`; the caller's type is plain numbers, for which zeroes do.
+    unsafe {
+        let to = value.as_mut_ptr().cast::<core::ffi::c_void>();
+        bpf_probe_read_kernel(to, size_of::<T>() as u32, from as *const core::ffi::c_void);
+        value.assume_init()
+    }
+}
+
+impl Socket for Untrusted {
+    #[inline(always)]
+    fn key(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    unsafe fn member<T: Copy>(self, offset: u32) -> T {
+        // SAFETY: the caller's promise.
+        unsafe { read_kernel(self.0.wrapping_add(u64::from(offset))) }
+    }
+
+    #[inline(always)]
+    unsafe fn behind(self, at: u32, offset: u32) -> u32 {
+        // SAFETY: as above.
+        unsafe {
+            let to: u64 = self.member(at);
+            read_kernel(to.wrapping_add(u64::from(offset)))
+        }
+    }
+}

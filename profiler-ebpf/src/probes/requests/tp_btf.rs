@@ -12,10 +12,12 @@ use super::exchange::{client_left, destroyed, received, sent};
 use super::payload::Syscall;
 use super::slots::find;
 use super::socket::Trusted;
+use super::tls;
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;
 
 const MSG_PEEK: i32 = 2;
+const EAGAIN: i32 = 11;
 const EPIPE: i32 = 32;
 const ECONNRESET: i32 = 104;
 
@@ -69,6 +71,8 @@ fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
         sent(slot, Syscall, length as u64);
     } else if length == -EPIPE || length == -ECONNRESET {
         client_left(slot, true);
+    } else if length == -EAGAIN {
+        tls::refused(slot);
     }
     0
 }

@@ -60,6 +60,7 @@ fn every_setting_can_stand_in_the_file() {
         nvml_library = "/opt/libnvidia-ml.so.1"
         model = "llama"
         syscalls = true
+        tls = true
         engine_metrics = false
         usage = false
         trace_ids = true
@@ -78,7 +79,7 @@ fn every_setting_can_stand_in_the_file() {
     .unwrap();
     assert_eq!(config.listen, Some("127.0.0.1:9000".parse().unwrap()));
     assert_eq!(config.nvml_library, Some("/opt/libnvidia-ml.so.1".into()));
-    assert!(!config.engine_metrics);
+    assert!(config.tls && !config.engine_metrics);
     assert_eq!((config.usage, config.trace_ids), (false, true));
     assert_eq!(config.services.pids, [12]);
     assert_eq!(config.services.ports, [8000, 8001]);
@@ -99,6 +100,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
         ("PERJOULE_PORTS", "8000"),
         ("PERJOULE_NAMES", "vllm,tgi"),
         ("PERJOULE_SYSCALLS", "on"),
+        ("PERJOULE_TLS", "on"),
         ("PERJOULE_ENGINE_METRICS", "off"),
         ("PERJOULE_USAGE", "off"),
         ("PERJOULE_TRACE_IDS", "on"),
@@ -115,7 +117,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
     assert_eq!(config.services.pids, [1, 2]);
     assert_eq!(config.services.ports, [8000]);
     assert_eq!(config.services.names, ["vllm", "tgi"]);
-    assert!(config.syscalls);
+    assert!(config.syscalls && config.tls);
     assert!(!config.engine_metrics);
     assert_eq!((config.usage, config.trace_ids), (false, true));
     assert_eq!(config.idle_watts.of("GPU-1"), Some(Watts(83.0)));

@@ -45,6 +45,8 @@ fn access_log(server: &Server) -> Vec<Logged> {
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole
         .lines()
+        // The agent asks the server for an engine's metrics; that is no request of the load.
+        .filter(|line| !line.starts_with("- "))
         .map(|line| {
             let mut fields = line.split(' ');
             let mut next = || fields.next().unwrap_or_default();
@@ -52,7 +54,7 @@ fn access_log(server: &Server) -> Vec<Logged> {
             let number = |text: &str| text.parse::<f64>().expect("a number");
             let end_s = number(end);
             Logged {
-                n: n.parse().expect("a number"),
+                n: n.parse().unwrap_or_else(|error| panic!("{error}: {line}")),
                 status: status.parse().expect("a status"),
                 read_s: end_s - number(took),
                 first_s: None,
