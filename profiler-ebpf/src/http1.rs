@@ -10,25 +10,32 @@
 //! when its newline has come; of a line cut by the end of a send only its first bytes are kept,
 //! which is all that is ever compared. Source: RFC 9112 (messages), WHATWG HTML §9.2 (SSE).
 
+mod framing;
 mod lines;
 mod request_line;
+mod tail;
+pub mod trace;
 mod window;
 
 pub use request_line::{Start, classify as request_line};
+pub use tail::{KEPT, Kept, Memory, TAILS, Tail};
 pub use window::{BYTES, FRONT, WINDOW, Window, mask};
 
 use core::ptr::{read_volatile, write_volatile};
 
 use crate::request::{
-    BODYLESS, CHUNKED, HEAD, LENGTH, NDJSON, Outcome, Phase, RESPONSE_FLAGS, SSE, Slot, TRUNCATED,
+    BODYLESS, CHUNKED, EVENT, HELD, JSON, NDJSON, Outcome, Phase, SSE, Slot, TAIL, TRUNCATED,
     UNTIL_CLOSE, UPGRADED,
 };
+use framing::{end_head, size};
 use lines::Line;
 
 /// The bytes of one send, and how they are reached.
-pub trait Payload {
+pub trait Payload: Memory {
     /// The buffer, and the socket that sends.
     fn parts(&mut self) -> (&mut Window, &mut Slot);
+    /// The same, and where the response's end is kept; `None` where it is not.
+    fn with_tail(&mut self) -> (&mut Window, &mut Slot, Option<&mut Tail>);
     /// Puts the next bytes at [`FRONT`] of the buffer, at most [`WINDOW`] (in the head fewer may
     /// do: a plain body is not read) and at most what the send has left, and returns how many;
     /// 0 if they cannot be read.
@@ -60,8 +67,10 @@ pub fn begin_request(slot: &mut Slot, flags: u16) {
     facts.flags = flags;
     facts.outcome = Outcome::OPEN;
     facts.phase = Phase::WAITING;
+    trace::begin(facts);
     slot.cursor.line_len = 0;
     slot.cursor.data_len = 0;
+    slot.cursor.body = 0;
     slot.cursor.left = 0;
 }
 
@@ -149,6 +158,7 @@ pub fn window<P: Payload>(payload: &mut P) -> bool {
 pub fn may_be_event(slot: &Slot, length: u64) -> bool {
     phase(slot) == Phase::SIZE
         && flags(slot) & (SSE | NDJSON) != 0
+        && body(slot) & EVENT == 0
         && slot.cursor.line_len == 0
         && slot.cursor.data_len == 0
         && length >= lines::LEAST_EVENT
@@ -159,16 +169,22 @@ pub fn may_be_event(slot: &Slot, length: u64) -> bool {
 /// output, as most sends of a stream are. If it is anything else nothing changes, and false says
 /// that [`window`] must follow it. Where both can, they do the same.
 #[inline(always)]
-pub fn event(window: &Window, slot: &mut Slot, length: u64, now: u64) -> bool {
-    if !lines::is_event(window, length, flags(slot)) {
+pub fn event<P: Payload>(payload: &mut P, length: u64, now: u64) -> bool {
+    let (window, slot) = payload.parts();
+    let Some(event) = lines::event(window, length, flags(slot)) else {
         return false;
-    }
+    };
     let facts = &mut slot.facts;
     if facts.first_data == 0 {
         facts.first_data = now;
     }
     facts.last_data = now;
-    facts.chunks = facts.chunks.wrapping_add(1);
+    if event.may_count {
+        let (window, slot, tail) = payload.with_tail();
+        counted::<P>(window, slot, tail, event.from, event.to, false);
+    } else {
+        count(slot, 1);
+    }
     true
 }
 
@@ -192,7 +208,8 @@ pub fn unread(slot: &mut Slot, bytes: u64, now: u64) {
 /// Looks at the next 128 bytes at most, up to a line's end; true when the window is used up or
 /// the response has ended.
 #[inline(always)]
-pub fn step(window: &mut Window, slot: &mut Slot) -> bool {
+pub fn step<P: Payload>(payload: &mut P) -> bool {
+    let (window, slot) = payload.parts();
     let cursor = window.cursor();
     let end = window.end();
     if cursor >= end || phase(slot) == Phase::IDLE {
@@ -214,32 +231,101 @@ pub fn step(window: &mut Window, slot: &mut Slot) -> bool {
     window.set_limit(limit);
     window.find_newline(cursor, limit);
     if phase(slot) == Phase::DATA {
-        data(window, slot, cursor);
+        data(payload, cursor);
     } else {
         framing(window, slot);
     }
+    let (window, slot) = payload.parts();
     window.cursor() >= window.end() || phase(slot) == Phase::IDLE
 }
 
 /// Data from `start` to the window's new cursor.
 #[inline(always)]
-fn data(window: &mut Window, slot: &mut Slot, start: u64) {
+fn data<P: Payload>(payload: &mut P, start: u64) {
+    let (window, slot) = payload.parts();
     if window.found() != 0 {
-        if lines::is_chunk(&Line::new(window), flags(slot)) {
-            slot.facts.chunks = slot.facts.chunks.wrapping_add(1);
-        }
+        data_line(payload);
+        let (window, slot) = payload.parts();
         slot.cursor.data_len = 0;
         // Most lines of a stream are followed by an empty one.
-        window.pass_newline();
+        if window.pass_newline() {
+            set_body(slot, body(slot) & !EVENT);
+        }
         window.set_line(window.cursor());
     } else if window.cursor() >= window.limit() {
+        let kept = u64::from(slot.cursor.data_len);
+        let (window, slot, tail) = payload.with_tail();
+        if let Some(tail) = tail {
+            let from = window.line().wrapping_add(kept);
+            tail.piece::<P>(window, from, window.limit(), kept == 0);
+        }
         window.keep_data(slot);
     }
+    let (window, slot) = payload.parts();
     take(slot, window.cursor().wrapping_sub(start), window.now());
     if phase(slot) == Phase::SIZE {
         window.pass_line_end();
         window.set_line(window.cursor());
     }
+}
+
+/// A whole line of data, whose newline lies before the cursor.
+#[inline(always)]
+fn data_line<P: Payload>(payload: &mut P) {
+    let (window, slot, tail) = payload.with_tail();
+    let line = Line::new(window);
+    if flags(slot) & SSE != 0 {
+        if line.is_blank() {
+            set_body(slot, body(slot) & !EVENT);
+            return;
+        }
+        // An event is counted with its first line of output; it ends with a blank line.
+        if !lines::is_chunk(&line, SSE) || body(slot) & EVENT != 0 {
+            return;
+        }
+        set_body(slot, body(slot) | EVENT);
+    } else if line.is_blank() {
+        return;
+    }
+    let kept = u64::from(slot.cursor.data_len);
+    let from = window.line().wrapping_add(kept);
+    let to = window.cursor().wrapping_sub(1);
+    counted::<P>(window, slot, tail, from, to, kept != 0);
+}
+
+/// Counts a chunk of output whose line lies before `to`, from `from` in the window if it is not
+/// `cut`. One that may be nothing but token counts is held back, unless it is the first.
+#[inline(always)]
+fn counted<M: Memory>(
+    window: &Window,
+    slot: &mut Slot,
+    tail: Option<&mut Tail>,
+    from: u64,
+    to: u64,
+    cut: bool,
+) {
+    if let Some(tail) = tail
+        && tail.line_ends::<M>(window, from, to, cut)
+    {
+        let first = slot.facts.chunks == 0;
+        count(slot, u32::from(first));
+        let held = if first { TAIL } else { TAIL | HELD };
+        set_flags(slot, flags(slot) | held);
+        tail.set_chunks(slot.facts.chunks);
+    } else {
+        count(slot, 1);
+    }
+}
+
+/// Adds chunks, and the one that was held back: it was not the last.
+#[inline(always)]
+fn count(slot: &mut Slot, chunks: u32) {
+    let held = flags(slot) & HELD;
+    if held != 0 {
+        set_flags(slot, flags(slot) & !HELD);
+    }
+    let chunks = chunks.wrapping_add(u32::from(held != 0));
+    slot.facts.chunks = slot.facts.chunks.wrapping_add(chunks);
 }
 
 /// A line that frames the data, or a piece of one.
@@ -304,6 +390,18 @@ fn set_flags(slot: &mut Slot, flags: u16) {
 }
 
 #[inline(always)]
+fn body(slot: &Slot) -> u8 {
+    // SAFETY: a field of `slot`.
+    unsafe { read_volatile(&raw const slot.cursor.body) }
+}
+
+#[inline(always)]
+fn set_body(slot: &mut Slot, body: u8) {
+    // SAFETY: a field of `slot`.
+    unsafe { write_volatile(&raw mut slot.cursor.body, body) }
+}
+
+#[inline(always)]
 fn left(slot: &Slot) -> u64 {
     // SAFETY: a field of `slot`.
     unsafe { read_volatile(&raw const slot.cursor.left) }
@@ -343,9 +441,13 @@ pub fn done(slot: &mut Slot, now: u64) {
     // The last line of NDJSON may lack its newline.
     if flags(slot) & NDJSON != 0 && slot.cursor.data_len != 0 {
         if slot.cursor.data[0] as u8 != b'\r' {
-            slot.facts.chunks = slot.facts.chunks.wrapping_add(1);
+            count(slot, 1);
         }
         slot.cursor.data_len = 0;
+    }
+    if flags(slot) & SSE != 0 && slot.cursor.data_len != 0 {
+        // It ended within a line, or its lines do not end as ours do: not all was counted.
+        set_flags(slot, flags(slot) | TRUNCATED);
     }
     slot.facts.end = now;
     slot.facts.outcome = Outcome::DONE;
@@ -395,58 +497,17 @@ fn latest(slot: &Slot) -> u64 {
     }
 }
 
-/// The blank line behind the headers.
-#[inline(always)]
-fn end_head(slot: &mut Slot, now: u64) {
-    // SAFETY: a field of `slot`.
-    let status = unsafe { read_volatile(&raw const slot.facts.status) };
-    if status < 200 && status != 101 {
-        // An interim response: the true one is still to come.
-        slot.facts.status = 0;
-        set_flags(slot, flags(slot) & !RESPONSE_FLAGS);
-        set_phase(slot, Phase::WAITING);
-    } else if status == 101 {
-        // Answered; another protocol until the connection closes.
-        set_flags(slot, flags(slot) & !RESPONSE_FLAGS | UPGRADED);
-        done(slot, now);
-    } else if flags(slot) & HEAD != 0 || status == 204 || status == 304 {
-        done(slot, now);
-    } else if flags(slot) & CHUNKED != 0 {
-        set_phase(slot, Phase::SIZE);
-    } else if flags(slot) & LENGTH == 0 {
-        set_flags(slot, flags(slot) | UNTIL_CLOSE);
-        set_left(slot, u64::MAX);
-        set_phase(slot, Phase::DATA);
-    } else if left(slot) == 0 {
-        done(slot, now);
-    } else {
-        set_phase(slot, Phase::DATA);
-    }
-}
-
-/// A chunk-size line, or the blank line behind a chunk's data.
-#[inline(always)]
-fn size(line: &Line<'_>, slot: &mut Slot) {
-    if line.is_blank() {
-        return;
-    }
-    match line.hexadecimal() {
-        None => {
-            set_phase(slot, Phase::LOST);
-            set_flags(slot, flags(slot) | TRUNCATED);
-        }
-        Some(0) => set_phase(slot, Phase::TRAILER),
-        Some(bytes) => {
-            set_left(slot, bytes);
-            set_phase(slot, Phase::DATA);
-        }
-    }
-}
-
 /// True once the socket carries another protocol.
 #[inline(always)]
 pub fn is_session(slot: &Slot) -> bool {
     flags(slot) & UPGRADED != 0
+}
+
+/// True for JSON that does not stream and that answers a request with a body: it may hold token
+/// counts.
+#[inline(always)]
+pub fn is_json(slot: &Slot) -> bool {
+    body(slot) & JSON != 0 && flags(slot) & (SSE | NDJSON | BODYLESS) == 0
 }
 
 /// True for a request whose method has no body: a further request line is a further request.

@@ -1,6 +1,8 @@
 //! One request as the kernel follows it: the slot of a socket, the record of a finished request,
 //! and the counters of what was lost. Shared by both sides.
 
+use crate::http1::Kept;
+
 /// Sockets followed at once.
 pub const SLOTS: u32 = 16_384;
 
@@ -9,6 +11,9 @@ pub const STREAMS: u32 = 8_192;
 
 /// Bytes kept of a request's first line; the agent maps the path in it to a route and drops it.
 pub const REQUEST_LINE: usize = 64;
+
+/// Bytes kept of a `traceparent` header's value: version and trace, each with its dash.
+pub const TRACE: usize = 36;
 
 /// Where an exchange stands on its socket.
 #[repr(transparent)]
@@ -94,6 +99,18 @@ pub const UPGRADED: u16 = 1 << 11;
 pub const HTTP2: u16 = 1 << 12;
 /// The body is a sequence of gRPC messages.
 pub const GRPC: u16 = 1 << 13;
+/// The end of the response is kept, see [`Tail`](crate::http1::Tail).
+pub const TAIL: u16 = 1 << 14;
+/// The last chunk may be nothing but the server's token counts: it is not in `chunks` until
+/// another comes.
+pub const HELD: u16 = 1 << 15;
+
+/// The response is JSON that does not stream.
+pub const JSON: u8 = 1;
+/// The response is compressed: nothing in it can be told.
+pub const ENCODED: u8 = 1 << 1;
+/// In a server-sent event that has been counted.
+pub const EVENT: u8 = 1 << 2;
 
 /// What a response's own headers set, and a further response on the socket must not inherit.
 pub const RESPONSE_FLAGS: u16 = CHUNKED | SSE | NDJSON | LENGTH | UNTIL_CLOSE;
@@ -118,8 +135,14 @@ pub struct Facts {
     /// The HTTP/2 connection that the request is a stream of, as [`Facts::id`] of its socket's
     /// slot; 0 in HTTP/1.
     pub connection: u64,
+    /// How far the search for a trace id is: see [`trace`](crate::http1::trace).
+    pub trace_state: u8,
+    /// Bytes of `trace` that are filled.
+    pub trace_len: u8,
+    /// The beginning of the request's `traceparent` header's value, where it is asked for.
+    pub trace: [u8; TRACE],
     /// No meaning: what follows keeps to its cache line.
-    pub spare: [u32; 10],
+    pub spare: u16,
     /// Unique since the maps were made; 0 in a slot that was never used.
     pub id: u64,
     /// The kernel's address of the socket: an identity, never followed.
@@ -162,10 +185,20 @@ pub struct Facts {
     pub end: u64,
     /// Bytes sent: head, framing and body.
     pub response_bytes: u64,
-    /// SSE `data:` lines or NDJSON lines so far, without `[DONE]`.
+    /// SSE events or NDJSON lines so far, without `[DONE]`.
     pub chunks: u32,
     /// Those of `chunks` that went out with the first data.
     pub first_chunks: u32,
+}
+
+/// A finished request in the ring whose response's end was kept; one without is [`Facts`] alone.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// The request.
+    pub facts: Facts,
+    /// The end of its response.
+    pub kept: Kept,
 }
 
 /// What the response's parser keeps between two sends.
@@ -176,10 +209,12 @@ pub struct Cursor {
     pub line_len: u8,
     /// Bytes of `data` in use.
     pub data_len: u8,
+    /// What is known of the response: [`JSON`], [`ENCODED`], [`EVENT`].
+    pub body: u8,
     /// Bits of [`crate::tls`].
     pub tls: u8,
     /// No meaning.
-    pub padding: [u8; 5],
+    pub padding: [u8; 4],
     /// Bytes of data still to come in this chunk or body.
     pub left: u64,
     /// The first bytes of a head, size or trailer line that is not yet whole.

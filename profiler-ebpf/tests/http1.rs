@@ -3,107 +3,14 @@
 
 #[path = "http1/response.rs"]
 mod response;
+#[path = "http1/socket.rs"]
+mod socket;
 
-use profiler_ebpf::http1::{self, FRONT, Payload, Start, WINDOW, Window};
+use profiler_ebpf::http1::{self, Start, WINDOW};
 use profiler_ebpf::request::*;
 use proptest::prelude::*;
 use response::{POST, Response, response};
-
-/// A send from memory.
-struct Sent<'a> {
-    bytes: &'a [u8],
-    window: &'a mut Window,
-    slot: &'a mut Slot,
-    window_size: usize,
-}
-
-impl Payload for Sent<'_> {
-    fn parts(&mut self) -> (&mut Window, &mut Slot) {
-        (self.window, self.slot)
-    }
-    fn fill(&mut self) -> u64 {
-        let length = self.bytes.len().min(self.window_size);
-        let (now, rest) = self.bytes.split_at(length);
-        self.window.bytes()[FRONT..FRONT + length].copy_from_slice(now);
-        self.bytes = rest;
-        length as u64
-    }
-    fn skip(&mut self, bytes: u64) {
-        self.bytes = &self.bytes[bytes as usize..];
-    }
-    fn steps(&mut self) {
-        // A step that made no progress would loop for ever in the kernel's bound instead.
-        for _ in 0..=2 * WINDOW {
-            if http1::step(self.window, self.slot) {
-                return;
-            }
-        }
-        panic!("a window was not used up");
-    }
-}
-
-/// A socket on which a request has been read.
-struct Socket {
-    window: Box<Window>,
-    slot: Slot,
-    window_size: usize,
-    /// Sends that were taken as one event.
-    events: usize,
-}
-
-impl Socket {
-    fn new(request: &[u8], window_size: usize) -> Self {
-        let mut word = [0; 16];
-        let length = request.len().min(16);
-        word[..length].copy_from_slice(&request[..length]);
-        let first = u64::from_le_bytes(word[..8].try_into().unwrap());
-        let second = u64::from_le_bytes(word[8..].try_into().unwrap());
-        let Start::Request(flags) = http1::request_line(first, second, request.len() as u64) else {
-            panic!("not a request");
-        };
-        // SAFETY: plain integers, for which zero is a value.
-        let mut slot: Slot = unsafe { std::mem::zeroed() };
-        slot.facts.start = 1;
-        slot.facts.request_end = 1;
-        http1::begin_request(&mut slot, flags);
-        Self {
-            window: Box::default(),
-            slot,
-            window_size,
-            events: 0,
-        }
-    }
-
-    /// Sends; returns how many bytes lay behind the response's end.
-    fn send(&mut self, bytes: &[u8], now: u64) -> u64 {
-        http1::begin_send(&mut self.slot, bytes.len() as u64, now);
-        let length = bytes.len() as u64;
-        let mut ahead = 0;
-        if bytes.len() <= self.window_size && http1::may_be_event(&self.slot, length) {
-            self.window.bytes()[FRONT..FRONT + bytes.len()].copy_from_slice(bytes);
-            if http1::event(&self.window, &mut self.slot, length, now) {
-                self.events += 1;
-                http1::end_send(&mut self.slot, now);
-                return 0;
-            }
-            ahead = length;
-        }
-        self.window.begin(length, now, ahead);
-        let mut sent = Sent {
-            bytes,
-            window: &mut self.window,
-            slot: &mut self.slot,
-            window_size: self.window_size,
-        };
-        while !http1::window(&mut sent) {}
-        http1::end_send(&mut self.slot, now);
-        self.window.remaining()
-    }
-
-    fn facts(&self) -> Facts {
-        self.slot.facts
-    }
-}
+use socket::Socket;
 
 /// What a split of the bytes must not change, with the offset of the byte that completed each.
 #[derive(Debug, PartialEq)]
@@ -287,18 +194,18 @@ proptest! {
     fn a_method_is_known_from_any_beginning(
         method in prop_oneof![
             Just("GET"), Just("POST"), Just("HEAD"), Just("PUT"),
-            Just("PATCH"), Just("DELETE"), Just("OPTIONS"),
+            Just("PATCH"), Just("DELETE"), Just("OPTIONS"), Just("TRACE"),
+        ],
+        target in prop_oneof![
+            Just(("/v1/completions", 1)), Just(("http://host:8000/v1/models", 4)), Just(("*", 2)),
         ],
         length in 1usize..20,
     ) {
-        let line = format!("{method} /v1/completions HTTP/1.1\r\n");
-        let mut known = [0xffu8; 16];
-        let length = length.min(16);
-        known[..length].copy_from_slice(&line.as_bytes()[..length]);
-        let first = u64::from_le_bytes(known[..8].try_into().unwrap());
-        let second = u64::from_le_bytes(known[8..].try_into().unwrap());
-        let start = http1::request_line(first, second, length as u64);
-        if length >= method.len() + 2 {
+        let (target, least) = target;
+        let line = format!("{method} {target} HTTP/1.1\r\n");
+        let length = length.min(line.len());
+        let start = beginning(&line.as_bytes()[..length]);
+        if length >= method.len() + 1 + least {
             prop_assert!(matches!(start, Start::Request(_)));
         } else {
             prop_assert_eq!(start, Start::Partial);
@@ -307,15 +214,35 @@ proptest! {
 
     #[test]
     fn other_bytes_begin_no_request(bytes in prop::collection::vec(any::<u8>(), 16)) {
-        let first = u64::from_le_bytes(bytes[..8].try_into().unwrap());
-        let second = u64::from_le_bytes(bytes[8..].try_into().unwrap());
-        let text = String::from_utf8_lossy(&bytes);
-        let expected = ["GET /", "POST /", "HEAD /", "PUT /", "PATCH /", "DELETE /", "OPTIONS /"]
-            .iter()
-            .any(|method| text.starts_with(method));
-        let start = http1::request_line(first, second, 16);
-        prop_assert_eq!(matches!(start, Start::Request(_)), expected);
+        prop_assert_eq!(beginning(&bytes), Start::No);
     }
+}
+
+#[test]
+fn what_is_almost_a_request_is_none() {
+    for line in [
+        "get / HTTP/1.1\r\n",
+        "GET  / HTTP/1.1\r\n",
+        "GET key\r\n",
+        "GET hkey value\r\n",
+        "GET *\r\n...........",
+        "POST\t/ HTTP/1.1\r\n",
+        "CONNECT host:443 HTTP/1.1\r\n",
+        "GETS /........\r\n",
+        "HTTP/1.1 200 OK\r\n",
+    ] {
+        assert_eq!(beginning(line.as_bytes()), Start::No, "{line}");
+    }
+}
+
+/// What the first bytes of a receive are; what lies behind them is anything.
+fn beginning(bytes: &[u8]) -> Start {
+    let mut words = [0xff; 16];
+    let length = bytes.len().min(16);
+    words[..length].copy_from_slice(&bytes[..length]);
+    let first = u64::from_le_bytes(words[..8].try_into().unwrap());
+    let second = u64::from_le_bytes(words[8..].try_into().unwrap());
+    http1::request_line(first, second, bytes.len() as u64)
 }
 
 fn fixed(request: &'static str, bytes: &str, status: u16, first_body: Option<usize>) -> Response {
@@ -489,4 +416,24 @@ fn a_client_that_closes_its_side_alone_still_gets_its_response() {
         (socket.facts().outcome, socket.facts().end),
         (Outcome::DONE, 7)
     );
+}
+
+#[test]
+fn an_event_of_several_lines_is_one_chunk_and_one_of_counts_alone_is_held_back() {
+    let body = ": ping\n\ndata: a\ndata: b\n\nid: 7\r\ndata: c\r\n\r\ndata: {\"n\":{\"x\":1}}\n\ndata: [DONE]\n\n";
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length:";
+    let bytes = format!("{head}{}\r\n\r\n{body}", body.len());
+    for cut in [bytes.len(), 1, 7] {
+        let mut socket = Socket::new(POST.as_bytes(), WINDOW);
+        for piece in bytes.as_bytes().chunks(cut) {
+            socket.send(piece, 5);
+        }
+        let facts = socket.facts();
+        assert_eq!((facts.chunks, facts.outcome), (2, Outcome::DONE), "{cut}");
+        assert_ne!(facts.flags & HELD, 0);
+        assert_eq!(
+            socket.kept(),
+            Some((2, b"data: {\"n\":{\"x\":1}}".to_vec()))
+        );
+    }
 }

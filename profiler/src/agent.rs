@@ -281,6 +281,9 @@ impl Agent {
                 }
                 continue;
             }
+            if let Some(trace) = seen.trace.filter(|_| request.end.is_some()) {
+                self.sinks.trace(request.id, trace);
+            }
             self.ledger.apply(Event::Request { at, request });
         }
         self.observed = observed;

@@ -1,9 +1,10 @@
 //! The lines that matter: status, three headers, chunk sizes, and lines of a stream. Nothing
 //! beyond a line's first 40 bytes is read, which is what is kept of a line cut in two.
 
+use super::tail::may_count;
 use super::window::rolled;
 use super::{FRONT, Window};
-use crate::request::{CHUNKED, LENGTH, NDJSON, Phase, SSE, Slot};
+use crate::request::{CHUNKED, ENCODED, JSON, LENGTH, NDJSON, Phase, SSE, Slot};
 
 /// A whole line, its newline included.
 #[derive(Debug)]
@@ -135,13 +136,24 @@ pub(super) fn is_chunk(line: &Line<'_>, flags: u16) -> bool {
         && low(start, 7) != const { pattern(b"data:[D") }
 }
 
-/// The least bytes [`is_event`] takes: a search looks at 32 at a time, and up to 9 are framing.
+/// The least bytes [`event`] takes: a search looks at 32 at a time, and up to 9 are framing.
 pub(super) const LEAST_EVENT: u64 = 41;
 
-/// True if the `length` (at least [`LEAST_EVENT`]) bytes at [`FRONT`] are one chunk, its size of two or three
-/// digits, whose data is one line that is a chunk of output, and perhaps a blank line.
+/// A send that is one chunk of output.
+pub(super) struct Event {
+    /// Where its line begins.
+    pub(super) from: u64,
+    /// Where its newline is.
+    pub(super) to: u64,
+    /// It ends as token counts do.
+    pub(super) may_count: bool,
+}
+
+/// The event, if the `length` (at least [`LEAST_EVENT`]) bytes at [`FRONT`] are one chunk, its
+/// size of two or three digits, whose data is one line that is a chunk of output, and the blank
+/// line behind it, which NDJSON may lack.
 #[inline(always)]
-pub(super) fn is_event(window: &Window, length: u64, flags: u16) -> bool {
+pub(super) fn event(window: &Window, length: u64, flags: u16) -> Option<Event> {
     let front = FRONT as u64;
     let word = window.word(front, 0);
     let digit = |n: u32| {
@@ -154,25 +166,30 @@ pub(super) fn is_event(window: &Window, length: u64, flags: u16) -> bool {
     } else if low(word >> 24, 2) == const { pattern(b"\r\n") } {
         (digit(0) << 8 | digit(1) << 4 | digit(2), 5)
     } else {
-        return false;
+        return None;
     };
     if size.wrapping_add(line + 2) != length {
-        return false;
+        return None;
     }
     // The end of the data, and of the chunk.
-    let last = window.word(front.wrapping_add(length).wrapping_sub(8), 0) >> 32;
-    let behind = if last == const { pattern(b"\n\n\r\n") } {
-        4
-    } else if last >> 8 == const { pattern(b"\n\r\n") } {
-        3
+    let last = window.word(front.wrapping_add(length).wrapping_sub(8), 0);
+    let (behind, end) = if last >> 32 == const { pattern(b"\n\n\r\n") } {
+        (4, last << 32)
+    } else if last >> 40 == const { pattern(b"\n\r\n") } && flags & SSE == 0 {
+        (3, last << 24)
     } else {
-        return false;
+        return None;
     };
     let start = Line {
         window,
         start: front + line,
     };
-    is_chunk(&start, flags) && window.is_text(line, length.wrapping_sub(line + behind))
+    let text = length.wrapping_sub(line + behind);
+    (is_chunk(&start, flags) && window.is_text(line, text)).then_some(Event {
+        from: front + line,
+        to: (front + line).wrapping_add(text),
+        may_count: may_count(end),
+    })
 }
 
 /// A line before the headers: the status line, or something that is none.
@@ -204,19 +221,37 @@ pub(super) fn header(line: &Line<'_>, slot: &mut Slot) {
                 slot.facts.flags |= LENGTH;
             }
         } else if low(rest, 5) == const { pattern(b"type:") } {
-            slot.facts.flags |= content_type(line);
+            content_type(line, slot);
+        } else if rest == const { pattern(b"encoding") } && low(line.word(16), 1) == b':'.into() {
+            encoded(line, line.value(17), slot);
         }
     } else if name == const { pattern(b"transfer") }
         && lower(line.word(8)) == const { pattern(b"-encodin") }
         && lower(low(line.word(16), 2)) == lower(const { pattern(b"g:") })
     {
-        slot.facts.flags |= CHUNKED;
+        let value = line.value(18);
+        if low(lower(line.window.word(value, 0)), 7) == const { pattern(b"chunked") } {
+            slot.facts.flags |= CHUNKED;
+        } else if encoded(line, value, slot) {
+            // `chunked` is the last of several, or the response ends with its connection.
+            slot.facts.flags |= CHUNKED;
+        }
     }
 }
 
-/// The flag of a streaming content type, or 0.
+/// Notes that the body is encoded, if the value says so.
 #[inline(always)]
-fn content_type(line: &Line<'_>) -> u16 {
+fn encoded(line: &Line<'_>, value: u64, slot: &mut Slot) -> bool {
+    let encoded = lower(line.window.word(value, 0)) != const { pattern(b"identity") };
+    if encoded {
+        slot.cursor.body |= ENCODED;
+    }
+    encoded
+}
+
+/// Notes a content type that streams, and JSON that does not.
+#[inline(always)]
+fn content_type(line: &Line<'_>, slot: &mut Slot) {
     let value = line.value(13);
     let (first, second, third) = (
         lower(line.window.word(value, 0)),
@@ -224,18 +259,20 @@ fn content_type(line: &Line<'_>) -> u16 {
         lower(line.window.word(value, 16)),
     );
     if first == const { pattern(b"text/eve") } && second == const { pattern(b"nt-strea") } {
-        return SSE;
+        slot.facts.flags |= SSE;
     }
     if first == const { pattern(b"applicat") } {
+        let json = second == const { pattern(b"ion/json") };
         let named =
             second == const { pattern(b"ion/x-nd") } || second == const { pattern(b"ion/ndjs") };
         // application/jsonl, application/x-jsonl and their longer forms.
-        let lines = (second == const { pattern(b"ion/json") } && low(third, 1) == b'l'.into())
+        let lines = (json && low(third, 1) == b'l'.into())
             || (second == const { pattern(b"ion/x-js") }
                 && low(third, 3) == const { pattern(b"onl") });
         if named || lines {
-            return NDJSON;
+            slot.facts.flags |= NDJSON;
+        } else if json {
+            slot.cursor.body |= JSON;
         }
     }
-    0
 }

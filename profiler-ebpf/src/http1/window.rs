@@ -11,8 +11,8 @@ pub const FRONT: usize = 64;
 /// The most bytes of one window.
 pub const WINDOW: usize = 1008;
 
-/// The buffer's size: any masked offset (≤ 2,047) and the 136 bytes from there lie in it.
-pub const BYTES: usize = 2184;
+/// The buffer's size: any masked offset (≤ 2,047) and the 512 bytes from there lie in it.
+pub const BYTES: usize = 2560;
 
 /// The most bytes one search looks at.
 const SEARCH: u64 = 128;
@@ -161,7 +161,7 @@ impl Window {
     #[inline(always)]
     pub(crate) fn word(&self, at: u64, ahead: usize) -> u64 {
         let offset = mask::<OFFSET>(at) as usize;
-        // SAFETY: offset ≤ 2,047 and ahead ≤ 128, so the word ends within BYTES = 2,184. BPF
+        // SAFETY: offset ≤ 2,047 and ahead ≤ 128, so the word ends within BYTES. BPF
         // targets and x86 load unaligned words; elsewhere `read_unaligned` does.
         unsafe {
             let word = addr_of!(self.bytes)
@@ -174,6 +174,17 @@ impl Window {
             #[cfg(not(target_arch = "bpf"))]
             let value = word.read_unaligned();
             u64::from_le(value)
+        }
+    }
+
+    /// Address of the byte at `at`; 512 bytes from there lie in the buffer.
+    #[inline(always)]
+    pub(super) fn address(&self, at: u64) -> *const u8 {
+        // SAFETY: offset ≤ 2,047 < BYTES.
+        unsafe {
+            addr_of!(self.bytes)
+                .cast::<u8>()
+                .add(mask::<OFFSET>(at) as usize)
         }
     }
 
@@ -256,13 +267,16 @@ impl Window {
         seen & MARKS == 0
     }
 
-    /// Passes over a newline at the cursor, if it lies before the limit: a blank line.
+    /// Passes over a newline at the cursor, if it lies before the limit: a blank line. True if
+    /// there is one.
     #[inline(always)]
-    pub(super) fn pass_newline(&mut self) {
+    pub(super) fn pass_newline(&mut self) -> bool {
         let cursor = self.cursor();
-        if cursor < self.limit() && self.word(cursor, 0) & 0xff == u64::from(b'\n') {
+        let here = cursor < self.limit() && self.word(cursor, 0) & 0xff == u64::from(b'\n');
+        if here {
             self.set_cursor(cursor.wrapping_add(1));
         }
+        here
     }
 
     /// Passes over the line end behind a chunk's data, if all of it is here.

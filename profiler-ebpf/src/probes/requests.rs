@@ -17,5 +17,7 @@ mod raw_tp;
 mod slots;
 mod socket;
 mod state;
+mod tail;
 mod tls;
 mod tp_btf;
+mod trace;

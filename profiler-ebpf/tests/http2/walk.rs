@@ -171,7 +171,8 @@ impl<const SENT: bool> Streams for Walk<'_, SENT> {
     fn lines(&mut self, slot: *mut Slot) {
         for _ in 0..=WINDOW {
             // SAFETY: a slot of `open`, which nothing else refers to meanwhile.
-            if http1::step(&mut self.socket.window, unsafe { &mut *slot }) {
+            let mut piece = Piece(&mut self.socket.window, unsafe { &mut *slot });
+            if http1::step(&mut piece) {
                 return;
             }
         }
@@ -228,4 +229,27 @@ impl<const SENT: bool> Streams for Walk<'_, SENT> {
     fn ends_above(&mut self, stream: u32) {
         self.socket.ends_above.push(stream);
     }
+}
+
+/// A piece of a stream's body; its end is not kept.
+struct Piece<'a>(&'a mut Window, &'a mut Slot);
+
+impl http1::Memory for Piece<'_> {
+    unsafe fn copy(_: *mut u8, _: *const u8, _: u64) {
+        unreachable!("nothing is kept");
+    }
+}
+
+impl http1::Payload for Piece<'_> {
+    fn parts(&mut self) -> (&mut Window, &mut Slot) {
+        (self.0, self.1)
+    }
+    fn with_tail(&mut self) -> (&mut Window, &mut Slot, Option<&mut http1::Tail>) {
+        (self.0, self.1, None)
+    }
+    fn fill(&mut self) -> u64 {
+        0
+    }
+    fn skip(&mut self, _: u64) {}
+    fn steps(&mut self) {}
 }

@@ -54,6 +54,10 @@ pub struct Config {
     pub request_tier: Option<Tier>,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
     pub engine_metrics: bool,
+    /// Read the server's own token counts at a response's end: at most 512 bytes are looked at.
+    pub usage: bool,
+    /// Read requests' `traceparent` headers.
+    pub trace_ids: bool,
     /// GPUs' idle floor; with it nothing is learned.
     pub idle_watts: IdleWatts,
     /// What is written to stderr.
@@ -95,6 +99,8 @@ impl Default for Config {
             tls: false,
             request_tier: None,
             engine_metrics: true,
+            usage: true,
+            trace_ids: false,
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
             intervals: Intervals {
@@ -120,6 +126,8 @@ pub struct PartialConfig {
     pub tls: Option<bool>,
     pub request_tier: Option<Tier>,
     pub engine_metrics: Option<bool>,
+    pub usage: Option<bool>,
+    pub trace_ids: Option<bool>,
     pub idle_watts: Option<IdleWatts>,
     #[serde(default, deserialize_with = "level")]
     pub log_level: Option<LevelFilter>,
@@ -233,6 +241,8 @@ impl Config {
             tls: told.tls.unwrap_or(default.tls),
             request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
+            usage: told.usage.unwrap_or(default.usage),
+            trace_ids: told.trace_ids.unwrap_or(default.trace_ids),
             idle_watts: told.idle_watts.unwrap_or_default(),
             log_level: told.log_level.unwrap_or(default.log_level),
             intervals: Intervals {
@@ -260,6 +270,8 @@ impl PartialConfig {
             tls: self.tls.or(lower.tls),
             request_tier: self.request_tier.or(lower.request_tier),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
+            usage: self.usage.or(lower.usage),
+            trace_ids: self.trace_ids.or(lower.trace_ids),
             idle_watts: self.idle_watts.or(lower.idle_watts),
             log_level: self.log_level.or(lower.log_level),
             intervals: PartialIntervals {
@@ -304,6 +316,8 @@ impl PartialConfig {
             tls: variable(env, "PERJOULE_TLS", switch)?,
             request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
+            usage: variable(env, "PERJOULE_USAGE", switch)?,
+            trace_ids: variable(env, "PERJOULE_TRACE_IDS", switch)?,
             idle_watts: variable(env, "PERJOULE_IDLE_WATTS", str::parse)?,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,
             intervals: PartialIntervals {

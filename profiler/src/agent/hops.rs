@@ -103,6 +103,7 @@ mod tests {
             first_chunks: 0,
             truncated: false,
             usage: None,
+            trace: None,
         }
     }
 

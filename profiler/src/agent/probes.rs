@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::config::Config;
 use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Owner, ServiceId};
@@ -28,39 +29,31 @@ pub(super) struct Probes {
     loader: Loader,
 }
 
-/// Probes that run only if asked for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
-    pub(super) syscalls: bool,
-    pub(super) tls: bool,
-    /// The request probe's tier, if it is not to choose.
-    pub(super) request_tier: Option<Tier>,
-}
-
 impl Probes {
     /// Loads the object and attaches each probe. An error means that no probe can run at all.
-    pub(super) fn attach(wanted: Wanted, log_level: log::LevelFilter) -> Result<Self, LoadError> {
-        let Wanted {
-            syscalls,
-            tls,
-            request_tier: tier,
-        } = wanted;
+    pub(super) fn attach(config: &Config) -> Result<Self, LoadError> {
         let mut options = Options::default();
-        options.log_level = log_level;
+        options.log_level = config.log_level;
         Owners::configure(&mut options);
         SchedProbe::configure(&mut options);
         RequestProbe::configure(&mut options);
-        if syscalls {
+        if !config.usage {
+            RequestProbe::without_usage(&mut options);
+        }
+        if config.trace_ids {
+            RequestProbe::with_trace_ids(&mut options);
+        }
+        if config.syscalls {
             SyscallProbe::configure(&mut options);
         }
-        if tls {
+        if config.tls {
             TlsProbe::configure(&mut options);
         }
         let mut loader = Loader::new(&options)?;
         let mut owners = Owners::attach(&mut loader)?;
         // The loader keeps each verdict for doctor, /metrics and the log. Requests come before
         // the scheduler: nobody's CPU time is booked while they test themselves.
-        let requests = match RequestProbe::attach(&mut loader, &mut owners, tier) {
+        let requests = match RequestProbe::attach(&mut loader, &mut owners, config.request_tier) {
             Ok(probe) => {
                 log::info!("requests: {}", probe.choice().story());
                 if let Some(drawback) = probe.choice().drawback() {
@@ -77,12 +70,12 @@ impl Probes {
             }
         };
         let sched = SchedProbe::attach(&mut loader, &owners).ok();
-        let syscalls = if syscalls {
+        let syscalls = if config.syscalls {
             SyscallProbe::attach(&mut loader).ok()
         } else {
             None
         };
-        let tls = if tls && requests.is_some() {
+        let tls = if config.tls && requests.is_some() {
             TlsProbe::attach(&mut loader).ok()
         } else {
             None
@@ -204,12 +197,15 @@ pub(super) fn examine(tier: Option<Tier>, log_level: log::LevelFilter) -> Vec<Fi
         // Each failure says what to do; attaching would fail for the same reason.
         return findings;
     }
-    let all = Wanted {
+    let config = Config {
         syscalls: true,
         tls: true,
         request_tier: tier,
+        trace_ids: true,
+        log_level,
+        ..Config::default()
     };
-    match Probes::attach(all, log_level) {
+    match Probes::attach(&config) {
         Ok(probes) => {
             findings.extend(probes.requests.as_ref().map(chosen_tier));
             findings.extend(probes.tls.as_ref().map(|tls| tls_cost(tls.stop_cost())));

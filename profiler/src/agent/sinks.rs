@@ -3,7 +3,9 @@
 
 use crate::clock::Timestamp;
 use crate::export::Metrics;
-use crate::ledger::{Booked, CpuTime, EngineInfo, Holders, Meter, MeterId, ServiceId, TokenDelta};
+use crate::ledger::{
+    Booked, CpuTime, EngineInfo, Holders, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
+};
 use crate::recording::{Journal, JournalError};
 use crate::report::Summary;
 
@@ -49,6 +51,10 @@ impl Sinks {
         self.metrics.record_tokens(delta);
         self.summary.add_tokens(delta);
         self.write(|journal| journal.tokens(delta));
+    }
+
+    pub(super) fn trace(&mut self, request: RequestId, trace: TraceId) {
+        self.write(|journal| journal.trace(request, trace));
     }
 
     pub(super) fn hold(&mut self, holders: &Holders) {

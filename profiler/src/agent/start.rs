@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::Agent;
 use super::config::{self, Config};
 use super::hops::Hops;
-use super::probes::{self, Probes, Wanted};
+use super::probes::{self, Probes};
 use super::sinks::Sinks;
 use super::tokens::Tokens;
 use super::watch::Watch;
@@ -83,12 +83,7 @@ impl Agent {
             })
         });
 
-        let wanted = Wanted {
-            syscalls: config.syscalls,
-            tls: config.tls,
-            request_tier: config.request_tier,
-        };
-        let probes = match Probes::attach(wanted, config.log_level) {
+        let probes = match Probes::attach(&config) {
             Ok(probes) => Some(probes),
             Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
             Err(error) => {

@@ -41,6 +41,12 @@ pub(super) struct Target {
     /// Do not read token counts from the inference engine's own /metrics, once a second
     #[arg(long)]
     no_engine_metrics: bool,
+    /// Do not read the server's own token counts at the end of its responses
+    #[arg(long)]
+    no_usage: bool,
+    /// Read the traceparent header of requests, and write the trace's id to the journal
+    #[arg(long)]
+    trace_ids: bool,
     /// The model's name, for service_info
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -81,6 +87,8 @@ impl Target {
             tls: self.tls.then_some(true),
             request_tier: self.request_tier,
             engine_metrics: self.no_engine_metrics.then_some(false),
+            usage: self.no_usage.then_some(false),
+            trace_ids: self.trace_ids.then_some(true),
             idle_watts,
             log_level: level(verbose),
             ..PartialConfig::default()

@@ -12,13 +12,15 @@ mod http2;
 mod observed;
 mod self_test;
 mod tiers;
+mod trace;
 mod usage;
 
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, RingBuf, Stack};
+use profiler_ebpf::http1::TAILS;
 use profiler_ebpf::owners::OwnerIndex;
-use profiler_ebpf::request::{Counters, Facts, HTTP2, Phase, SLOTS, STREAMS, Slot};
+use profiler_ebpf::request::{Counters, Ended, Facts, HTTP2, Phase, SLOTS, STREAMS, Slot};
 
 pub use choice::Choice;
 pub use clients::Client;
@@ -34,9 +36,10 @@ use crate::clock::Timestamp;
 use crate::ledger::{Owner, Route, ServiceId};
 use clients::Clients;
 use follower::Follower;
+use observed::found;
 
-/// Bytes of the ring: 4,200 finished requests between two polls; of HTTP/2, which has its header
-/// blocks there too, about 1,700.
+/// Bytes of the ring: between two polls 4,200 finished requests, or 1,360 with the end of their
+/// response; of HTTP/2, which has its header blocks there too, about 1,700.
 const RING_BYTES: u32 = 1024 * 1024;
 
 /// The kernel side takes the time before it publishes; what it publishes may be this late.
@@ -151,7 +154,7 @@ impl Losses {
 )]
 enum Record {
     /// A request has ended.
-    Request(Facts),
+    Request(Facts, Option<Found>),
     /// A connection of HTTP/2 has, or some of its streams.
     Connection(http2::Ended),
 }
@@ -194,9 +197,11 @@ impl std::fmt::Debug for RequestProbe {
 }
 
 impl RequestProbe {
-    /// What the probe needs of the loader.
+    /// What the probe needs of the loader. Ends of responses are kept; no trace ids are read.
     pub fn configure(options: &mut Options) {
         options
+            .map_entries("REQUEST_TAILS", TAILS)
+            .global("USAGE", [1])
             .fields(tiers::FIELDS)
             .fields(clients::FIELDS)
             .map_entries(clients::TABLE, profiler_ebpf::clients::PLACES)
@@ -206,6 +211,17 @@ impl RequestProbe {
             .map_entries("REQUEST_FREE_SLOTS", SLOTS)
             .map_entries("REQUEST_RING", RING_BYTES)
             .map_entries("REQUEST_COUNTERS", possible_cpus());
+    }
+
+    /// After [`Self::configure`]: no end of a response is kept, so no server's own counts are
+    /// told, and every chunk counts when it comes.
+    pub fn without_usage(options: &mut Options) {
+        options.map_entries("REQUEST_TAILS", 1).global("USAGE", [0]);
+    }
+
+    /// After [`Self::configure`]: of requests' heads the `traceparent` header is read.
+    pub fn with_trace_ids(options: &mut Options) {
+        options.global("TRACE_IDS", [1]);
     }
 
     /// Attaches the first tier that works, or `forced`, and no other; see [`Choice`]. Requests of
@@ -480,7 +496,14 @@ impl RequestProbe {
                 // SAFETY: the record has the size of `Facts`, whose every bit pattern is valid;
                 // the read may be unaligned.
                 let facts = unsafe { record.as_ptr().cast::<Facts>().read_unaligned() };
-                self.pending.push(Record::Request(facts));
+                let mut counts = None;
+                if record.len() >= size_of::<Ended>() {
+                    // SAFETY: as above, for `Ended`.
+                    let ended = unsafe { record.as_ptr().cast::<Ended>().read_unaligned() };
+                    // The response's end goes no further.
+                    counts = found(&facts, &ended.kept);
+                }
+                self.pending.push(Record::Request(facts, counts));
             }
         }
     }
@@ -495,12 +518,12 @@ impl RequestProbe {
         let mut pending = std::mem::take(&mut self.pending);
         for record in pending.drain(..) {
             match record {
-                Record::Request(mut facts) => {
+                Record::Request(mut facts, counts) => {
                     self.clients.ask(owners, &mut facts);
                     self.headers.complete(&mut facts);
                     self.headers.forget(&facts);
                     let service = service(owners, &facts);
-                    self.follower.ended(&facts, service, &route, out);
+                    self.follower.ended(&facts, counts, service, &route, out);
                 }
                 Record::Connection(ended) => self.end_connection(&ended, owners, &route, out),
             }
@@ -540,7 +563,7 @@ impl RequestProbe {
             self.headers.complete(&mut facts);
             self.headers.forget(&facts);
             let service = service(owners, &facts);
-            self.follower.ended(&facts, service, &route, out);
+            self.follower.ended(&facts, None, service, &route, out);
             let _ = self.free.push(index as u32, 0);
         }
         if ended.above == 0 {

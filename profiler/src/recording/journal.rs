@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::lines::{Entry, RequestLine, Share, seconds};
 use super::{JournalError, SCHEMA};
-use crate::ledger::{Booked, BookedInterval, EngineInfo, Meter, MeterId, ServiceId, TokenDelta};
+use crate::ledger::{
+    Booked, BookedInterval, EngineInfo, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
+};
 
 /// Writes a journal.
 #[derive(Debug)]
@@ -83,6 +85,14 @@ impl Journal {
             to_s: seconds(delta.to),
             input: delta.input,
             output: delta.output,
+        })
+    }
+
+    /// Tells which trace a request belongs to.
+    pub fn trace(&mut self, request: RequestId, trace: TraceId) -> Result<(), JournalError> {
+        self.line(&Entry::Trace {
+            request: request.0,
+            trace: trace.to_string(),
         })
     }
 

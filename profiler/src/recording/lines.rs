@@ -40,6 +40,11 @@ pub(super) enum Entry {
         services: Vec<Share>,
     },
     Request(RequestLine),
+    /// The W3C trace of a request.
+    Trace {
+        request: u64,
+        trace: String,
+    },
     Engine {
         service: u32,
         engine: String,

@@ -112,6 +112,8 @@ pub fn read(path: &Path) -> Result<Recorded, JournalError> {
                     services,
                 }));
             }
+            // For who looks at the file; a report has no use for it.
+            Entry::Trace { .. } => {}
             Entry::Request(line) => recorded.booked.push(Booked::Request(line.into())),
             Entry::Engine { service, model, .. } => {
                 if let Some(model) = model {

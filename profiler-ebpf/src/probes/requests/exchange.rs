@@ -14,7 +14,9 @@ use super::http2;
 use super::payload::{self, Buffer, Direction, Origin};
 use super::slots::{allocate, begin_write, count, emit, end_write, next_id, release};
 use super::socket::{AF_UNIX, Socket};
+use super::tail::keep_json;
 use super::tls;
+use super::trace::read_head;
 
 /// Socket states in which a server answers what it reads; in any other it drains.
 const ESTABLISHED: u8 = 1;
@@ -57,7 +59,7 @@ pub(super) fn received<S: Socket, O: Origin>(
         phase = facts.phase;
         let line_known = facts.flags & LINE_WHOLE != 0;
         if phase == Phase::WAITING && line_known && !http1::is_bodyless(facts.flags) {
-            more_received(found, length);
+            more_received(found, buffer, origin, length);
             return;
         }
         let method_cut = phase == Phase::IDLE && facts.flags & METHOD_CUT != 0;
@@ -74,13 +76,17 @@ pub(super) fn received<S: Socket, O: Origin>(
     let filled = payload::fill(buffer, wanted);
     if filled == 0 {
         if phase != Phase::IDLE {
-            more_received(found, length);
+            more_received(found, buffer, origin, length);
         }
         count!(unreadable);
         return;
     }
     if kept != 0 {
-        if !found.is_null() && continued(socket, found, buffer, kept, filled, length, tgid, owner) {
+        if !found.is_null()
+            && continued(
+                socket, found, buffer, origin, kept, filled, length, tgid, owner,
+            )
+        {
             http2::begin(socket, found, kept, tgid, owner);
             http2::received(found, buffer, origin, length, tgid, owner);
         }
@@ -99,14 +105,14 @@ pub(super) fn received<S: Socket, O: Origin>(
     }
     if start == Start::No || (start == Start::Partial && phase != Phase::IDLE) {
         if phase != Phase::IDLE {
-            more_received(found, length);
+            more_received(found, buffer, origin, length);
         }
         return;
     }
     if phase == Phase::WAITING {
         // A client that does not wait for its response: what comes is not followed.
         count!(pipelined);
-        more_received(found, length);
+        more_received(found, buffer, origin, length);
         return;
     }
     let state = socket.state();
@@ -147,6 +153,9 @@ pub(super) fn received<S: Socket, O: Origin>(
         (*slot).facts.flags = METHOD_CUT;
         begin(socket, slot, start, tgid, owner);
         append_line(slot, buffer, 0, filled);
+        if (*slot).facts.phase == Phase::WAITING {
+            read_head(buffer, slot, origin, length);
+        }
         (*slot).facts.request_bytes = length;
         (*slot).facts.request_end = now;
         end_write(slot);
@@ -156,10 +165,11 @@ pub(super) fn received<S: Socket, O: Origin>(
 /// A request line that came in pieces goes on. True if it is the preface of HTTP/2 instead.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined: the call's own values")]
-fn continued<S: Socket>(
+fn continued<S: Socket, O: Origin>(
     socket: S,
     slot: *mut Slot,
     buffer: *mut Buffer,
+    origin: O,
     kept: u64,
     filled: u64,
     length: u64,
@@ -172,7 +182,6 @@ fn continued<S: Socket>(
         begin_write(slot);
         append_line(slot, buffer, kept, filled);
         let facts = &mut (*slot).facts;
-        facts.request_bytes = facts.request_bytes.wrapping_add(length);
         facts.request_end = now();
         if facts.phase == Phase::IDLE {
             let line = (&raw const facts.line).cast::<u64>();
@@ -187,6 +196,11 @@ fn continued<S: Socket>(
                 start => begin(socket, slot, start, tgid, owner),
             }
         }
+        if (*slot).facts.phase == Phase::WAITING {
+            read_head(buffer, slot, origin, length);
+        }
+        let facts = &mut (*slot).facts;
+        facts.request_bytes = facts.request_bytes.wrapping_add(length);
         end_write(slot);
     }
     is_preface
@@ -247,13 +261,16 @@ unsafe fn append_line(slot: *mut Slot, buffer: *mut Buffer, kept: u64, filled: u
 
 /// More of an open request was received.
 #[inline(always)]
-fn more_received(slot: *mut Slot, length: u64) {
+fn more_received<O: Origin>(slot: *mut Slot, buffer: *mut Buffer, origin: O, length: u64) {
     if slot.is_null() {
         return;
     }
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         begin_write(slot);
+        if (*slot).facts.phase == Phase::WAITING {
+            read_head(buffer, slot, origin, length);
+        }
         let facts = &mut (*slot).facts;
         facts.request_bytes = facts.request_bytes.wrapping_add(length);
         facts.request_end = now();
@@ -317,7 +334,8 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
             clients::ask(&mut (*slot).facts);
         }
         http1::begin_send(&mut *slot, length, now);
-        if http1::passes(&*slot) && length <= (*slot).cursor.left {
+        let is_whole = http1::passes(&*slot) && length <= (*slot).cursor.left;
+        if is_whole {
             http1::pass(&mut *slot, length, now);
         } else if let Some(buffer) = origin.buffer()
             && let Err(ahead) = payload::event(buffer, slot, origin, length, now)
@@ -339,6 +357,12 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
             }
         }
         http1::end_send(&mut *slot, now);
+        if http1::is_json(&*slot)
+            && let Some(buffer) = origin.buffer()
+            && (is_whole || (*buffer).window.remaining() == 0)
+        {
+            keep_json(buffer, slot, origin, length);
+        }
         if (*slot).facts.phase == Phase::IDLE {
             emit(slot);
         }

@@ -12,11 +12,12 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs,
 };
 use profiler_ebpf::ABSENT;
-use profiler_ebpf::http1::{self, FRONT, Payload, WINDOW, Window, mask};
+use profiler_ebpf::http1::{self, FRONT, KEPT, Memory, Payload, Tail, WINDOW, Window, mask};
 use profiler_ebpf::request::{Phase, Slot};
 
 use super::descriptors;
 use super::slots;
+use super::tail::{copy, tail};
 
 /// The most windows of one send: 63 KiB of what must be read (a plain body is not read at all).
 const WINDOWS: u32 = 64;
@@ -347,12 +348,26 @@ struct Send {
     slot: *mut Slot,
 }
 
+impl Memory for Send {
+    #[inline(always)]
+    unsafe fn copy(to: *mut u8, from: *const u8, bytes: u64) {
+        copy(to, from, bytes);
+    }
+}
+
 impl Payload for Send {
     #[inline(always)]
     fn parts(&mut self) -> (&mut Window, &mut Slot) {
         // SAFETY: entries of two maps; this program alone uses them while it runs (a second
         // system call on the same socket at the same moment can garble a request, no more).
         unsafe { (&mut (*self.buffer).window, &mut *self.slot) }
+    }
+
+    #[inline(always)]
+    fn with_tail(&mut self) -> (&mut Window, &mut Slot, Option<&mut Tail>) {
+        let tail = tail(self.slot);
+        let (window, slot) = self.parts();
+        (window, slot, tail)
     }
 
     #[inline(always)]
@@ -397,8 +412,7 @@ pub(super) fn lines(buffer: *mut Buffer, slot: *mut Slot) {
 #[inline(never)]
 unsafe extern "C" fn step(_: u64, send: *mut Send) -> i64 {
     // SAFETY: the context `steps` passed.
-    let (window, slot) = unsafe { (*send).parts() };
-    i64::from(http1::step(window, slot))
+    i64::from(http1::step(unsafe { &mut *send }))
 }
 
 #[inline(never)]
@@ -418,15 +432,44 @@ pub(super) fn event<O: Origin>(
     now: u64,
 ) -> Result<(), u64> {
     // SAFETY: a slot of the array.
-    let slot = unsafe { &mut *slot };
-    if !http1::may_be_event(slot, total) || !read_small(buffer, origin, total) {
+    if !http1::may_be_event(unsafe { &*slot }, total) || !read_small(buffer, origin, total) {
         return Err(0);
     }
-    if http1::event(&buffer_mut(buffer).window, slot, total, now) {
+    if http1::event(&mut Send { buffer, slot }, total, now) {
         Ok(())
     } else {
         Err(total)
     }
+}
+
+/// Reads the last `bytes` (≤ [`KEPT`]) of a send's `total` to `to`; false if they cannot be read.
+#[inline(always)]
+pub(super) fn read_end<O: Origin>(
+    buffer: *mut Buffer,
+    to: *mut u8,
+    origin: O,
+    total: u64,
+    bytes: u64,
+) -> bool {
+    let before = total.wrapping_sub(bytes);
+    if let Source::Plain(address) = origin.source(Direction::Sent) {
+        let bytes = if bytes < KEPT as u64 {
+            bytes
+        } else {
+            KEPT as u64
+        };
+        // SAFETY: the caller's room.
+        return unsafe { read_user(to, bytes, address.wrapping_add(before)) };
+    }
+    open(buffer, origin, Direction::Sent, total);
+    set!(buffer.skip = before);
+    if fill(buffer, bytes) != bytes {
+        return false;
+    }
+    let from = buffer_mut(buffer).window.bytes().as_ptr();
+    // SAFETY: `fill` has put them there.
+    copy(to, unsafe { from.add(FRONT) }, KEPT as u64);
+    true
 }
 
 /// Reads all of a send's `total` (≤ [`WINDOW`]) bytes to [`FRONT`], if they lie in few segments.

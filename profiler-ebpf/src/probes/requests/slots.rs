@@ -8,9 +8,11 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ringbuf_output};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, Stack};
-use profiler_ebpf::request::{Counters, Facts, NOTICE, Notice, Outcome, Phase, Slot};
+use profiler_ebpf::http1::KEPT;
+use profiler_ebpf::request::{Counters, Ended, Facts, NOTICE, Notice, Outcome, Phase, Slot, TAIL};
 
 use super::payload::Buffer;
+use super::tail::{copy, tail};
 use crate::probes::MMAPABLE;
 
 const NO_WAKEUP: u64 = 1;
@@ -305,17 +307,53 @@ pub(super) unsafe fn end_write(slot: *mut Slot) {
 /// still odd, so that a reader who finds the record can no longer take the slot for alive.
 #[inline(always)]
 pub(super) fn emit(slot: *mut Slot) {
-    match REQUEST_RING.reserve::<Facts>(0) {
-        Some(mut record) => {
-            // SAFETY: both are whole `Facts`.
-            unsafe {
-                core::ptr::copy_nonoverlapping(&raw const (*slot).facts, record.as_mut_ptr(), 1);
-            }
-            record.submit(NO_WAKEUP);
-            count!(finished);
-        }
-        None => count!(ring_full),
+    // SAFETY: a slot of the array.
+    let has_tail = unsafe { (*slot).facts.flags & TAIL != 0 };
+    // Where there is no room for the response's end there may be for the request.
+    if (has_tail && submit_with_tail(slot)) || submit(slot) {
+        count!(finished);
+    } else {
+        count!(ring_full);
     }
     // SAFETY: a slot of the array.
     unsafe { (*slot).facts.outcome = Outcome::OPEN };
+}
+
+#[inline(always)]
+fn submit(slot: *mut Slot) -> bool {
+    let Some(mut record) = REQUEST_RING.reserve::<Facts>(0) else {
+        return false;
+    };
+    // SAFETY: both are whole `Facts`.
+    unsafe {
+        core::ptr::copy_nonoverlapping(&raw const (*slot).facts, record.as_mut_ptr(), 1);
+    }
+    record.submit(NO_WAKEUP);
+    true
+}
+
+#[inline(always)]
+fn submit_with_tail(slot: *mut Slot) -> bool {
+    let Some(tail) = tail(slot) else { return false };
+    let Some(mut record) = REQUEST_RING.reserve::<Ended>(0) else {
+        return false;
+    };
+    let (length, chunks, bytes) = tail.kept();
+    let ended = record.as_mut_ptr();
+    // SAFETY: a slot of the array.
+    let facts = unsafe { &raw const (*slot).facts };
+    copy(
+        ended.cast::<u8>(),
+        facts.cast::<u8>(),
+        size_of::<Facts>() as u64,
+    );
+    // SAFETY: the record's own fields.
+    let to = unsafe {
+        (*ended).kept.length = length;
+        (*ended).kept.chunks = chunks;
+        (&raw mut (*ended).kept.bytes).cast::<u8>()
+    };
+    copy(to, bytes, KEPT as u64);
+    record.submit(NO_WAKEUP);
+    true
 }

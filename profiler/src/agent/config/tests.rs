@@ -64,6 +64,8 @@ fn every_setting_can_stand_in_the_file() {
         tls = true
         request_tier = "raw_tp"
         engine_metrics = false
+        usage = false
+        trace_ids = true
         log_level = "warn"
         idle_watts = { "GPU-1" = 83, "GPU-2" = 66.5 }
         [services]
@@ -81,6 +83,7 @@ fn every_setting_can_stand_in_the_file() {
     assert_eq!(config.nvml_library, Some("/opt/libnvidia-ml.so.1".into()));
     assert!(config.tls && !config.engine_metrics);
     assert_eq!(config.request_tier, Some(Tier::RawTp));
+    assert_eq!((config.usage, config.trace_ids), (false, true));
     assert_eq!(config.services.pids, [12]);
     assert_eq!(config.services.ports, [8000, 8001]);
     assert_eq!(config.services.names, ["vllm"]);
@@ -103,6 +106,8 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
         ("PERJOULE_TLS", "on"),
         ("PERJOULE_REQUEST_TIER", "tp_btf"),
         ("PERJOULE_ENGINE_METRICS", "off"),
+        ("PERJOULE_USAGE", "off"),
+        ("PERJOULE_TRACE_IDS", "on"),
         ("PERJOULE_IDLE_WATTS", "83,GPU-2=66"),
         ("PERJOULE_LOG_LEVEL", "trace"),
         ("PERJOULE_DRAIN_MS", "100"),
@@ -119,6 +124,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
     assert!(config.syscalls && config.tls);
     assert!(!config.engine_metrics);
     assert_eq!(config.request_tier, Some(Tier::TpBtf));
+    assert_eq!((config.usage, config.trace_ids), (false, true));
     assert_eq!(config.idle_watts.of("GPU-1"), Some(Watts(83.0)));
     assert_eq!(config.idle_watts.of("GPU-2"), Some(Watts(66.0)));
     assert_eq!(config.log_level, LevelFilter::Trace);

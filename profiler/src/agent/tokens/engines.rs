@@ -212,6 +212,7 @@ mod tests {
             first_chunks: 0,
             truncated: false,
             usage: None,
+            trace: None,
         }
     }
 

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use profiler_ebpf::request::{Facts, Phase, UPGRADED};
 
 use super::observed::{Observed, end_of, latest, observe};
+use super::usage::Found;
 use crate::clock::Timestamp;
 use crate::ledger::{End, Outcome, Route, ServiceId};
 
@@ -68,13 +69,14 @@ impl Follower {
         let Some(service) = service else { return };
         let facts = same_client(self.open.get(&now_alive), facts);
         self.open.insert(now_alive, (facts, service));
-        out.push(observe(&facts, service, None, route));
+        out.push(observe(&facts, service, None, None, route));
     }
 
-    /// The ring holds a finished request.
+    /// The ring holds a finished request; `found` in the end of its response.
     pub(super) fn ended(
         &mut self,
         facts: &Facts,
+        found: Option<Found>,
         service: Option<ServiceId>,
         route: impl Fn(&[u8]) -> Route,
         out: &mut Vec<Observed>,
@@ -91,7 +93,7 @@ impl Follower {
             self.unowned += 1;
             return;
         };
-        out.push(observe(facts, service, Some(end_of(facts)), route));
+        out.push(observe(facts, service, Some(end_of(facts)), found, route));
     }
 
     /// The ring is drained: what has left its slot and is still open has lost its record.
@@ -165,7 +167,7 @@ fn incomplete(facts: &Facts, service: ServiceId, route: impl Fn(&[u8]) -> Route)
         at: latest(facts),
         outcome: Outcome::Incomplete,
     };
-    observe(facts, service, Some(end), route)
+    observe(facts, service, Some(end), None, route)
 }
 
 #[cfg(test)]
@@ -210,7 +212,7 @@ mod tests {
         follower.slot(3, &alive(1), SERVICE, route, &mut out);
         follower.drained(route, &mut out);
         follower.slot(3, &ended(1), SERVICE, route, &mut out);
-        follower.ended(&ended(1), SERVICE, route, &mut out);
+        follower.ended(&ended(1), None, SERVICE, route, &mut out);
         follower.drained(route, &mut out);
         follower.finish(route, &mut out);
         assert_eq!(told(&out), [(1, None), (1, Some(Outcome::Done))]);
@@ -221,8 +223,8 @@ mod tests {
         let mut follower = Follower::default();
         let mut out = Vec::new();
         follower.slot(0, &ended(2), SERVICE, route, &mut out);
-        follower.ended(&ended(1), SERVICE, route, &mut out);
-        follower.ended(&ended(2), SERVICE, route, &mut out);
+        follower.ended(&ended(1), None, SERVICE, route, &mut out);
+        follower.ended(&ended(2), None, SERVICE, route, &mut out);
         follower.drained(route, &mut out);
         assert_eq!(
             told(&out),
@@ -264,7 +266,7 @@ mod tests {
         assert_eq!(out.last().map(|seen| seen.at), Some(Timestamp(50)));
         follower.slot(0, &stalled, SERVICE, route, &mut out);
         follower.slot(0, &ended(1), SERVICE, route, &mut out);
-        follower.ended(&ended(1), SERVICE, route, &mut out);
+        follower.ended(&ended(1), None, SERVICE, route, &mut out);
         follower.drained(route, &mut out);
         assert_eq!(out.len(), 2);
         assert!(follower.given_up.is_empty());

@@ -1,10 +1,15 @@
 //! From the kernel's record of a request to the ledger's value.
 
+use profiler_ebpf::http1::Kept;
 use profiler_ebpf::request::{self, Facts};
 
 use super::clients::Client;
+use super::trace::trace_id;
+use super::usage::{Found, usage};
 use crate::clock::Timestamp;
-use crate::ledger::{End, Event, Input, Outcome, Request, RequestId, Route, ServiceId, Usage};
+use crate::ledger::{
+    End, Event, Input, Outcome, Request, RequestId, Route, ServiceId, TraceId, Usage,
+};
 
 /// A request as it stood at some moment, and where it was seen.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +39,8 @@ pub struct Observed {
     pub truncated: bool,
     /// What the server itself counted of it, told with its end.
     pub usage: Option<Usage>,
+    /// The trace it belongs to, if its client said so and trace ids are asked for.
+    pub trace: Option<TraceId>,
 }
 
 impl Observed {
@@ -44,6 +51,26 @@ impl Observed {
             request: self.request,
         }
     }
+}
+
+/// Chunks that may follow the one with the token counts: events that mark the end.
+const MARKS: u32 = 2;
+
+/// What the kept end of a finished response says; nothing if more of the response followed it.
+pub(super) fn found(facts: &Facts, kept: &Kept) -> Option<Found> {
+    let (bytes, length) = kept.in_order();
+    let followed = facts.chunks.wrapping_sub(kept.chunks);
+    if facts.flags & request::TAIL == 0 || followed > MARKS {
+        return None;
+    }
+    usage(bytes.get(..length)?)
+}
+
+/// The chunk that is held back counts when the request has ended, unless it is nothing but token
+/// counts.
+fn held(facts: &Facts, ended: bool, found: Option<Found>) -> u64 {
+    let held = facts.flags & request::HELD != 0;
+    u64::from(ended && held && !found.is_some_and(|found| found.only))
 }
 
 /// The last moment at which anything of the exchange moved.
@@ -57,7 +84,8 @@ pub(super) fn latest(facts: &Facts) -> Timestamp {
     )
 }
 
-/// The path in a request's first bytes, without query: `POST /v1/completions?x HTTP/1.1`.
+/// The path in a request's first bytes, without query: `POST /v1/completions?x HTTP/1.1`, or
+/// behind the host: `GET http://host/v1/models HTTP/1.1`.
 fn path(facts: &Facts) -> &[u8] {
     let line = facts
         .line
@@ -67,14 +95,26 @@ fn path(facts: &Facts) -> &[u8] {
         .split(u8::is_ascii_whitespace)
         .nth(1)
         .unwrap_or_default();
+    let path = match path
+        .strip_prefix(b"http://")
+        .or(path.strip_prefix(b"https://"))
+    {
+        Some(rest) => {
+            let host = rest.iter().take_while(|byte| **byte != b'/').count();
+            rest.get(host..).unwrap_or_default()
+        }
+        None => path,
+    };
     path.split(|byte| *byte == b'?').next().unwrap_or_default()
 }
 
-/// The request behind `facts`, open unless `end` says otherwise.
+/// The request behind `facts`, open unless `end` says otherwise; `found` at the end of its
+/// response.
 pub(super) fn observe(
     facts: &Facts,
     service: ServiceId,
     end: Option<End>,
+    found: Option<Found>,
     route: impl Fn(&[u8]) -> Route,
 ) -> Observed {
     let time = |nanos: u64| (nanos != 0).then_some(Timestamp(nanos));
@@ -98,7 +138,7 @@ pub(super) fn observe(
             first_data: time(facts.first_data),
             last_data: time(facts.last_data).filter(|_| facts.first_data != 0),
             input: Input::Bytes(facts.request_bytes),
-            chunks: counted(facts.chunks),
+            chunks: counted(facts.chunks) + held(facts, end.is_some(), found),
             streamed,
             status: facts.status,
             end,
@@ -112,7 +152,8 @@ pub(super) fn observe(
         response_bytes: facts.response_bytes,
         first_chunks: counted(facts.first_chunks),
         truncated: facts.flags & request::TRUNCATED != 0,
-        usage: None,
+        usage: found.map(|found| found.usage),
+        trace: trace_id(facts),
     }
 }
 
@@ -141,13 +182,18 @@ mod tests {
                 &b"/v1/completions"[..],
             ),
             (b"GET /health?verbose=1 HTTP/1.1\r\n", b"/health"),
+            (
+                b"GET http://host:80/v1/models?x HTTP/1.1\r\n",
+                b"/v1/models",
+            ),
+            (b"OPTIONS * HTTP/1.1\r\n", b"*"),
             (b"GET /a-path-that-is-cut", b"/a-path-that-is-cut"),
             (b"GET", b""),
             (b"", b""),
         ] {
             let facts = facts(line);
             let seen = std::cell::RefCell::new(Vec::new());
-            observe(&facts, ServiceId(1), None, |path| {
+            observe(&facts, ServiceId(1), None, None, |path| {
                 seen.borrow_mut().extend_from_slice(path);
                 Route::Other
             });
@@ -155,9 +201,66 @@ mod tests {
         }
     }
 
+    fn kept(text: &str, chunks: u32) -> Kept {
+        let mut kept = Kept {
+            length: text.len() as u32,
+            chunks,
+            bytes: [0; profiler_ebpf::http1::KEPT],
+        };
+        for (at, byte) in text.bytes().enumerate() {
+            kept.bytes[at % profiler_ebpf::http1::KEPT] = byte;
+        }
+        kept
+    }
+
+    #[test]
+    fn a_chunk_of_token_counts_alone_is_no_output_and_one_with_text_is() {
+        let only = r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#;
+        let text =
+            r#"data: {"choices":[{"text":"x"}],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#;
+        let long = format!("data: {{\"x\":\"{}\",{}", "y".repeat(700), &only[7..]);
+        let end = Some(End {
+            at: Timestamp(100),
+            outcome: Outcome::Done,
+        });
+        let mut facts = facts(b"POST / ");
+        facts.chunks = 3;
+        facts.flags = request::HELD | request::TAIL;
+        for (line, chunks) in [
+            (only, 3),
+            (text, 4),
+            (&long, 3),
+            (r#"data: {"n":{"a":1}}"#, 4),
+        ] {
+            let found = found(&facts, &kept(line, 3));
+            assert_eq!(found.is_some(), line.contains("usage"), "{line}");
+            let seen = observe(&facts, ServiceId(1), end, found, |_| Route::Other);
+            assert_eq!(seen.request.chunks, chunks, "{line}");
+            assert_eq!(seen.usage.and_then(|usage| usage.output), found.map(|_| 3));
+            let alive = observe(&facts, ServiceId(1), None, None, |_| Route::Other);
+            assert_eq!(alive.request.chunks, 3, "it may be no output");
+        }
+    }
+
+    #[test]
+    fn counts_that_more_output_followed_are_old() {
+        let line = r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#;
+        let mut facts = facts(b"POST / ");
+        facts.flags = request::TAIL;
+        for (chunks, is_told) in [(5, true), (7, true), (8, false)] {
+            facts.chunks = chunks;
+            assert_eq!(found(&facts, &kept(line, 5)).is_some(), is_told);
+        }
+        facts.flags = 0;
+        facts.chunks = 5;
+        assert!(found(&facts, &kept(line, 5)).is_none(), "another request's");
+    }
+
     #[test]
     fn what_is_not_known_is_absent() {
-        let observed = observe(&facts(b"GET / "), ServiceId(1), None, |_| Route::Other);
+        let observed = observe(&facts(b"GET / "), ServiceId(1), None, None, |_| {
+            Route::Other
+        });
         assert_eq!(observed.request.first_data, None);
         assert_eq!(observed.request.last_data, None);
         assert!(observed.request.end.is_none());
