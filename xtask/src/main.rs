@@ -27,6 +27,9 @@ enum Task {
     Test,
     /// Measure what the agent itself costs (root)
     Bench(bench::Options),
+    /// A server that streams, or its clients, for the bench
+    #[command(hide = true, subcommand)]
+    BenchStreams(bench::streams::Role),
 }
 
 fn main() -> Result<()> {
@@ -35,5 +38,6 @@ fn main() -> Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Test => test::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::BenchStreams(role) => bench::streams::run(&role),
     }
 }
