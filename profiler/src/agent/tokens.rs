@@ -369,8 +369,6 @@ mod tests {
         let asking = |from, to| Asking {
             service: SERVICE,
             port: 45_000,
-            peer_port: 0,
-            network: 0,
             from: Timestamp(from),
             to,
         };
