@@ -42,6 +42,9 @@ impl Payload for Sent<'_> {
     }
 }
 
+/// As much of a head as the kernel reads at a time.
+const HEAD_WINDOW: usize = 384;
+
 /// A socket on which a request has been read.
 struct Socket {
     window: Box<Window>,
@@ -49,6 +52,8 @@ struct Socket {
     window_size: usize,
     /// Sends that were taken as one event.
     events: usize,
+    /// Heads that were taken at once.
+    heads: usize,
 }
 
 impl Socket {
@@ -71,15 +76,24 @@ impl Socket {
             slot,
             window_size,
             events: 0,
+            heads: 0,
         }
     }
 
     /// Sends; returns how many bytes lay behind the response's end.
     fn send(&mut self, bytes: &[u8], now: u64) -> u64 {
         http1::begin_send(&mut self.slot, bytes.len() as u64, now);
+        let taken = self.head(bytes, now);
+        let bytes = &bytes[taken..];
         let length = bytes.len() as u64;
+        if taken != 0 && (bytes.is_empty() || self.slot.facts.phase == Phase::IDLE) {
+            http1::end_send(&mut self.slot, now);
+            return length;
+        }
         let mut ahead = 0;
-        if bytes.len() <= self.window_size && http1::may_be_event(&self.slot, length) {
+        if taken == 0
+            && bytes.len() <= self.window_size
+            && http1::may_be_event(&self.slot, length) {
             self.window.bytes()[FRONT..FRONT + bytes.len()].copy_from_slice(bytes);
             if http1::event(&self.window, &mut self.slot, length, now) {
                 self.events += 1;
@@ -98,6 +112,23 @@ impl Socket {
         while !http1::window(&mut sent) {}
         http1::end_send(&mut self.slot, now);
         self.window.remaining()
+    }
+
+    /// The head with which a send begins, and a plain body behind it, as the kernel takes them.
+    fn head(&mut self, bytes: &[u8], now: u64) -> usize {
+        if self.window_size != WINDOW || !http1::may_be_head(&self.slot) {
+            return 0;
+        }
+        let first = &bytes[..bytes.len().min(HEAD_WINDOW)];
+        self.window.bytes()[FRONT..FRONT + first.len()].copy_from_slice(first);
+        let length = first.len() as u64;
+        let head = http1::head(&mut self.window, &mut self.slot, length, now) as usize;
+        self.heads += usize::from(head != 0);
+        let rest = (bytes.len() - head) as u64;
+        if head != 0 && rest != 0 && http1::passes(&self.slot) {
+            return head + http1::pass(&mut self.slot, rest, now) as usize;
+        }
+        head
     }
 
     fn facts(&self) -> Facts {
@@ -236,7 +267,37 @@ proptest! {
                 (other.first_data, other.last_data, other.first_chunks, other.phase)
             );
         }
-        prop_assert_eq!(pieces.events, 0);
+        prop_assert_eq!((pieces.events, pieces.heads), (0, 0));
+        prop_assert_eq!(whole.heads, 1);
+    }
+
+    #[test]
+    fn a_head_taken_at_once_leaves_what_its_lines_one_by_one_leave(
+        response in response(),
+        stale in any::<u8>(),
+        damage in prop::option::weighted(0.3, (0..400usize, any::<u8>())),
+        cut in prop::option::of(0..500usize),
+    ) {
+        let mut bytes = response.bytes;
+        if let Some((at, byte)) = damage && let Some(old) = bytes.get_mut(at) {
+            *old = byte;
+        }
+        bytes.truncate(cut.unwrap_or(bytes.len()));
+        let mut whole = Socket::new(response.request.as_bytes(), WINDOW);
+        // What an earlier send has left in the buffer is not this one's.
+        whole.window.bytes()[FRONT..].fill(stale);
+        let mut lines = Socket::new(response.request.as_bytes(), WINDOW - 1);
+        let left_over = (whole.send(&bytes, 9), lines.send(&bytes, 9));
+        prop_assert_eq!(lines.heads, 0);
+        prop_assert_eq!(left_over.0, left_over.1);
+        let (one, other) = (whole.facts(), lines.facts());
+        prop_assert_eq!(seen(&one), seen(&other));
+        prop_assert_eq!(
+            (one.head, one.first_data, one.last_data, one.end, one.first_chunks, one.phase),
+            (other.head, other.first_data, other.last_data, other.end, other.first_chunks, other.phase)
+        );
+        let cursor = |slot: &Slot| (slot.cursor.left, slot.cursor.line_len, slot.cursor.data_len);
+        prop_assert_eq!(cursor(&whole.slot), cursor(&lines.slot));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::bpf::{Program, programs_of};
+use super::bpf::{Program, Statistics, programs_of};
 use crate::demo::stack::Process;
 use crate::project::find_on_path;
 
@@ -82,16 +82,22 @@ impl Peer {
             .collect()
     }
 
+    /// Waits until so many programs have run: they are loaded first and attached later. Whatever
+    /// they are attached to must happen meanwhile.
     fn attached(&self, programs: usize) -> Result<()> {
+        let _statistics = Statistics::on()?;
         let start = Instant::now();
-        while self.programs().len() < programs {
+        let has_run = |program: &Program| program.total.runs > 0;
+        while self.programs().iter().filter(|p| has_run(p)).count() < programs {
             if start.elapsed() > PATIENCE {
-                bail!("a peer loads no programs; see its log in target/bench");
+                bail!("a peer's programs do not run; see its log in target/bench");
             }
+            // A new task is one of the events.
+            let _ = std::thread::spawn(|| ()).join();
             sleep(Duration::from_millis(50));
         }
-        // Loaded first, attached last.
-        sleep(Duration::from_millis(300));
+        // Only then is its start over.
+        sleep(Duration::from_millis(200));
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel}
 use profiler_ebpf::http1::{self, FRONT, Start, mask};
 use profiler_ebpf::request::{CLIENT_CLOSED, LINE_WHOLE, METHOD_CUT, Phase, REQUEST_LINE, Slot};
 
-use super::payload::{self, Buffer, Direction, Origin};
+use super::payload::{self, Buffer, Origin};
 use super::slots::{allocate, begin_write, buffer, count, emit, end_write, next_id, release};
 use super::socket::Socket;
 
@@ -53,13 +53,7 @@ pub(super) fn received<S: Socket, O: Origin>(
             kept = u64::from(facts.line_len);
         }
     }
-    payload::open(buffer, origin, Direction::Received, length);
-    let wanted = if length < REQUEST_LINE as u64 {
-        length
-    } else {
-        REQUEST_LINE as u64
-    };
-    let filled = payload::fill(buffer, wanted);
+    let filled = payload::beginning(buffer, origin, length, REQUEST_LINE as u64);
     if filled == 0 {
         if phase != Phase::IDLE {
             more_received(found, length);
@@ -266,23 +260,10 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
         http1::begin_send(&mut *slot, length, now);
         if http1::passes(&*slot) && length <= (*slot).cursor.left {
             http1::pass(&mut *slot, length, now);
-        } else if let Some(buffer) = buffer()
-            && let Err(ahead) = payload::event(buffer, slot, origin, length, now)
-        {
-            payload::follow(buffer, slot, origin, length, ahead, now);
-            let left_over = (*buffer).window.remaining();
-            if (*slot).facts.phase == Phase::IDLE {
-                if left_over != 0 && !http1::is_session(&*slot) {
-                    count!(pipelined);
-                }
-            } else if left_over != 0 {
-                // More windows than are followed.
-                http1::unread(&mut *slot, left_over, now);
-                count!(unreadable);
-            } else if (*buffer).window.unreadable() != 0 {
-                count!(unreadable);
-            } else if (*slot).facts.phase == Phase::LOST && phase != Phase::LOST {
-                count!(malformed);
+        } else if let Some(buffer) = buffer() {
+            let taken = payload::head(buffer, slot, origin, length, now);
+            if taken != length {
+                rest_sent(buffer, slot, origin, length, taken, now);
             }
         }
         http1::end_send(&mut *slot, now);
@@ -290,6 +271,51 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
             emit(slot);
         }
         end_write(slot);
+    }
+}
+
+/// What of a send is neither a head that lies in one piece nor a plain body: all but the first
+/// `taken` of its `length` bytes.
+///
+/// # Safety
+/// `slot` is a slot of the array and is being written.
+#[inline(always)]
+unsafe fn rest_sent<O: Origin>(
+    buffer: *mut Buffer,
+    slot: *mut Slot,
+    origin: O,
+    length: u64,
+    taken: u64,
+    now: u64,
+) {
+    // SAFETY: the caller's promise; this CPU's buffer.
+    unsafe {
+        let before = (*slot).facts.phase;
+        let mut left_over = length.wrapping_sub(taken);
+        if before != Phase::IDLE {
+            let mut ahead = 0;
+            if taken == 0 {
+                match payload::event(buffer, slot, origin, length, now) {
+                    Ok(()) => return,
+                    Err(read) => ahead = read,
+                }
+            }
+            payload::follow(buffer, slot, origin, length, (taken, ahead), now);
+            left_over = (*buffer).window.remaining();
+        }
+        if (*slot).facts.phase == Phase::IDLE {
+            if left_over != 0 && !http1::is_session(&*slot) {
+                count!(pipelined);
+            }
+        } else if left_over != 0 {
+            // More windows than are followed.
+            http1::unread(&mut *slot, left_over, now);
+            count!(unreadable);
+        } else if (*buffer).window.unreadable() != 0 {
+            count!(unreadable);
+        } else if (*slot).facts.phase == Phase::LOST && before != Phase::LOST {
+            count!(malformed);
+        }
     }
 }
 
