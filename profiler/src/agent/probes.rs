@@ -47,6 +47,7 @@ impl Probes {
         } else {
             None
         };
+        loader.settle();
         Ok(Self {
             requests,
             sched,

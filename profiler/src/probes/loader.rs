@@ -93,7 +93,8 @@ struct Fate {
 /// The loaded object. Dropping it detaches every program.
 pub struct Loader {
     object: Ebpf,
-    types: Btf,
+    /// Only while programs are being attached: some ten megabytes.
+    types: Option<Btf>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     costs: SharedArray<CpuCosts>,
     missing: Vec<(Field, String)>,
@@ -119,6 +120,10 @@ impl Loader {
         {
             return Err(LoadError::Requirement(check));
         }
+        // It has read all types by itself, for relocations that the object does not have: freed
+        // before they are read here, so that they are never held twice.
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
         let bytes = btf::read(Path::new(btf::VMLINUX))?;
         let types = Types::parse(&bytes)?;
         let mut missing = Vec::new();
@@ -132,11 +137,12 @@ impl Loader {
                 });
             offsets.push((field.global, offset));
         }
+        drop(types);
 
         let types = Btf::parse(&bytes, Endianness::default())
             .map_err(|error| LoadError::Object(error.into()))?;
+        drop(bytes);
         let log_level = options.log_level as u8;
-        let mut loader = EbpfLoader::new();
         for (global, offset) in &offsets {
             loader.override_global(global, offset, true);
         }
@@ -162,7 +168,7 @@ impl Loader {
         let logger = EbpfLogger::init(&mut object).ok();
         Ok(Self {
             object,
-            types,
+            types: Some(types),
             logger,
             costs,
             missing,
@@ -214,11 +220,28 @@ impl Loader {
             .program_mut(program)
             .and_then(|program| program.try_into().ok())
             .ok_or(ProbeError::NoProgram { program })?;
-        hook.load(tracepoint, &self.types)
+        let types = match &mut self.types {
+            Some(types) => types,
+            none => none.insert(
+                Btf::from_sys_fs()
+                    .map_err(|error| ProbeError::from_load(program, tracepoint, error.into()))?,
+            ),
+        };
+        hook.load(tracepoint, types)
             .map_err(|error| ProbeError::from_load(program, tracepoint, error))?;
         hook.attach()
             .map_err(|error| ProbeError::from_attach(program, tracepoint, error))?;
         Ok(())
+    }
+
+    /// All programs that are wanted have been attached: frees what only that needed.
+    pub fn settle(&mut self) {
+        self.types = None;
+        // SAFETY: it takes no pointers; the allocator locks itself.
+        #[cfg(target_env = "gnu")]
+        unsafe {
+            libc::malloc_trim(0);
+        }
     }
 
     /// Detaches and unloads `program`, if it is attached; it can be attached again.
