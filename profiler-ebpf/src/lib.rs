@@ -4,6 +4,7 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod clients;
 pub mod cost;
 pub mod http1;
 pub mod owners;

@@ -46,6 +46,21 @@ impl Outcome {
     pub const INCOMPLETE: Self = Self(3);
 }
 
+/// What is known of the process at the client's end.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Peer(pub u8);
+
+impl Peer {
+    /// Nothing: a kernel without the fields that tell.
+    pub const UNKNOWN: Self = Self(0);
+    /// [`Facts::peer_tgid`] says whether it is of the same service.
+    pub const KNOWN: Self = Self(1);
+    /// It is on this machine, and was not seen to send: somebody else's, or its send is not
+    /// over yet.
+    pub const NEAR: Self = Self(2);
+}
+
 /// The body is chunked.
 pub const CHUNKED: u16 = 1;
 /// The body is a stream of server-sent events.
@@ -84,10 +99,12 @@ pub struct Facts {
     pub line: [u8; REQUEST_LINE],
     /// Number of the network namespace of the socket; 0 if not known.
     pub network: u32,
+    /// The client's process where it is of the same service; else 0.
+    pub peer_tgid: u32,
     /// The client's port; 0 for a Unix socket, and if not known.
     pub peer_port: u16,
     /// No meaning: what follows keeps to its cache line.
-    pub reserved: [u16; 29],
+    pub reserved: [u16; 27],
     /// Unique since the maps were made; 0 in a slot that was never used.
     pub id: u64,
     /// The kernel's address of the socket: an identity, never followed.
@@ -118,8 +135,8 @@ pub struct Facts {
     pub outcome: Outcome,
     /// Bytes of `line` that are filled.
     pub line_len: u8,
-    /// No meaning.
-    pub padding: u8,
+    /// What is known of the client.
+    pub peer: Peer,
     /// The last byte of the response's head so far went out.
     pub head: u64,
     /// The first byte of the response's body went out.

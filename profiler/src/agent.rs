@@ -4,6 +4,7 @@
 //! feeds the ledger and publishes; devices and /proc have threads of their own.
 
 pub mod config;
+mod hops;
 mod probes;
 mod sinks;
 mod start;
@@ -28,15 +29,22 @@ use crate::recording::JournalError;
 use crate::report::Report;
 use crate::services::Service;
 use config::Config;
+use hops::Hops;
 use probes::Probes;
 use sinks::Sinks;
-use tokens::Engines;
+use tokens::Tokens;
 use watch::{Update, Watch};
 
 pub use start::{Options, StartError, examine};
 
 /// Between two reads of on-CPU time: no longer than a GPU counter's tick.
 const CPU_PERIOD: Duration = Duration::from_millis(100);
+
+/// Without a request for this long the agent is at rest.
+const AT_REST: Duration = Duration::from_secs(1);
+
+/// Between two ticks at rest: half of [`CPU_PERIOD`], which stays what it is.
+const REST_PERIOD: Duration = Duration::from_millis(50);
 
 /// After its last process a service's last requests and CPU time have long been told.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -47,8 +55,7 @@ pub struct Agent {
     config: Config,
     probes: Option<Probes>,
     watch: Watch,
-    /// `None` where engines' metrics are not to be read.
-    engines: Option<Engines>,
+    tokens: Tokens,
     /// By id.
     services: Vec<Service>,
     running: Option<Running>,
@@ -61,6 +68,9 @@ pub struct Agent {
     /// Since when services have no process, until they are forgotten.
     ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
+    /// When a request was last seen.
+    served: Timestamp,
+    hops: Hops,
     lost_requests: u64,
     /// System calls already told, by service and class.
     syscalls: HashMap<(ServiceId, &'static str), u64>,
@@ -75,9 +85,15 @@ impl Agent {
         self.sinks.metrics.exposition()
     }
 
-    /// How often [`Self::tick`] wants to be called.
-    pub const fn period(&self) -> Duration {
-        self.config.intervals.drain
+    /// How long after one [`Self::tick`] it wants the next: less often where no request has been
+    /// seen for a while. What the first ones leave behind until then has room in the ring.
+    pub fn period(&self) -> Duration {
+        let drain = self.config.intervals.drain;
+        if Timestamp::now().since(self.served) < AT_REST.as_nanos() as u64 {
+            drain
+        } else {
+            drain.max(REST_PERIOD)
+        }
     }
 
     /// True if a GPU's idle floor is neither given nor known yet.
@@ -108,7 +124,7 @@ impl Agent {
             self.read_cpu();
         }
         for booked in self.ledger.advance(now) {
-            self.sinks.book(&booked);
+            self.book(booked);
         }
         if now.since(self.published) >= self.config.intervals.publish.as_nanos() as u64 {
             self.published = now;
@@ -127,12 +143,10 @@ impl Agent {
         self.tick();
         self.read_cpu();
         // After the last look at requests: all that ended until then is counted.
-        if let Some(engines) = &mut self.engines {
-            engines.finish(&mut self.sinks, &self.services);
-        }
+        self.tokens.finish(&mut self.sinks, &self.services);
         let now = Timestamp::now();
         for booked in self.ledger.finish(now) {
-            self.sinks.book(&booked);
+            self.book(booked);
         }
         self.sinks.summary.set_window(self.began, now);
         self.publish(now);
@@ -140,6 +154,11 @@ impl Agent {
             Some(error) => Err(error),
             None => Ok(self.sinks.summary.report()),
         }
+    }
+
+    fn book(&mut self, mut booked: Booked) {
+        self.tokens.count(&mut booked);
+        self.sinks.book(&booked);
     }
 
     fn take_news(&mut self, news: News) {
@@ -193,10 +212,9 @@ impl Agent {
             }
         }
         self.forget_ended(&services, now);
+        self.hops.forget(now);
         self.services = services;
-        if let Some(engines) = &mut self.engines {
-            engines.watch(&self.services);
-        }
+        self.tokens.watch(&self.services);
         if let Some(probes) = &mut self.probes {
             for (pid, id) in changes.left {
                 probes.leave(pid, id);
@@ -208,12 +226,6 @@ impl Agent {
         for holders in holders {
             self.sinks.hold(&holders);
             self.ledger.apply(Event::Holders(holders));
-        }
-    }
-
-    fn take_engines(&mut self) {
-        if let Some(engines) = &mut self.engines {
-            engines.take_news(&mut self.sinks, &self.services);
         }
     }
 
@@ -240,40 +252,35 @@ impl Agent {
         }
     }
 
-    /// False for a hop inside a service (proxy to child): the same request a second time.
-    fn is_outermost(&self, service: ServiceId, port: u16) -> bool {
-        let Some(service) = self.services.get(service.0 as usize) else {
-            return true;
-        };
-        let mut here = service
-            .listeners
-            .iter()
-            .filter(|listener| listener.port == port)
-            .peekable();
-        // A listener that is not known yet is younger than the last look.
-        here.peek().is_none() || here.any(|listener| !listener.inner)
+    fn take_tokens(&mut self) {
+        for load in self.tokens.take_news(&mut self.sinks, &self.services) {
+            self.ledger.apply(Event::Load(load));
+        }
     }
 
     fn poll_requests(&mut self) {
         let Some(probes) = &mut self.probes else {
-            self.take_engines();
+            self.take_tokens();
             return;
         };
         probes.poll_log();
         self.observed.clear();
         let until = probes.poll_requests(&mut self.observed);
+        if !self.observed.is_empty() {
+            self.served = Timestamp::now();
+        }
         // The agent's own requests were told before a server could see them.
-        self.take_engines();
+        self.take_tokens();
         let Some(until) = until else {
             return;
         };
         let mut observed = std::mem::take(&mut self.observed);
+        for seen in &observed {
+            self.hops.watch(seen);
+        }
         for seen in observed.drain(..) {
-            let Observed {
-                at, request, port, ..
-            } = seen;
-            let is_own = self.engines.as_mut().is_some_and(|all| all.follow(&seen));
-            if is_own || !self.is_outermost(request.service, port) {
+            let Observed { at, request, .. } = seen;
+            if self.tokens.follow(&seen) || self.hops.is_hop(&self.services, &seen) {
                 continue;
             }
             if request.route == Route::Health {
@@ -286,6 +293,7 @@ impl Agent {
                         dram: None,
                         class: Class::C,
                         error_ratio: None,
+                        tokens: None,
                     }));
                 }
                 continue;
@@ -324,6 +332,7 @@ impl Agent {
     }
 
     fn publish(&mut self, now: Timestamp) {
+        self.tokens.publish(&mut self.sinks, &self.services);
         let metrics = &mut self.sinks.metrics;
         for (id, read) in &self.power_read {
             if let Some(meter) = self.meters.get(id)

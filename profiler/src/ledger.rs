@@ -35,7 +35,7 @@ use std::time::Duration;
 
 pub use aggregate::Aggregate;
 pub use floor::{Floor, FloorSource};
-pub use tokens::{Counts, EngineInfo, EngineLoad, SERVER_METRICS, TokenDelta};
+pub use tokens::{Counts, EngineInfo, EngineLoad, TokenCount, TokenDelta, TokenSource};
 pub use values::*;
 
 use cpu::CpuTimes;
@@ -146,8 +146,10 @@ impl Ledger {
                     .observe(at, request, self.requests_until, &mut self.edges);
                 self.place_edges();
             }
+            Event::Load(load) => self.flights.load(load),
             Event::RequestsUntil(until) => {
                 self.requests_until = self.requests_until.max(until);
+                self.flights.queue(self.requests_until);
                 self.flights.resolve(self.requests_until, &mut self.edges);
                 self.place_edges();
             }

@@ -48,7 +48,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::ledger::{
         Booked, BookedRequest, Class, Component, End, EngineInfo, Input, Meter, MeterId, Outcome,
-        Request, RequestId, Route, ServiceId, Source, TokenDelta,
+        Request, RequestId, Route, ServiceId, Source, TokenCount, TokenDelta, TokenSource,
     };
     use crate::units::Microjoules;
 
@@ -75,6 +75,12 @@ mod tests {
             dram: None,
             class: Class::A,
             error_ratio: Some(0.03),
+            tokens: Some(TokenCount {
+                source: TokenSource::Usage,
+                input: Some(900),
+                output: None,
+                calibrated: true,
+            }),
         }
     }
 
@@ -130,6 +136,7 @@ mod tests {
         assert_eq!(read.gpu, Some(Microjoules(123_456_789)));
         assert_eq!(read.request.first_data, Some(Timestamp(1_700_000_000)));
         assert_eq!(read.request.chunks, 12);
+        assert_eq!(read.tokens, booked_request().tokens);
     }
 
     #[test]

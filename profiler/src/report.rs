@@ -16,7 +16,7 @@ mod tokens;
 
 pub use model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
-    RequestCounts, Seconds, ServiceReport, Tokens,
+    RequestCounts, Seconds, ServiceReport, SourceTokens, Tokens,
 };
 pub use quantiles::Quantiles;
 pub use summary::Summary;

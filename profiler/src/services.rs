@@ -28,6 +28,7 @@ mod sockets;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -329,6 +330,24 @@ impl Services {
             services: services.into_iter().collect(),
             others: others as u32,
         }
+    }
+
+    /// Services whose listeners' processes have all ended, as of now: they may be being started
+    /// again. One system call a service that is alive.
+    pub fn ended(&self) -> impl Iterator<Item = ServiceId> {
+        // A process that has ended and is not waited for yet runs no program.
+        let runs = |pid: &u32| fs::read_link(self.proc.join(format!("{pid}/exe"))).is_ok();
+        let has_ended = move |service: &&Service| {
+            let mut owners = service
+                .listeners
+                .iter()
+                .flat_map(|listener| &listener.owners);
+            !service.listeners.is_empty() && !owners.any(runs)
+        };
+        self.services
+            .iter()
+            .filter(has_ended)
+            .map(|service| service.id)
     }
 
     /// Targets for which nothing has been found so far.

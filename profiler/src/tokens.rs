@@ -11,6 +11,7 @@
 //! request that does not matter.
 
 mod calibration;
+mod connect;
 mod counters;
 mod engines;
 mod exposition;
@@ -48,30 +49,54 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The listening socket's inode: another socket there is another server.
     pub listener: u64,
+    /// Where the address means something.
+    pub network: Network,
+}
+
+#[cfg(test)]
+impl Endpoint {
+    /// In the caller's own network.
+    fn here(address: SocketAddr) -> Self {
+        let network = Network {
+            number: 0,
+            of: None,
+        };
+        Self {
+            address,
+            listener: u64::from(address.port()),
+            network,
+        }
+    }
+}
+
+/// A network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Network {
+    /// As `/proc/<pid>/ns/net` numbers it.
+    pub number: u64,
+    /// A process in it; `None` if it is the agent's own.
+    pub of: Option<u32>,
+}
+
+/// A connection of the agent's own, for one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// The agent's port.
+    pub from: u16,
+    /// The server's port.
+    pub to: u16,
+    /// Number of the network namespace both are in.
+    pub network: u64,
+    /// When it stood.
+    pub at: Timestamp,
 }
 
 /// What the thread has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// A connection stands and a request of the agent's own is about to be sent: told before the
-    /// server can see it, so that it can be told from its clients'.
-    Asking {
-        /// Which service is asked.
-        service: ServiceId,
-        /// At which port.
-        port: u16,
-        /// A moment before the request is sent.
-        at: Timestamp,
-    },
-    /// The latest such request has been answered, or given up.
-    Answered {
-        /// Which service was asked.
-        service: ServiceId,
-        /// At which port.
-        port: u16,
-        /// A moment after the answer.
-        at: Timestamp,
-    },
+    /// A request of the agent's own is about to be sent: told before the server can see it, so
+    /// that it can be told from its clients'.
+    Connected(Connection),
     /// A service's engine is known, or has changed.
     Engine(EngineInfo),
     /// Its counters were read.

@@ -4,6 +4,7 @@
 //! behind them ([`exchange`]) knows no hook. The state is the socket's, never a thread's or a
 //! descriptor's.
 
+mod clients;
 mod exchange;
 mod payload;
 mod slots;

@@ -87,7 +87,7 @@ impl Default for Config {
             model: None,
             services: Services::default(),
             syscalls: false,
-            engine_metrics: false,
+            engine_metrics: true,
             idle_watts: IdleWatts::default(),
             log_level: LevelFilter::Info,
             intervals: Intervals {

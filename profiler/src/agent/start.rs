@@ -8,9 +8,10 @@ use thiserror::Error;
 
 use super::Agent;
 use super::config::{self, Config};
+use super::hops::Hops;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
-use super::tokens::Engines;
+use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
 use crate::finding::Finding;
@@ -136,19 +137,18 @@ impl Agent {
         )?;
 
         // Before the first request can be seen, so that every token of it is counted.
-        let engines = if config.engine_metrics {
+        let mut tokens = Tokens::default();
+        if config.engine_metrics {
             let chosen = config.services.ports.clone();
-            Some(Engines::start(chosen, &services.services)?)
-        } else {
-            None
-        };
+            tokens.read_engines(chosen, &services.services)?;
+        }
 
         let now = Timestamp::now();
         let mut agent = Self {
             config,
             probes,
             watch,
-            engines,
+            tokens,
             services: Vec::new(),
             running: Some(running),
             news,
@@ -158,6 +158,8 @@ impl Agent {
             power_read: HashMap::new(),
             ended: HashMap::new(),
             observed: Vec::new(),
+            served: now,
+            hops: Hops::default(),
             lost_requests: 0,
             syscalls: HashMap::new(),
             began: now,

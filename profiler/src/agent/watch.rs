@@ -2,17 +2,27 @@
 //!
 //! In: who holds which GPU. Out: [`Update`]s, each with the services as of one look, what changed
 //! since the one before, and who of them holds a GPU.
+//!
+//! A look takes milliseconds and is due once a second; while a service that has ended may be
+//! being started again, ten times a second.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
-use crate::ledger::{Holders, MeterId};
+use crate::ledger::{Holders, MeterId, ServiceId};
 use crate::meters::GpuProcesses;
 use crate::services::{Changes, Selection, Service, Services, Target};
+
+/// Between two checks whether every service still runs. One that has ended is looked for at each
+/// of them, for it may be being started again: what a new process does is not seen until it is
+/// known.
+const CHECK: Duration = Duration::from_millis(100);
+/// So long a service that has ended is looked for at each check.
+const RESTART: Duration = Duration::from_secs(10);
 
 /// What one look found.
 #[derive(Debug)]
@@ -66,9 +76,11 @@ fn watch(
     updates: &Sender<Update>,
 ) {
     let mut gpus: BTreeMap<MeterId, GpuProcesses> = BTreeMap::new();
+    let mut ended = HashMap::new();
     let mut next = Instant::now() + period;
     loop {
-        match told.recv_timeout(next.saturating_duration_since(Instant::now())) {
+        let check = Instant::now() + CHECK;
+        match told.recv_timeout(next.min(check).saturating_duration_since(Instant::now())) {
             Ok(processes) => {
                 let known = gpus.insert(processes.meter, processes.clone());
                 // A process that is new on a GPU is looked up at once: its requests count.
@@ -76,7 +88,12 @@ fn watch(
                     continue;
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                let now = Instant::now();
+                if now < next && !may_be_starting(&services, &mut ended, now) {
+                    continue;
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => return,
         }
         next = Instant::now() + period;
@@ -89,6 +106,22 @@ fn watch(
             Err(error) => log::warn!("services are not looked for: /proc: {error}"),
         }
     }
+}
+
+/// Whether a service has ended of late; `ended` says since when each has.
+fn may_be_starting(
+    services: &Services,
+    ended: &mut HashMap<ServiceId, Instant>,
+    now: Instant,
+) -> bool {
+    let before = std::mem::take(ended);
+    ended.extend(services.ended().map(|id| {
+        let since = before.get(&id).copied().unwrap_or(now);
+        (id, since)
+    }));
+    ended
+        .values()
+        .any(|since| now.duration_since(*since) < RESTART)
 }
 
 fn look(services: &mut Services, gpus: &BTreeMap<MeterId, GpuProcesses>) -> io::Result<Update> {

@@ -30,9 +30,9 @@ pub(super) struct Target {
     /// Count system calls by class; slows every system call of the machine a little
     #[arg(long)]
     syscalls: bool,
-    /// Read token counts from the inference engine's own /metrics, once a second
+    /// Do not read token counts from the inference engine's own /metrics, once a second
     #[arg(long)]
-    engine_metrics: bool,
+    no_engine_metrics: bool,
     /// The model's name, for service_info
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -70,7 +70,7 @@ impl Target {
                 names: list(self.name.is_empty()).map(|()| self.name.clone()),
             },
             syscalls: self.syscalls.then_some(true),
-            engine_metrics: self.engine_metrics.then_some(true),
+            engine_metrics: self.no_engine_metrics.then_some(false),
             idle_watts,
             log_level: level(verbose),
             ..PartialConfig::default()

@@ -58,14 +58,18 @@ families! {
         "Active energy of one request over all components; class says how it was made."
     REQUESTS Counter "perjoule_requests_total" ["service", "route", "code", "outcome"]
         "Requests that ended; code is none where no status line was seen."
+    SESSIONS Counter "perjoule_sessions_total" ["service"]
+        "Connections that switched to another protocol (101); the exchange that asked is no request."
     REQUEST_DURATION Histogram "perjoule_request_duration_seconds" ["service", "route"]
         "First byte read to last byte written; incomplete requests are left out."
     TIME_TO_FIRST_TOKEN Histogram "perjoule_time_to_first_token_seconds" ["service", "route"]
         "First byte read to first byte of the body, streamed responses only."
     TOKENS Counter "perjoule_tokens_total" ["service", "kind", "source"]
-        "Tokens by the engine's own counters (server_metrics), else streamed chunks, at most the tokens."
+        "Tokens by the engine's own counters (server_metrics), else by what it says at a response's end (usage), else by streamed chunks times tokens per chunk (chunks)."
     TOKEN_ENERGY Counter "perjoule_token_energy_joules_total" ["service", "source"]
         "Active energy of the requests whose output tokens are counted."
+    TOKENS_PER_CHUNK Gauge "perjoule_tokens_per_chunk" ["service"]
+        "Tokens a streamed chunk holds, as learned; without it a chunk is taken for a token."
     ENGINE_REQUESTS Gauge "perjoule_engine_requests" ["service", "state"]
         "Requests in the engine by its own metrics: running or waiting."
     CPU_SECONDS Counter "perjoule_cpu_seconds_total" ["service"]

@@ -13,11 +13,8 @@ use super::histogram::{DURATION, ENERGY, Histogram};
 use super::process::ProcessUse;
 use super::totals::{ServiceTotals, Totals};
 use crate::clock::Timestamp;
-use crate::ledger::{Accounts, Component, SERVER_METRICS};
+use crate::ledger::{Accounts, Component, TokenSource};
 use crate::units::Microjoules;
-
-/// Where tokens are counted from streams.
-const CHUNKS: &str = "chunks";
 
 const MICROS: f64 = 1e6;
 const NANOS: f64 = 1e9;
@@ -95,6 +92,9 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
             *count as f64,
         );
     }
+    if service.sessions > 0 {
+        out.number(&SESSIONS, &[name], service.sessions as f64);
+    }
     for ((route, class), histogram) in &service.request_energy {
         let labels = [name, route.name(), class.name()];
         out.histogram(&REQUEST_ENERGY, &labels, &ENERGY, histogram, MICROS);
@@ -117,19 +117,15 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
 }
 
 fn tokens(out: &mut Families, name: &str, service: &ServiceTotals) {
-    let (server, chunks) = (&service.server_tokens, &service.chunk_tokens);
-    for (kind, source, count) in [
-        ("input", SERVER_METRICS, server.input),
-        ("output", SERVER_METRICS, server.output),
-        ("output", CHUNKS, chunks.output),
-    ] {
-        let count = count.map(|count| count as f64);
-        out.known(&TOKENS, &[name, kind, source], count);
-    }
-    for (source, tokens) in [(SERVER_METRICS, server), (CHUNKS, chunks)] {
+    for (source, tokens) in TokenSource::ALL.iter().zip(&service.tokens) {
+        for (kind, count) in [("input", tokens.input), ("output", tokens.output)] {
+            let count = count.map(|count| count as f64);
+            out.known(&TOKENS, &[name, kind, source.name()], count);
+        }
         let energy = tokens.energy.map(|energy| energy.joules().0);
-        out.known(&TOKEN_ENERGY, &[name, source], energy);
+        out.known(&TOKEN_ENERGY, &[name, source.name()], energy);
     }
+    out.known(&TOKENS_PER_CHUNK, &[name], service.tokens_per_chunk);
     for (state, count) in [
         ("running", service.engine_running),
         ("waiting", service.engine_waiting),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::labels::{Names, clean};
 use super::process;
 use super::snapshot::{Exposition, Snapshot};
-use super::totals::{ProbeCost, ServiceTotals, SourceState, Totals};
+use super::totals::{ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
 use crate::clock::Timestamp;
 use crate::ledger::{
     Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Meter, MeterId, Owner,
@@ -170,7 +170,14 @@ impl Metrics {
     /// A service's engine counts no more: chunks are counted again.
     pub fn record_tokens_lost(&mut self, id: ServiceId) {
         if let Some(service) = self.service(id) {
-            service.reads_server = false;
+            service.server_reads = ServerReads::default();
+        }
+    }
+
+    /// Tokens a streamed chunk of a service holds, as learned.
+    pub fn record_tokens_per_chunk(&mut self, id: ServiceId, ratio: f64) {
+        if let Some(service) = self.service(id) {
+            service.tokens_per_chunk = Some(ratio);
         }
     }
 

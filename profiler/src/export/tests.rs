@@ -80,6 +80,7 @@ fn request(outcome: Outcome) -> BookedRequest {
         dram: None,
         class: Class::A,
         error_ratio: Some(0.04),
+        tokens: None,
     }
 }
 
@@ -113,6 +114,9 @@ fn everything() -> Metrics {
     for outcome in [Outcome::Done, Outcome::Aborted, Outcome::Incomplete] {
         metrics.book(&Booked::Request(request(outcome)));
     }
+    let mut upgrade = request(Outcome::Done);
+    upgrade.request.status = 101;
+    metrics.book(&Booked::Request(upgrade));
     metrics.book(&Booked::Hole {
         meter: MeterId(0),
         from: Timestamp(SECOND),
@@ -140,8 +144,11 @@ fn everything() -> Metrics {
         version: Some("0.11.0".to_owned()),
         model: None,
     });
+    metrics.record_tokens_per_chunk(ServiceId(0), 1.25);
     metrics.record_engine_load(&EngineLoad {
         service: ServiceId(0),
+        asked: Timestamp(0),
+        answered: Timestamp(0),
         running: Some(3),
         waiting: None,
     });
@@ -156,6 +163,54 @@ fn counted(input: Option<u64>, output: Option<u64>) -> TokenDelta {
         input,
         output,
     }
+}
+
+#[test]
+fn every_token_is_counted_under_one_source() {
+    let mut metrics = metrics();
+    let series = |kind: &str, source: &str| {
+        format!(r#"perjoule_tokens_total{{service="vllm",kind="{kind}",source="{source}"}}"#)
+    };
+    let usage = |input, output| {
+        let mut booked = request(Outcome::Done);
+        booked.tokens = Some(Usage { input, output }.into());
+        Booked::Request(booked)
+    };
+    metrics.book(&usage(Some(30), Some(150)));
+    metrics.book(&usage(Some(8), None));
+    metrics.book(&Booked::Request(request(Outcome::Aborted)));
+    let seen = scrape(&mut metrics);
+    assert_eq!(seen[&series("input", "usage")], 38.0);
+    assert_eq!(seen[&series("output", "usage")], 150.0);
+    assert_eq!(seen[&series("output", "chunks")], 140.0);
+    assert!(!seen.contains_key(&series("input", "chunks")));
+    let energy = |source: &str| {
+        seen[&format!(r#"perjoule_token_energy_joules_total{{service="vllm",source="{source}"}}"#)]
+    };
+    assert_eq!(energy("usage"), 42.0, "only with a known output");
+    assert_eq!(energy("chunks"), 42.0);
+    let ratio = r#"perjoule_tokens_per_chunk{service="vllm"}"#;
+    assert!(!seen.contains_key(ratio), "not learned");
+
+    // The engine counts prompts alone: these are its, and output goes on as before.
+    metrics.record_tokens(&counted(Some(5), None));
+    metrics.book(&usage(Some(30), Some(150)));
+    metrics.record_tokens_per_chunk(ServiceId(0), 1.5);
+    let seen = scrape(&mut metrics);
+    assert_eq!(seen[&series("input", "usage")], 38.0);
+    assert_eq!(seen[&series("input", "server_metrics")], 5.0);
+    assert_eq!(seen[&series("output", "usage")], 300.0);
+    assert_eq!(seen[ratio], 1.5);
+
+    metrics.record_tokens(&counted(Some(40), Some(160)));
+    metrics.book(&usage(Some(30), Some(150)));
+    let seen = scrape(&mut metrics);
+    assert_eq!(
+        seen[&series("output", "usage")],
+        300.0,
+        "the engine has counted it"
+    );
+    assert_eq!(seen[&series("output", "server_metrics")], 160.0);
 }
 
 #[test]
@@ -310,6 +365,17 @@ fn health_paths_are_counted_and_cost_nobody_energy() {
             .keys()
             .any(|series| series.contains("request_energy") || series.contains("token"))
     );
+}
+
+#[test]
+fn a_change_of_protocol_is_a_session_and_no_request() {
+    let mut metrics = metrics();
+    let mut upgrade = request(Outcome::Done);
+    upgrade.request.status = 101;
+    metrics.book(&Booked::Request(upgrade));
+    let seen = scrape(&mut metrics);
+    assert_eq!(seen[r#"perjoule_sessions_total{service="vllm"}"#], 1.0);
+    assert!(!seen.keys().any(|series| series.contains("request")));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::labels::Names;
 use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Outcome, Route, Source,
-    TokenDelta,
+    TokenDelta, TokenSource,
 };
 use crate::units::{Microjoules, Watts};
 
@@ -84,6 +84,7 @@ pub(super) struct ServiceTotals {
     pub(super) model: Option<String>,
     pub(super) energy: BTreeMap<Component, Parts>,
     pub(super) requests: BTreeMap<(Route, &'static str, &'static str), u64>,
+    pub(super) sessions: u64,
     pub(super) request_energy: BTreeMap<(Route, Class), Histogram<{ ENERGY.len() }>>,
     pub(super) duration: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
     pub(super) first_token: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
@@ -91,13 +92,21 @@ pub(super) struct ServiceTotals {
     pub(super) engine_version: Option<String>,
     pub(super) engine_running: Option<u64>,
     pub(super) engine_waiting: Option<u64>,
-    /// True while the engine's own counter of output tokens is read: streams are not counted.
-    pub(super) reads_server: bool,
-    pub(super) server_tokens: TokenTotals,
-    pub(super) chunk_tokens: TokenTotals,
+    /// Which counters of the engine's own are read: no other source counts these.
+    pub(super) server_reads: ServerReads,
+    /// In the order of [`TokenSource::ALL`].
+    pub(super) tokens: [TokenTotals; TokenSource::ALL.len()],
+    pub(super) tokens_per_chunk: Option<f64>,
     pub(super) active: Aggregate,
     pub(super) cpu_nanos: Option<u64>,
     pub(super) syscalls: BTreeMap<&'static str, u64>,
+}
+
+/// Which token counters of an engine are read at present.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ServerReads {
+    pub(super) input: bool,
+    pub(super) output: bool,
 }
 
 /// Tokens from one source, and the active energy of the requests they belong to.
@@ -108,6 +117,19 @@ pub(super) struct TokenTotals {
     pub(super) energy: Option<Microjoules>,
 }
 
+impl TokenTotals {
+    fn add(&mut self, input: Option<u64>, output: Option<u64>, energy: Option<Microjoules>) {
+        for (sum, new) in [(&mut self.input, input), (&mut self.output, output)] {
+            if let Some(new) = new {
+                *sum.get_or_insert_default() += new;
+            }
+        }
+        if let Some(energy) = energy {
+            *self.energy.get_or_insert_default() += energy;
+        }
+    }
+}
+
 /// A service's energy on one component.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Parts {
@@ -116,20 +138,46 @@ pub(super) struct Parts {
 }
 
 impl ServiceTotals {
-    /// Takes what the engine counted: from now on streams are not counted.
+    /// Takes what the engine counted: from now on nothing else counts the same.
     pub(super) fn count(&mut self, delta: &TokenDelta) {
-        let add = |sum: &mut Option<u64>, new: Option<u64>| {
-            if let Some(new) = new {
-                *sum.get_or_insert_default() += new;
-            }
-        };
-        add(&mut self.server_tokens.input, delta.input);
-        add(&mut self.server_tokens.output, delta.output);
-        self.reads_server |= delta.output.is_some();
+        self.count_from(TokenSource::ServerMetrics, delta.input, delta.output, None);
+        self.server_reads.input |= delta.input.is_some();
+        self.server_reads.output |= delta.output.is_some();
+    }
+
+    fn count_from(
+        &mut self,
+        source: TokenSource,
+        input: Option<u64>,
+        output: Option<u64>,
+        energy: Option<Microjoules>,
+    ) {
+        let known = TokenSource::ALL.iter().zip(&mut self.tokens);
+        for (_, sums) in known.filter(|(known, _)| **known == source) {
+            sums.add(input, output, energy);
+        }
+    }
+
+    fn count_request(&mut self, booked: &BookedRequest) {
+        let active = booked.active();
+        let ServerReads { input, output } = self.server_reads;
+        if output {
+            self.count_from(TokenSource::ServerMetrics, None, None, active);
+        }
+        if let Some(count) = booked.token_count() {
+            let own_input = count.input.filter(|_| !input);
+            let own_output = count.output.filter(|_| !output);
+            let energy = active.filter(|_| own_output.is_some());
+            self.count_from(count.source, own_input, own_output, energy);
+        }
     }
 
     pub(super) fn book(&mut self, booked: &BookedRequest) {
         let request = &booked.request;
+        if request.begins_session() {
+            self.sessions += 1;
+            return;
+        }
         let outcome = request.end.map_or(Outcome::Incomplete, |end| end.outcome);
         *self
             .requests
@@ -147,11 +195,7 @@ impl ServiceTotals {
                 .observe(&ENERGY, energy.0);
         }
         self.active.add(booked);
-        if let Some(energy) = active
-            && self.reads_server
-        {
-            *self.server_tokens.energy.get_or_insert_default() += energy;
-        }
+        self.count_request(booked);
         if let Some(end) = request.end
             && outcome != Outcome::Incomplete
         {
@@ -160,19 +204,13 @@ impl ServiceTotals {
                 .or_default()
                 .observe(&DURATION, end.at.since(request.start));
         }
-        if let Some(chunks) = request.output_tokens() {
-            if !self.reads_server {
-                *self.chunk_tokens.output.get_or_insert_default() += chunks;
-                if let Some(energy) = active {
-                    *self.chunk_tokens.energy.get_or_insert_default() += energy;
-                }
-            }
-            if let Some(first) = request.first_data {
-                self.first_token
-                    .entry(request.route)
-                    .or_default()
-                    .observe(&DURATION, first.since(request.start));
-            }
+        if let Some(first) = request.first_data
+            && request.streamed
+        {
+            self.first_token
+                .entry(request.route)
+                .or_default()
+                .observe(&DURATION, first.since(request.start));
         }
     }
 }

@@ -33,14 +33,10 @@ impl BookedRequest {
 }
 
 impl Request {
-    /// Output tokens as far as the socket shows them: the chunks of a streamed response, which
-    /// are at most its tokens. `None` where nothing streamed.
-    pub const fn output_tokens(&self) -> Option<u64> {
-        if self.streamed {
-            Some(self.chunks)
-        } else {
-            None
-        }
+    /// True for the exchange that made its connection a session of another protocol (101): what
+    /// it asked for comes behind it, so it is no request and nobody pays for it.
+    pub const fn begins_session(&self) -> bool {
+        self.status == 101
     }
 }
 
@@ -156,6 +152,7 @@ mod tests {
             dram: None,
             class,
             error_ratio,
+            tokens: None,
         }
     }
 

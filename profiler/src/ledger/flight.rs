@@ -35,6 +35,8 @@ pub(super) struct Flight {
     pub(super) prefill: (f64, f64),
     /// The latest look at it.
     pub(super) told_at: Timestamp,
+    /// The engine's queue held it until then, if ever.
+    pub(super) queued_until: Timestamp,
     chunks: u64,
     chunks_until: Timestamp,
 }
@@ -54,6 +56,7 @@ impl Flight {
             energies: [0; ENERGIES],
             prefill: (0.0, 0.0),
             told_at: request.start.min(at),
+            queued_until: request.start,
             chunks: 0,
             chunks_until: request.start,
         }

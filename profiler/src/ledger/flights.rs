@@ -10,7 +10,8 @@
 //! in service. A request that cannot be waited for any longer is presumed to be of the kind its
 //! service mostly serves.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::flight::{Flight, Mode, in_order};
@@ -18,7 +19,7 @@ use super::ids::{IdSet, Ids};
 use super::prefill::{Prompt, SAME_STEP};
 use super::service::Service;
 use super::work::{Change, Edge, Kind, RATE_ONE, Worker};
-use super::{End, Outcome, Request, RequestId, Route, ServiceId};
+use super::{End, EngineLoad, Outcome, Request, RequestId, Route, ServiceId};
 use crate::clock::Timestamp;
 
 /// Identities of booked requests that are remembered, so that a late word about one of them does
@@ -43,9 +44,12 @@ pub(super) struct Flights {
     booked: IdSet<RequestId>,
     booked_order: VecDeque<RequestId>,
     firsts: Vec<First>,
-    ended: BTreeSet<(Timestamp, u32)>,
+    /// The earliest end on top.
+    ended: BinaryHeap<Reverse<(Timestamp, u32)>>,
     pub(super) services: Vec<Service>,
     service_index: Ids<ServiceId, u32>,
+    /// What engines said of their queues, for moments up to which requests are not told yet.
+    loads: VecDeque<EngineLoad>,
     ignored: u64,
 }
 
@@ -111,7 +115,7 @@ impl Flights {
         let looked = std::mem::replace(&mut known.told_at, at);
         if known.mode == Mode::Free {
             if let Some(end) = request.end {
-                self.ended.insert((end.at, flight));
+                self.ended.push(Reverse((end.at, flight)));
             }
             return;
         }
@@ -140,14 +144,14 @@ impl Flights {
                     }
                 }
             }
-            self.ended.insert((end.at, flight));
+            self.ended.push(Reverse((end.at, flight)));
         }
     }
 
     fn start(&mut self, at: Timestamp, request: Request, edges: &mut Vec<Edge>) -> u32 {
         let service = self.service(request.service);
         let flight = self.free.pop().unwrap_or(self.slots.len() as u32);
-        let free = request.route == Route::Health;
+        let free = request.route == Route::Health || request.begins_session();
         let known = Flight::new(at, request, service, free);
         if let Some(slot) = self.slots.get_mut(flight as usize) {
             *slot = Some(known);
@@ -170,6 +174,47 @@ impl Flights {
             edges.push(worker.edge(request.start, Kind::Residency, Change::Begin(RATE_ONE)));
         }
         flight
+    }
+
+    /// Takes what an engine said of its queue.
+    pub(super) fn load(&mut self, load: EngineLoad) {
+        if self.loads.len() == REMEMBERED {
+            self.loads.pop_front();
+        }
+        self.loads.push_back(load);
+    }
+
+    /// Says of the requests in an engine's queue that they are there: of those without first data
+    /// the youngest. An engine takes requests in the order in which they come.
+    pub(super) fn queue(&mut self, told: Timestamp) {
+        while let Some(&EngineLoad {
+            service,
+            asked: at,
+            answered,
+            waiting,
+            ..
+        }) = self.loads.front()
+            && answered <= told
+        {
+            self.loads.pop_front();
+            let waiting = waiting.unwrap_or(0) as usize;
+            let Some(place) = self.service_index.get(&service) else {
+                continue;
+            };
+            let Some(service) = self.services.get(*place as usize) else {
+                continue;
+            };
+            let silent = |start: Timestamp, flight: u32| {
+                let known = self.slots.get(flight as usize).and_then(Option::as_ref);
+                let first = known.and_then(|known| known.request.first_data);
+                start <= answered && first.is_none_or(|first| first > answered)
+            };
+            for flight in service.youngest(waiting, silent) {
+                if let Some(known) = self.get_mut(flight) {
+                    known.queued_until = known.queued_until.max(at);
+                }
+            }
+        }
     }
 
     /// Resolves first data up to `told`, in order of time.
@@ -216,6 +261,7 @@ impl Flights {
                 ..
             } = known.request;
             service.forget(start, flight);
+            let start = known.queued_until.min(at);
             service.kinds.count(streamed);
             if matches!(known.mode, Mode::Presumed(_)) {
                 service.overdue_kinds.count(streamed);
@@ -293,25 +339,20 @@ impl Flights {
             }
             if waiting.mode == Mode::Presumed(true) {
                 let end = waiting.request.end.map(|end| end.at);
-                Worker { flight, service }.begin(start, end, Kind::Unstreamed, edges);
+                let from = waiting.queued_until.max(start);
+                Worker { flight, service }.begin(from, end, Kind::Unstreamed, edges);
             }
         }
     }
 
-    /// The next request that ended by `until`; its slot stays taken until [`Self::remove`].
-    pub(super) fn next_ended(&self, until: Timestamp) -> Option<u32> {
-        self.ended
-            .first()
-            .filter(|(end, _)| *end <= until)
-            .map(|(_, flight)| *flight)
-    }
-
-    /// Takes a request that ended out.
-    pub(super) fn remove(&mut self, flight: u32) -> Option<Flight> {
-        let known = self.slots.get_mut(flight as usize)?.take()?;
-        if let Some(end) = known.request.end {
-            self.ended.remove(&(end.at, flight));
+    /// Takes out the next request that ended by `until`.
+    pub(super) fn take_ended(&mut self, until: Timestamp) -> Option<Flight> {
+        let Reverse((end, flight)) = *self.ended.peek()?;
+        if end > until {
+            return None;
         }
+        self.ended.pop();
+        let known = self.slots.get_mut(flight as usize)?.take()?;
         self.index.remove(&known.request.id);
         self.free.push(flight);
         if let Some(service) = self.services.get_mut(known.service as usize) {

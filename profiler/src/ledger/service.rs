@@ -72,6 +72,22 @@ impl Service {
         waits(&self.waiting) || waits(&self.overdue)
     }
 
+    /// Of the requests that wait for first data, and are `silent`, so many of the youngest.
+    pub(super) fn youngest(
+        &self,
+        count: usize,
+        silent: impl Fn(Timestamp, u32) -> bool,
+    ) -> Vec<u32> {
+        let waiting = self.waiting.iter().chain(&self.overdue);
+        let mut waiting: Vec<(Timestamp, u32)> = waiting
+            .filter(|(start, flight)| silent(*start, *flight))
+            .copied()
+            .collect();
+        waiting.sort_unstable_by(|one, two| two.cmp(one));
+        let youngest = waiting.into_iter().take(count);
+        youngest.map(|(_, flight)| flight).collect()
+    }
+
     /// Waits no longer for this request.
     pub(super) fn forget(&mut self, start: Timestamp, flight: u32) {
         if !self.waiting.remove(&(start, flight)) {

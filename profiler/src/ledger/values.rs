@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{EngineLoad, TokenCount};
 use crate::clock::Timestamp;
 use crate::units::{Microjoules, Watts};
 
@@ -97,6 +98,15 @@ pub enum Input {
     Tokens(u64),
     /// Bytes of the request's body and head.
     Bytes(u64),
+}
+
+/// A request's tokens as its own server counted them. `None`: it did not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Prompt tokens.
+    pub input: Option<u64>,
+    /// Generated tokens.
+    pub output: Option<u64>,
 }
 
 /// How a request ended.
@@ -238,6 +248,8 @@ pub enum Event {
     CpuUntil(Timestamp),
     /// Who holds a GPU.
     Holders(Holders),
+    /// How many requests wait in an engine's queue.
+    Load(EngineLoad),
 }
 
 /// Where one interval's energy went. The sum is the interval's energy, exactly.
@@ -358,6 +370,8 @@ pub struct BookedRequest {
     pub class: Class,
     /// Half-width of a 95 % interval ÷ value; `None` above 1 or unknown.
     pub error_ratio: Option<f64>,
+    /// Its tokens, where more is known of them than its chunks show.
+    pub tokens: Option<TokenCount>,
 }
 
 /// What the ledger gives out, in the order it was booked.

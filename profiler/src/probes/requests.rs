@@ -5,8 +5,10 @@
 //! what was lost. A poll reads memory and makes no system call, but to forget a quiet Unix socket
 //! (where that is refused, such sockets keep their slots).
 
+mod clients;
 mod follower;
 mod observed;
+mod usage;
 
 use std::time::Duration;
 
@@ -14,7 +16,9 @@ use aya::maps::{HashMap, Map, MapData, RingBuf, Stack};
 use profiler_ebpf::owners::OwnerIndex;
 use profiler_ebpf::request::{Counters, Facts, Phase, SLOTS, Slot};
 
+pub use clients::Client;
 pub use observed::Observed;
+pub use usage::{Found, usage};
 
 use super::load_error::ProbeError;
 use super::loader::{Field, Loader, Options, possible_cpus};
@@ -22,14 +26,15 @@ use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
 use crate::ledger::{Owner, Route, ServiceId};
+use clients::Clients;
 use follower::Follower;
 
 const RECEIVE: &str = "sock_recv_length";
 const SEND: &str = "sock_send_length";
 const DESTROY: &str = "tcp_destroy_sock";
 
-/// Bytes of the ring: 2,100 finished requests between two polls.
-const RING_BYTES: u32 = 512 * 1024;
+/// Bytes of the ring: 4,200 finished requests between two polls.
+const RING_BYTES: u32 = 1024 * 1024;
 
 /// The kernel side takes the time before it publishes; what it publishes may be this late.
 const PUBLISHING: Duration = Duration::from_millis(5);
@@ -168,6 +173,7 @@ pub struct RequestProbe {
     counters: SharedArray<CpuCounters>,
     sockets: HashMap<MapData, u64, u32>,
     free: Stack<MapData, u32>,
+    clients: Clients,
     /// False where a TCP socket's end cannot be seen.
     sees_ends: bool,
     sequences: Vec<u64>,
@@ -193,6 +199,8 @@ impl RequestProbe {
     pub fn configure(options: &mut Options) {
         options
             .fields(FIELDS)
+            .fields(clients::FIELDS)
+            .map_entries(clients::TABLE, profiler_ebpf::clients::PLACES)
             .map_entries("REQUEST_SOCKETS", SLOTS)
             .map_entries("REQUEST_SLOTS", SLOTS)
             .map_entries("REQUEST_FREE_SLOTS", SLOTS)
@@ -212,7 +220,9 @@ impl RequestProbe {
         let sockets = typed("REQUEST_SOCKETS", loader.take_map("REQUEST_SOCKETS")?)?;
         let free: Stack<MapData, u32> =
             typed("REQUEST_FREE_SLOTS", loader.take_map("REQUEST_FREE_SLOTS")?)?;
+        let clients = Clients::new(loader)?;
         let mut probe = Self {
+            clients,
             slots,
             ring,
             counters,
@@ -360,9 +370,10 @@ impl RequestProbe {
                 continue;
             }
             // A slot that is being written is read at the next poll.
-            let Some((sequence, facts)) = read_slot(&self.slots, index) else {
+            let Some((sequence, mut facts)) = read_slot(&self.slots, index) else {
                 continue;
             };
+            self.clients.ask(owners, &mut facts);
             if let Some(known) = self.sequences.get_mut(index) {
                 *known = sequence;
             }
@@ -378,7 +389,8 @@ impl RequestProbe {
             }
             // SAFETY: the record has the size of `Facts`, whose every bit pattern is valid; the
             // read may be unaligned.
-            let facts = unsafe { record.as_ptr().cast::<Facts>().read_unaligned() };
+            let mut facts = unsafe { record.as_ptr().cast::<Facts>().read_unaligned() };
+            self.clients.ask(owners, &mut facts);
             let service = service(owners, &facts);
             self.follower.ended(&facts, service, &route, out);
         }

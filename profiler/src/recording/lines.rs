@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, BookedRequest, Class, Component, End, Input, Outcome, Request, RequestId, Route,
-    ServiceId, Source,
+    ServiceId, Source, TokenCount,
 };
 use crate::units::Microjoules;
 
@@ -86,6 +86,8 @@ pub(super) struct RequestLine {
     pub(super) energy_uj: Energy,
     pub(super) class: Class,
     pub(super) error_ratio: Option<f64>,
+    #[serde(default)]
+    pub(super) tokens: Option<TokenCount>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -104,6 +106,7 @@ impl From<&BookedRequest> for RequestLine {
             dram,
             class,
             error_ratio,
+            ..
         } = *booked;
         let end = request.end.unwrap_or(End {
             at: request.start,
@@ -134,6 +137,7 @@ impl From<&BookedRequest> for RequestLine {
             },
             class,
             error_ratio,
+            tokens: booked.token_count(),
         }
     }
 }
@@ -165,6 +169,7 @@ impl From<RequestLine> for BookedRequest {
             dram: line.energy_uj.dram.map(Microjoules),
             class: line.class,
             error_ratio: line.error_ratio,
+            tokens: line.tokens,
         }
     }
 }

@@ -69,7 +69,8 @@ impl Report {
             "\nActive energy: what requests caused above the idle floor, aborted ones included; \
              idle is nobody's here. J/request is the sum of joules over the sum of requests that \
              were served, health checks left out. Output tokens are the engine's own count where \
-             its metrics cover the window, else streamed chunks, which are at most the tokens.\n"
+             its metrics cover the window, else what it says at a response's end, else streamed \
+             chunks, which are at most the tokens.\n"
         )
     }
 

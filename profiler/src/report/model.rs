@@ -47,7 +47,7 @@ pub struct ServiceReport {
     pub j_per_request: JoulesPerRequest,
     /// Over the requests whose output tokens are counted.
     pub j_per_output_token: Option<f64>,
-    /// Over input and output; null while input is unknown.
+    /// Over input and output, of the requests whose input is known.
     pub j_per_token: Option<f64>,
     pub class: Option<Class>,
     /// Half-width of a 95 % interval ÷ value of `energy_j`.
@@ -73,10 +73,26 @@ pub struct RequestCounts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the keys are the documentation's own words")]
 pub struct Tokens {
+    /// Null unless it is known of every request that is counted.
     pub input: Option<u64>,
     pub output: Option<u64>,
-    /// `chunks`: at most the tokens.
+    /// `server_metrics`, `usage` or `chunks`: the least trusted that had a part in it.
     pub source: Option<String>,
+    /// False where a chunk was taken for a token; null without chunks.
+    #[serde(default)]
+    pub calibrated: Option<bool>,
+    /// Each source's part; no token is in two.
+    #[serde(default)]
+    pub by_source: BTreeMap<String, SourceTokens>,
+}
+
+/// Requests whose tokens were counted in one way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct SourceTokens {
+    pub requests: u64,
+    pub input: Option<u64>,
+    pub output: Option<u64>,
 }
 
 /// Quantiles of a time.

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
-    RequestCounts, Seconds, ServiceReport, Tokens,
+    RequestCounts, Seconds, ServiceReport,
 };
 use super::quantiles::Quantiles;
-use super::tokens::ServerTokens;
+use super::tokens::{Figures, ServiceTokens};
 use crate::clock::Timestamp;
 use crate::export::labels::clean;
 use crate::ledger::{
     Accounts, Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo,
-    Holders, Meter, MeterId, Outcome, Owner, SERVER_METRICS, ServiceId, Source, TokenDelta,
+    Holders, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
 };
 use crate::units::Microjoules;
 
@@ -49,12 +49,8 @@ struct ServiceSums {
     incomplete: u64,
     health: u64,
     by_code: BTreeMap<&'static str, u64>,
-    streamed: u64,
     chunks: u64,
-    /// By id: services of one name are counted each for itself.
-    server: BTreeMap<ServiceId, ServerTokens>,
-    /// Active energy of streamed requests.
-    token_energy: Option<Microjoules>,
+    tokens: ServiceTokens,
     active: Aggregate,
     overhead: Microjoules,
     context: Microjoules,
@@ -111,7 +107,7 @@ impl Summary {
     /// Takes what a service's engine counted.
     pub fn add_tokens(&mut self, delta: &TokenDelta) {
         let service = self.service(delta.service);
-        service.server.entry(delta.service).or_default().add(delta);
+        service.tokens.add(delta);
     }
 
     /// Who holds a device: its context energy is theirs, in equal parts.
@@ -224,9 +220,11 @@ impl Summary {
             .filter(|_| !self.context_unknown)
             .map(|active| active + service.overhead + service.context);
         let active = service.active.active();
-        let (tokens, token_energy) = service.tokens();
-        let both = tokens.input.zip(tokens.output);
-        let token_energy_all = token_energy.filter(|_| tokens.input.is_some());
+        let Figures {
+            tokens,
+            output,
+            both,
+        } = service.tokens.figures(active);
         ServiceReport {
             service: name.to_owned(),
             model: service.model.clone(),
@@ -256,8 +254,8 @@ impl Summary {
                 p50: service.per_request.quantile(0.50).map(|uj| uj / 1e6),
                 p95: service.per_request.quantile(0.95).map(|uj| uj / 1e6),
             },
-            j_per_output_token: ratio(token_energy, tokens.output.unwrap_or(0)),
-            j_per_token: both.and_then(|(input, output)| ratio(token_energy_all, input + output)),
+            j_per_output_token: ratio(output.0, output.1),
+            j_per_token: ratio(both.0, both.1),
             tokens,
             class: service.active.class(),
             error_ratio: service.active.error_ratio(),
@@ -268,42 +266,11 @@ impl Summary {
 }
 
 impl ServiceSums {
-    /// Tokens from one source, and the active energy of the requests they belong to. The engine's
-    /// counters where they were read from before the first request until after the last one's end;
-    /// else streamed chunks; else what the engine counted of them, which belongs to no known
-    /// energy.
-    fn tokens(&self) -> (Tokens, Option<Microjoules>) {
-        let counted = self.server.values().filter(|server| server.reads());
-        let whole = self.server.values().all(ServerTokens::covers);
-        let sum = |kind: fn(&ServerTokens) -> Option<u64>| {
-            counted
-                .clone()
-                .filter_map(kind)
-                .reduce(|sum, tokens| sum + tokens)
-        };
-        let output = sum(|server| server.output);
-        if let Some(output) = output
-            && (whole || self.streamed == 0)
-        {
-            let tokens = Tokens {
-                input: sum(|server| server.input),
-                output: Some(output),
-                source: Some(SERVER_METRICS.to_owned()),
-            };
-            let seen = self.total > self.health;
-            return (tokens, self.active.active().filter(|_| whole && seen));
-        }
-        let streamed = self.streamed > 0;
-        let tokens = Tokens {
-            input: None,
-            output: streamed.then_some(self.chunks),
-            source: streamed.then(|| "chunks".to_owned()),
-        };
-        (tokens, self.token_energy)
-    }
-
     fn add(&mut self, booked: &BookedRequest) {
         let request = &booked.request;
+        if request.begins_session() {
+            return;
+        }
         let outcome = request.end.map_or(Outcome::Incomplete, |end| end.outcome);
         self.total += 1;
         self.aborted += u64::from(outcome == Outcome::Aborted);
@@ -315,8 +282,7 @@ impl ServiceSums {
             self.health += 1;
             return;
         }
-        let server = self.server.entry(request.service).or_default();
-        server.serve(request);
+        self.tokens.serve(booked);
         let active = booked.active();
         self.active.add(booked);
         if let Some(active) = active {
@@ -327,12 +293,8 @@ impl ServiceSums {
         {
             self.duration.add(end.at.since(request.start));
         }
-        if let Some(tokens) = request.output_tokens() {
-            self.streamed += 1;
-            self.chunks += tokens;
-            if let Some(active) = active {
-                *self.token_energy.get_or_insert_default() += active;
-            }
+        if request.streamed {
+            self.chunks += request.chunks;
             if let Some(first) = request.first_data {
                 self.first_token.add(first.since(request.start));
             }

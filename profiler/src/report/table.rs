@@ -79,6 +79,21 @@ fn write_service(out: &mut String, service: &ServiceReport, duration: Option<f64
         push(&mut remark, &format!("from {source}"));
     }
     row(out, &output, "", "output tokens", &remark)?;
+    if tokens.calibrated == Some(false) {
+        row(out, "", "", "", "a chunk is taken for a token")?;
+    }
+    for (source, part) in &tokens.by_source {
+        if tokens.source.as_ref() != Some(source) {
+            let requests = count(part.requests);
+            row(
+                out,
+                "",
+                "",
+                "",
+                &format!("{requests} requests from {source}"),
+            )?;
+        }
+    }
     if let Some(input) = tokens.input {
         let remark = rate(input as f64, duration);
         row(out, &count(input), "", "input tokens", &remark)?;

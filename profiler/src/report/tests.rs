@@ -55,6 +55,7 @@ fn request(joules: f64) -> BookedRequest {
         dram: None,
         class: Class::A,
         error_ratio: Some(0.04),
+        tokens: None,
     }
 }
 
@@ -139,6 +140,12 @@ fn json_has_exactly_the_keys_of_schema_1() {
         "tokens.input",
         "tokens.output",
         "tokens.source",
+        "tokens.calibrated",
+        "tokens.by_source",
+        "tokens.by_source.chunks",
+        "tokens.by_source.chunks.requests",
+        "tokens.by_source.chunks.input",
+        "tokens.by_source.chunks.output",
         "ttft_s",
         "ttft_s.p50",
         "ttft_s.p99",
@@ -202,7 +209,8 @@ fn what_is_unknown_is_null_and_never_zero() {
             "requests": {"total": 1, "aborted": 0, "incomplete": 0, "health": 0,
                 "by_code": {"2xx": 1}},
             "chunks": 0,
-            "tokens": {"input": null, "output": null, "source": null},
+            "tokens": {"input": null, "output": null, "source": null, "calibrated": null,
+                "by_source": {}},
             "ttft_s": {"p50": null, "p99": null},
             "duration_s": {"p50": 2.0, "p99": 2.0},
             "energy_j": {"gpu": null, "cpu": null, "dram": null, "total": null},
@@ -260,6 +268,15 @@ fn a_client_that_left_is_charged_and_one_whose_end_is_unknown_has_no_duration() 
     assert_eq!(service.requests.by_code.get("2xx"), Some(&1));
     assert_eq!(service.energy_j.total, Some(8.0));
     assert_eq!(service.duration_s.p99, Some(1.0));
+}
+
+#[test]
+fn a_change_of_protocol_is_no_request() {
+    let mut upgrade = request(0.0);
+    upgrade.request.status = 101;
+    let service = only_service(&with([request(10.0), upgrade]));
+    assert_eq!(service.requests.total, 1);
+    assert_eq!(service.duration_s.p50, Some(2.0));
 }
 
 #[test]
@@ -340,7 +357,11 @@ fn the_engines_own_count_is_taken_where_it_covers_the_requests() {
         input,
         output,
         source,
+        by_source,
+        ..
     } = before.tokens;
+    let sources: Vec<&str> = by_source.keys().map(String::as_str).collect();
+    assert_eq!(sources, ["server_metrics"], "nothing is counted twice");
     assert_eq!((input, output), (Some(60), Some(140)));
     assert_eq!(source.as_deref(), Some("server_metrics"));
     assert_eq!(before.j_per_output_token, Some(100.0 / 140.0));
@@ -397,6 +418,62 @@ fn the_engines_own_count_is_taken_where_it_covers_the_requests() {
     assert_eq!(service.tokens.output, Some(140));
     assert_eq!(service.j_per_output_token, None);
     assert_eq!(service.j_per_token, None);
+}
+
+#[test]
+fn what_servers_say_of_single_requests_and_chunks_are_summed_and_kept_apart() {
+    let with_usage = |input, output| {
+        let mut booked = request(10.0);
+        booked.tokens = Some(Usage { input, output }.into());
+        booked
+    };
+    // All known: J per token too.
+    let all = [
+        with_usage(Some(30), Some(110)),
+        with_usage(Some(40), Some(120)),
+    ];
+    let service = only_service(&with(all));
+    assert_eq!(service.tokens.input, Some(70));
+    assert_eq!(service.tokens.output, Some(230));
+    assert_eq!(service.tokens.source.as_deref(), Some("usage"));
+    assert_eq!(service.tokens.calibrated, None);
+    assert_eq!(service.j_per_output_token, Some(20.0 / 230.0));
+    assert_eq!(service.j_per_token, Some(20.0 / 300.0));
+
+    // A client that left early got no counts; the embedding has no output; one did not stream
+    // and said nothing.
+    let mut embedding = with_usage(Some(8), None);
+    embedding.request.streamed = false;
+    embedding.request.chunks = 0;
+    let mut silent = request(50.0);
+    silent.request.streamed = false;
+    silent.request.chunks = 0;
+    let mixed = [
+        with_usage(Some(30), Some(110)),
+        request(10.0),
+        embedding,
+        silent,
+    ];
+    let service = only_service(&with(mixed));
+    let tokens = &service.tokens;
+    assert_eq!(tokens.input, None, "one prompt is not known");
+    assert_eq!(tokens.output, Some(210));
+    assert_eq!(tokens.source.as_deref(), Some("chunks"));
+    assert_eq!(tokens.calibrated, Some(false));
+    let part = |requests, input, output| SourceTokens {
+        requests,
+        input,
+        output,
+    };
+    assert_eq!(tokens.by_source["usage"], part(2, Some(38), Some(110)));
+    assert_eq!(tokens.by_source["chunks"], part(1, None, Some(100)));
+    assert_eq!(service.j_per_output_token, Some(20.0 / 210.0));
+    assert_eq!(
+        service.j_per_token,
+        Some(20.0 / 148.0),
+        "where both are known"
+    );
+    assert!(service.energy_j.total == Some(80.0));
 }
 
 #[test]
@@ -516,6 +593,7 @@ fn the_table_is_aligned_and_says_what_is_not_supported() {
                250    requests                # 25.00 /s
                                               # 250 2xx
             25,000    output tokens           # 2,500 /s, from chunks
+                                              # a chunk is taken for a token
             31,375 J  energy, active          # ± 4.0 %, class A
             31,375 J    gpu
                  0 J    cpu

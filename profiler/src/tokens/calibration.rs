@@ -1,14 +1,15 @@
-//! Tokens per streamed chunk, learned where the engine's own counters are read.
+//! Tokens per streamed chunk, learned where both are known, and applied where chunks alone are.
 //!
 //! Servers put several tokens into one chunk (speculative decoding, coalesced writes), so chunks
-//! are at most the tokens. In: requests as they are seen, and the engine's counts. Out: a service's
-//! Σ tokens ÷ Σ chunks over a long window. Tokens of a response that does not stream have no chunks:
+//! are at most the tokens. In: requests as they are seen; what the engine counted, or what servers
+//! said of single responses. Out: a service's Σ tokens ÷ Σ chunks over a long window, and counts of
+//! other streams in whole tokens, whose sum is never a token away from chunks times this ratio. Tokens of a response that does not stream have no chunks:
 //! the time in which one is served is left out, whole.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::clock::Timestamp;
-use crate::ledger::{Request, RequestId, ServiceId, TokenDelta};
+use crate::ledger::{Request, RequestId, ServiceId, TokenCount, TokenDelta, TokenSource, Usage};
 
 /// Fewer chunks than this say nothing.
 const ENOUGH_CHUNKS: f64 = 100.0;
@@ -36,6 +37,10 @@ struct Learned {
     in_flight: HashMap<RequestId, Flight>,
     /// What was counted up to here cannot be used.
     spoilt: Timestamp,
+    /// The engine's own counters are read.
+    reads_server: bool,
+    /// Less than a token, of chunks counted so far.
+    rest: f64,
 }
 
 #[derive(Debug)]
@@ -56,7 +61,8 @@ struct Flight {
 impl Calibration {
     /// Takes a request as it stands at `at`; only of services whose counters are read.
     pub fn follow(&mut self, at: Timestamp, request: &Request) {
-        if let Some(learned) = self.services.get_mut(&request.service) {
+        let learned = self.services.get_mut(&request.service);
+        if let Some(learned) = learned.filter(|learned| learned.reads_server) {
             learned.follow(at, request);
         }
     }
@@ -65,16 +71,62 @@ impl Calibration {
     pub fn take(&mut self, delta: &TokenDelta) {
         if let Some(tokens) = delta.output {
             let learned = self.services.entry(delta.service).or_default();
+            learned.reads_server = true;
             learned.take(delta.from, delta.to, tokens);
         }
     }
 
-    /// Tokens per chunk of a service; 1 until enough is known.
-    pub fn tokens_per_chunk(&self, service: ServiceId) -> f64 {
-        self.services
-            .get(&service)
-            .filter(|learned| learned.chunks >= ENOUGH_CHUNKS && learned.tokens > 0.0)
-            .map_or(1.0, |learned| learned.tokens / learned.chunks)
+    /// The engine's counters are read no more.
+    pub fn lose(&mut self, service: ServiceId) {
+        if let Some(learned) = self.services.get_mut(&service) {
+            learned.reads_server = false;
+            learned.spans.clear();
+            learned.in_flight.clear();
+            learned.since = 0;
+        }
+    }
+
+    /// Takes a whole response and what its server said of it. Where the engine's counters are
+    /// read they have said it already.
+    pub fn learn(&mut self, request: &Request, usage: Usage) {
+        if let Some(output) = usage.output
+            && request.streamed
+            && request.chunks > 0
+        {
+            let learned = self.services.entry(request.service).or_default();
+            if !learned.reads_server {
+                learned.add(output, request.chunks);
+            }
+        }
+    }
+
+    /// Tokens per chunk of a service; `None` until enough is known.
+    pub fn tokens_per_chunk(&self, service: ServiceId) -> Option<f64> {
+        self.services.get(&service)?.ratio()
+    }
+
+    /// A stream's tokens by its chunks; `None` if it does not stream. A chunk is a token until
+    /// enough is known.
+    pub fn count(&mut self, request: &Request) -> Option<TokenCount> {
+        if !request.streamed {
+            return None;
+        }
+        let learned = self.services.get_mut(&request.service);
+        let learned = learned.and_then(|learned| Some((learned.ratio()?, &mut learned.rest)));
+        let (output, calibrated) = match learned {
+            Some((ratio, rest)) => {
+                let exact = request.chunks as f64 * ratio + *rest;
+                *rest = exact.fract();
+                (exact as u64, true)
+            }
+            None => (request.chunks, false),
+        };
+        Some(TokenCount {
+            source: TokenSource::Chunks,
+            input: None,
+            output: Some(output),
+            calibrated,
+        })
     }
 }
 
@@ -130,14 +182,24 @@ impl Learned {
             if safe.is_some_and(|safe| span.to > safe) {
                 break;
             }
-            self.tokens += span.tokens as f64;
-            self.chunks += span.chunks as f64;
+            let (tokens, chunks) = (span.tokens, span.chunks);
             self.spans.pop_front();
+            self.add(tokens, chunks);
         }
+    }
+
+    fn add(&mut self, tokens: u64, chunks: u64) {
+        self.tokens += tokens as f64;
+        self.chunks += chunks as f64;
         if self.chunks > WINDOW_CHUNKS {
             self.tokens /= 2.0;
             self.chunks /= 2.0;
         }
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        let enough = self.chunks >= ENOUGH_CHUNKS && self.tokens > 0.0;
+        enough.then_some(self.tokens / self.chunks)
     }
 }
 
@@ -181,7 +243,7 @@ mod tests {
     fn two_tokens_a_chunk_are_learned_from_streams() {
         let mut calibration = Calibration::default();
         calibration.take(&delta(0, 0, 0));
-        assert_eq!(calibration.tokens_per_chunk(SERVICE), 1.0);
+        assert_eq!(calibration.tokens_per_chunk(SERVICE), None);
         for n in 0..10 {
             let start = n * 10;
             calibration.follow(Timestamp(start + 4), &request(n, start + 1, 30, None));
@@ -191,8 +253,8 @@ mod tests {
             );
             calibration.take(&delta(start, start + 10, 100));
         }
-        assert_eq!(calibration.tokens_per_chunk(SERVICE), 2.0);
-        assert_eq!(calibration.tokens_per_chunk(ServiceId(9)), 1.0);
+        assert_eq!(calibration.tokens_per_chunk(SERVICE), Some(2.0));
+        assert_eq!(calibration.tokens_per_chunk(ServiceId(9)), None);
     }
 
     #[test]
@@ -217,9 +279,57 @@ mod tests {
             let extra = if (10..40).contains(&start) { 700 } else { 0 };
             calibration.take(&delta(start, start + 10, 50 + extra));
         }
-        assert_eq!(calibration.tokens_per_chunk(SERVICE), 1.0);
+        assert_eq!(calibration.tokens_per_chunk(SERVICE), Some(1.0));
         let learned = &calibration.services[&SERVICE];
         assert_eq!(learned.chunks, 150.0, "three clean spans of six");
         assert!(learned.in_flight.is_empty() && learned.spans.is_empty());
+    }
+    #[test]
+    fn what_servers_say_of_single_responses_is_applied_to_the_others_without_drift() {
+        let mut calibration = Calibration::default();
+        let unlearned = calibration.count(&request(1, 1, 7, Some(9))).unwrap();
+        assert_eq!((unlearned.output, unlearned.calibrated), (Some(7), false));
+        let usage = Usage {
+            input: None,
+            output: Some(150),
+        };
+        calibration.learn(&request(1, 1, 99, Some(9)), usage);
+        assert_eq!(calibration.tokens_per_chunk(SERVICE), None, "too few");
+        let usage = Usage {
+            input: None,
+            output: Some(151),
+        };
+        calibration.learn(&request(2, 1, 101, Some(9)), usage);
+        let ratio = calibration.tokens_per_chunk(SERVICE).unwrap();
+        assert_eq!(ratio, 301.0 / 200.0);
+        let (mut sum, mut chunks) = (0, 0);
+        for n in 0..1_000 {
+            let stream = request(n, 1, n % 7, Some(9));
+            let stream = Request {
+                streamed: true,
+                ..stream
+            };
+            let count = calibration.count(&stream).unwrap();
+            assert!(count.calibrated);
+            sum += count.output.unwrap();
+            chunks += stream.chunks;
+            assert!((sum as f64 - chunks as f64 * ratio).abs() < 1.001);
+        }
+        assert_eq!(calibration.count(&request(1, 1, 0, Some(9))), None);
+    }
+
+    #[test]
+    fn a_response_is_learned_from_once() {
+        let mut calibration = Calibration::default();
+        calibration.take(&delta(0, 0, 0));
+        let usage = Usage {
+            input: None,
+            output: Some(5_000),
+        };
+        calibration.learn(&request(1, 1, 1_000, Some(9)), usage);
+        assert_eq!(calibration.tokens_per_chunk(SERVICE), None);
+        calibration.lose(SERVICE);
+        calibration.learn(&request(1, 1, 1_000, Some(9)), usage);
+        assert_eq!(calibration.tokens_per_chunk(SERVICE), Some(5.0));
     }
 }

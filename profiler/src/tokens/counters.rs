@@ -121,7 +121,7 @@ mod tests {
             running: None,
             waiting: None,
             model: None,
-            version: None,
+            version_path: None,
             process_start: None,
         }
     }

@@ -95,7 +95,7 @@ fn watch(services: &mut BTreeMap<ServiceId, Server>, watched: Vec<Watched>) {
 struct Server {
     service: ServiceId,
     endpoints: Vec<Endpoint>,
-    /// Those that do not speak HTTP.
+    /// Those that do not speak HTTP, or cannot be reached.
     silent: BTreeSet<Endpoint>,
     /// Where its metrics are, once found.
     place: Option<(Endpoint, &'static str)>,
@@ -104,6 +104,8 @@ struct Server {
     failures: u32,
     counters: Counters,
     info: Option<EngineInfo>,
+    /// What the process behind this listening socket says of its version.
+    version: Option<(u64, Option<String>)>,
     /// Up to where all that was counted is told.
     told: Option<Timestamp>,
     /// Which of the latest reads began anew, a bit each.
@@ -124,6 +126,7 @@ impl Server {
             failures: 0,
             counters: Counters::default(),
             info: None,
+            version: None,
             told: None,
             resets: 0,
             unusable: false,
@@ -155,8 +158,8 @@ impl Server {
         let began = Instant::now();
         match self.place {
             Some((endpoint, path)) => match self.read(endpoint, path, PATIENCE, news) {
-                Ok(Some(reading)) => {
-                    self.take(endpoint, &reading, false, news);
+                Ok(Some((asked, reading))) => {
+                    self.take(endpoint, asked, &reading, false, news);
                     self.due = began + PERIOD;
                 }
                 Ok(None) => self.failed("it shows no engine's metrics any more", news),
@@ -187,7 +190,10 @@ impl Server {
                 self.service.0
             );
             // A reading that is old is none.
-            self.tell(news, News::Load(EngineLoad::unknown(self.service)));
+            self.tell(
+                news,
+                News::Load(EngineLoad::unknown(self.service, Timestamp::now())),
+            );
             self.tell(news, News::Silent(self.service));
         }
         let pause = PERIOD * 2_u32.saturating_pow(self.failures.min(5));
@@ -204,7 +210,10 @@ impl Server {
         self.counters = Counters::default();
         self.info = None;
         self.told = None;
-        self.tell(news, News::Load(EngineLoad::unknown(self.service)));
+        self.tell(
+            news,
+            News::Load(EngineLoad::unknown(self.service, Timestamp::now())),
+        );
         self.tell(news, News::Lost(self.service));
     }
 
@@ -224,14 +233,21 @@ impl Server {
                     return false;
                 }
                 match self.read(endpoint, path, left.min(PATIENCE), news) {
-                    Ok(Some(reading)) => {
+                    Ok(Some((asked, reading))) => {
                         self.place = Some((endpoint, path));
-                        self.take(endpoint, &reading, false, news);
+                        self.take(endpoint, asked, &reading, false, news);
                         return true;
                     }
                     Ok(None) | Err(ScrapeError::Status(_)) => {}
                     Err(error) => {
-                        if matches!(error, ScrapeError::NotHttp) {
+                        if let ScrapeError::Namespace(_) = &error {
+                            log::warn!(
+                                "the metrics of service {} at {} are not read: {error}",
+                                self.service.0,
+                                endpoint.address
+                            );
+                        }
+                        if matches!(error, ScrapeError::NotHttp | ScrapeError::Namespace(_)) {
                             self.silent.insert(endpoint);
                         }
                         break;
@@ -242,46 +258,74 @@ impl Server {
         false
     }
 
+    /// What an engine says, and when it was asked.
     fn read(
         &self,
         endpoint: Endpoint,
         path: &'static str,
         patience: Duration,
         news: &Sender<News>,
-    ) -> Result<Option<Reading>, ScrapeError> {
-        let connected = || {
-            let asking = News::Asking {
-                service: self.service,
-                port: endpoint.address.port(),
-                at: Timestamp::now(),
-            };
-            self.tell(news, asking);
-        };
-        let answer = scrape::get(endpoint.address, path, patience, connected);
-        let answered = News::Answered {
-            service: self.service,
-            port: endpoint.address.port(),
-            at: Timestamp::now(),
-        };
-        self.tell(news, answered);
-        Ok(Reading::of(&answer?))
+    ) -> Result<Option<(Timestamp, Reading)>, ScrapeError> {
+        let asked = Timestamp::now();
+        let answer = self.ask(endpoint, path, patience, news)?;
+        Ok(Reading::of(&answer).map(|reading| (asked, reading)))
     }
 
-    fn take(&mut self, endpoint: Endpoint, reading: &Reading, last: bool, news: &Sender<News>) {
+    fn ask(
+        &self,
+        endpoint: Endpoint,
+        path: &str,
+        patience: Duration,
+        news: &Sender<News>,
+    ) -> Result<String, ScrapeError> {
+        let connected = |connection| self.tell(news, News::Connected(connection));
+        scrape::get(&endpoint, path, patience, connected)
+    }
+
+    /// The engine's version; asked for once of each process.
+    fn version(
+        &mut self,
+        endpoint: Endpoint,
+        path: Option<&str>,
+        news: &Sender<News>,
+    ) -> Option<String> {
+        if let Some((listener, version)) = &self.version
+            && *listener == endpoint.listener
+        {
+            return version.clone();
+        }
+        let version = self.ask(endpoint, path?, PATIENCE, news).ok();
+        let version = version.and_then(|text| {
+            let object: serde_json::Value = serde_json::from_str(&text).ok()?;
+            Some(object.get("version")?.as_str()?.to_owned())
+        });
+        self.version = Some((endpoint.listener, version.clone()));
+        version
+    }
+
+    fn take(
+        &mut self,
+        endpoint: Endpoint,
+        asked: Timestamp,
+        reading: &Reading,
+        last: bool,
+        news: &Sender<News>,
+    ) {
         let service = self.service;
         self.failures = 0;
+        let at = Timestamp::now();
+        let version = self.version(endpoint, reading.version_path, news);
         let info = EngineInfo {
             service,
             engine: reading.engine,
             counts: reading.counts,
-            version: reading.version.clone(),
+            version,
             model: reading.model.clone(),
         };
         if self.info.as_ref() != Some(&info) {
             self.info = Some(info.clone());
             self.tell(news, News::Engine(info));
         }
-        let at = Timestamp::now();
         let step = self.counters.read(at, endpoint.listener, reading);
         self.resets = self.resets << 1 | u32::from(matches!(step, Step::Reset(_)));
         let (counted, whole) = match step {
@@ -299,6 +343,8 @@ impl Server {
         };
         let load = EngineLoad {
             service,
+            asked,
+            answered: at,
             running: reading.running,
             waiting: reading.waiting,
         };
@@ -327,8 +373,8 @@ impl Server {
         let Some((endpoint, path)) = self.place else {
             return;
         };
-        if let Ok(Some(reading)) = self.read(endpoint, path, PATIENCE, news) {
-            self.take(endpoint, &reading, true, news);
+        if let Ok(Some((asked, reading))) = self.read(endpoint, path, PATIENCE, news) {
+            self.take(endpoint, asked, &reading, true, news);
         }
     }
 

@@ -5,10 +5,13 @@
 //! port does not pin the reader to one of them.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+
+use super::connect::connect;
+use super::{Connection, Endpoint};
+use crate::clock::Timestamp;
 
 /// The longest response that is read, head included.
 pub(super) const MAX_BYTES: usize = 4 << 20;
@@ -16,6 +19,9 @@ pub(super) const MAX_BYTES: usize = 4 << 20;
 /// Why a server's metrics could not be read.
 #[derive(Debug, Error)]
 pub(super) enum ScrapeError {
+    /// The server's network namespace cannot be entered.
+    #[error("cannot enter its network namespace: {0}")]
+    Namespace(#[source] io::Error),
     /// Nobody takes the connection.
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
@@ -41,14 +47,20 @@ pub(super) enum ScrapeError {
 
 /// The body at `path`. `connected` is called when the connection stands and nothing has been sent.
 pub(super) fn get(
-    address: SocketAddr,
+    endpoint: &Endpoint,
     path: &str,
     limit: Duration,
-    connected: impl FnOnce(),
+    connected: impl FnOnce(Connection),
 ) -> Result<String, ScrapeError> {
     let deadline = Instant::now() + limit;
-    let mut stream = TcpStream::connect_timeout(&address, limit).map_err(ScrapeError::Connect)?;
-    connected();
+    let address = endpoint.address;
+    let mut stream = connect(endpoint, limit)?;
+    connected(Connection {
+        from: stream.local_addr()?.port(),
+        to: address.port(),
+        network: endpoint.network.number,
+        at: Timestamp::now(),
+    });
     stream.set_write_timeout(Some(left(deadline)?))?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: perjoule/{}\r\n\
@@ -177,7 +189,7 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
     use std::thread;
 
     use proptest::prelude::*;
@@ -209,12 +221,11 @@ mod tests {
 
     fn answer(text: &str, linger: Duration) -> Result<String, ScrapeError> {
         let parts = text.as_bytes().chunks(7).map(<[u8]>::to_vec).collect();
-        get(
-            server(parts, linger),
-            "/metrics",
-            Duration::from_secs(2),
-            || {},
-        )
+        ask(server(parts, linger), Duration::from_secs(2))
+    }
+
+    fn ask(address: SocketAddr, limit: Duration) -> Result<String, ScrapeError> {
+        get(&Endpoint::here(address), "/metrics", limit, |_| {})
     }
 
     #[test]
@@ -254,7 +265,7 @@ mod tests {
             Duration::from_secs(5),
         );
         let start = Instant::now();
-        let error = get(silent, "/metrics", Duration::from_millis(200), || {}).unwrap_err();
+        let error = ask(silent, Duration::from_millis(200)).unwrap_err();
         assert!(matches!(error, ScrapeError::Timeout), "{error}");
         assert!(start.elapsed() < Duration::from_secs(1));
     }
@@ -264,7 +275,7 @@ mod tests {
         let mut parts = vec![b"HTTP/1.1 200 OK\r\n\r\n".to_vec()];
         parts.extend((0..6).map(|_| vec![b'a'; 1 << 20]));
         let endless = server(parts, Duration::from_secs(5));
-        let error = get(endless, "/metrics", Duration::from_secs(5), || {}).unwrap_err();
+        let error = ask(endless, Duration::from_secs(5)).unwrap_err();
         assert!(matches!(error, ScrapeError::TooLong), "{error}");
     }
 

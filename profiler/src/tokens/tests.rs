@@ -16,6 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Server {
     endpoint: Endpoint,
     heads: Arc<Mutex<Vec<String>>>,
+    peers: Arc<Mutex<Vec<u16>>>,
 }
 
 impl Server {
@@ -24,6 +25,8 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&heads);
+        let peers = Arc::new(Mutex::new(Vec::new()));
+        let kept_peers = Arc::clone(&peers);
         let mut texts: VecDeque<String> = texts.iter().map(|text| (*text).to_owned()).collect();
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -43,19 +46,22 @@ impl Server {
                         "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}",
                         text.len()
                     )
+                } else if head.starts_with("GET /version ") {
+                    "HTTP/1.1 200 OK\r\ncontent-length: 18\r\n\r\n{\"version\":\"0.9\"}\n"
+                        .to_owned()
                 } else {
                     "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned()
                 };
                 kept.lock().unwrap().push(head);
+                let peer = stream.peer_addr().unwrap().port();
+                kept_peers.lock().unwrap().push(peer);
                 let _ = stream.write_all(answer.as_bytes());
             }
         });
         Self {
-            endpoint: Endpoint {
-                address,
-                listener: 1,
-            },
+            endpoint: Endpoint::here(address),
             heads,
+            peers,
         }
     }
 
@@ -112,7 +118,7 @@ fn an_engine_is_found_behind_its_second_port_and_read_to_the_last_token() {
         service: SERVICE,
         engine: "vllm",
         counts: Counts::Step,
-        version: None,
+        version: Some("0.9".to_owned()),
         model: Some("m".to_owned()),
     })));
 
@@ -130,25 +136,27 @@ fn an_engine_is_found_behind_its_second_port_and_read_to_the_last_token() {
         (base.to, second.to),
         "no time is left out"
     );
-    let load = |running| {
-        News::Load(EngineLoad {
-            service: SERVICE,
-            running: Some(running),
-            waiting: Some(0),
-        })
-    };
-    assert!(rest.contains(&load(2)) && rest.contains(&load(1)));
+    let loads = rest.iter().filter_map(|news| match news {
+        News::Load(load) => Some((load.running, load.waiting)),
+        _ => None,
+    });
+    assert_eq!(
+        loads.collect::<Vec<_>>(),
+        [(Some(2), Some(0)), (Some(1), Some(0))]
+    );
 
-    // Every request was announced, once, with its port, and says who asks.
+    // Every request was announced, once, with both its ports, and says who asks.
     let mut all = first;
     all.extend(rest);
     for server in [&api, &metrics] {
-        let announced = all.iter().filter(|news| {
-            matches!(news, News::Asking { service: SERVICE, port, .. }
-                if *port == server.endpoint.address.port())
+        let announced = all.iter().filter_map(|news| match news {
+            News::Connected(own) if own.to == server.endpoint.address.port() => Some(own.from),
+            _ => None,
         });
         let heads = server.heads();
-        assert_eq!(announced.count(), heads.len());
+        let announced: Vec<u16> = announced.collect();
+        assert_eq!(announced, *server.peers.lock().unwrap());
+        assert_eq!(announced.len(), heads.len());
         assert!(
             heads
                 .iter()
@@ -198,17 +206,18 @@ fn several_processes_behind_one_port_are_not_counted() {
     let news = news(&tokens);
     assert!(deltas(&news).iter().all(|delta| delta.output == Some(0)));
     assert!(news.contains(&News::Lost(SERVICE)), "{news:?}");
-    assert_eq!(server.heads().len(), 4, "and it is left in peace");
+    let reads = server.heads();
+    let reads = reads
+        .iter()
+        .filter(|head| head.starts_with("GET /metrics "));
+    assert_eq!(reads.count(), 4, "and it is left in peace");
 }
 
 #[test]
 fn a_service_without_metrics_is_asked_seldom_and_a_port_that_is_not_http_once() {
     let plain = Server::start("/health", &[""]);
     let garbage = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = Endpoint {
-        address: garbage.local_addr().unwrap(),
-        listener: 2,
-    };
+    let endpoint = Endpoint::here(garbage.local_addr().unwrap());
     let connections = thread::spawn(move || {
         garbage.set_nonblocking(true).unwrap();
         let until = Instant::now() + 3 * SECOND;

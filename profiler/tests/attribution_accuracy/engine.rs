@@ -30,6 +30,10 @@ pub(crate) struct Load {
     pub(crate) prefill_watts: f64,
     /// The part of requests that do not stream.
     pub(crate) unstreamed: f64,
+    /// Seconds between two reads of the engine's queue, if it is read.
+    pub(crate) gauges: Option<f64>,
+    /// Requests that run together at most.
+    pub(crate) most: usize,
 }
 
 impl Default for Load {
@@ -42,6 +46,8 @@ impl Default for Load {
             prefill_speed: 14_000.0,
             prefill_watts: 480.0,
             unstreamed: 0.0,
+            gauges: None,
+            most: 256,
         }
     }
 }
@@ -56,6 +62,8 @@ pub(crate) struct Served {
     pub(crate) streamed: bool,
     /// True energy above idle.
     pub(crate) joules: f64,
+    /// When its prompt was taken up.
+    pub(crate) taken: f64,
     outputs: usize,
 }
 
@@ -68,6 +76,12 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// Requests in the engine's queue.
+    pub(crate) fn waiting(&self, time: f64) -> u64 {
+        let waits = |served: &&Served| served.start + HANDOVER <= time && served.taken > time;
+        self.requests.iter().filter(waits).count() as u64
+    }
+
     /// Energy since the beginning, joules.
     pub(crate) fn energy_at(&self, time: f64) -> f64 {
         let steps = time / NOISE_STEP;
@@ -98,6 +112,7 @@ pub(crate) fn serve(load: Load) -> History {
             input_bytes: (input_tokens * random.between(4.0, 6.0)) as u64 + 150,
             streamed: random.between(0.0, 1.0) >= load.unstreamed,
             joules: 0.0,
+            taken: f64::INFINITY,
             outputs,
         });
     }
@@ -107,8 +122,9 @@ pub(crate) fn serve(load: Load) -> History {
     while next < requests.len() || !running.is_empty() {
         let ready = requests.get(next).map(|request| request.start + HANDOVER);
         let (seconds, watts, tokened) = match ready {
-            Some(ready) if ready <= now => {
+            Some(ready) if ready <= now && running.len() < load.most => {
                 next += 1;
+                requests[next - 1].taken = now;
                 let seconds = requests[next - 1].input_tokens / load.prefill_speed;
                 (seconds, load.prefill_watts, vec![next - 1])
             }

@@ -161,3 +161,47 @@ fn responses_that_do_not_stream_are_never_class_a_and_still_add_up() {
         }
     }
 }
+
+#[test]
+fn the_engines_queue_helps_where_its_batch_is_full_and_changes_no_stream_elsewhere() {
+    let base = Load::default();
+    for (name, load, least) in [
+        (
+            "full batch",
+            Load {
+                rate: 3.5,
+                most: 6,
+                ..base
+            },
+            0.9,
+        ),
+        (
+            "prompts queue",
+            Load {
+                prefill_speed: 4_000.0,
+                ..base
+            },
+            1.001,
+        ),
+    ] {
+        let mut errors = [[0.0; 2]; 2];
+        for seed in 1..=2 {
+            for (gauges, errors) in [None, Some(1.0)].into_iter().zip(&mut errors) {
+                let run = observe(Load {
+                    seed,
+                    gauges,
+                    ..load
+                });
+                assert_eq!(run.residual, 0);
+                errors[0] += run.error(0.5) / 2.0;
+                errors[1] += run.error(0.95) / 2.0;
+            }
+        }
+        let [without, with] = errors;
+        println!("{name}: median and p95 {without:.4?} without, {with:.4?} with");
+        assert!(
+            with[0] <= least * without[0] && with[1] <= least * without[1],
+            "{name}"
+        );
+    }
+}

@@ -114,6 +114,7 @@ pub(crate) fn observe(load: Load) -> Run {
     let mut booked = Vec::new();
     let phase = random.between(0.0, TICK);
     let (mut poll, mut tick) = (0_u32, 0_u32);
+    let mut gauge = 0.0;
     loop {
         let next_poll = f64::from(poll) * POLL;
         let next_tick = phase + f64::from(tick) * TICK;
@@ -132,6 +133,16 @@ pub(crate) fn observe(load: Load) -> Run {
             }));
         } else {
             poll += 1;
+            if load.gauges.is_some_and(|every| next_poll >= gauge * every) {
+                gauge += 1.0;
+                ledger.apply(Event::Load(EngineLoad {
+                    service: SERVICE,
+                    asked: at(next_poll),
+                    answered: at(next_poll + 0.004),
+                    running: None,
+                    waiting: Some(history.waiting(next_poll + 0.002)),
+                }));
+            }
             tell(&mut ledger, &history, next_poll, &mut told);
             ledger.apply(Event::RequestsUntil(at(next_poll)));
             booked.extend(ledger.advance(at(next_poll)));

@@ -295,6 +295,18 @@ impl World {
             };
             facts.push((lost + self.late[3], loss));
         }
+        // Engines may say anything of their queues.
+        for (place, &(service, waiting)) in (0..).zip(&self.on_cpu) {
+            let asked = at(70 * place);
+            let load = EngineLoad {
+                service: ServiceId(u32::from(service)),
+                asked,
+                answered: asked,
+                running: None,
+                waiting: Some(waiting % 7),
+            };
+            facts.push((70 * place + self.late[3], Event::Load(load)));
+        }
         match self.any_order {
             // A shuffle that keeps nothing of the order, not even within a source.
             Some(seed) => {

@@ -31,6 +31,14 @@ impl Stack {
     /// # Panics
     /// If it does not come up.
     pub fn start_with_scenario(lines: &str) -> Self {
+        Self::start_on(&[0], lines)
+    }
+
+    /// The same with an engine that runs every step on these GPUs together.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_on(devices: &[usize], lines: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let scenario = format!("gpu_state = \"gpu-state\"\n{lines}\n");
         fs::write(folder.path().join("scenario.toml"), scenario).expect("a scenario");
@@ -45,6 +53,14 @@ impl Stack {
             .arg(folder.path().join("gpu-state"))
             .arg("--truth")
             .arg(folder.path().join("truth.jsonl"))
+            .arg("--devices")
+            .arg(
+                devices
+                    .iter()
+                    .map(usize::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
+            )
             .stdout(fs::File::create(&out).expect("a file"))
             .stderr(Stdio::null())
             .spawn()

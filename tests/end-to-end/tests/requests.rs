@@ -4,6 +4,8 @@
 mod limits;
 #[path = "requests/servers.rs"]
 mod servers;
+#[path = "requests/shapes.rs"]
+mod shapes;
 #[path = "requests/streams.rs"]
 mod streams;
 #[path = "requests/watch.rs"]

@@ -44,7 +44,7 @@ fn tokens_in_and_out_are_exactly_those_of_the_load_in_metrics_and_report() {
     // Counted before anybody looked: nobody's.
     stack.load_whole(5.0, 1);
     let before = stack.served();
-    let mut agent = Agent::start_with(stack.perjoule(), &["--engine-metrics"]);
+    let mut agent = Agent::start_with(stack.perjoule(), &[]);
     sleep(2 * SECOND);
     let load = stack.load_whole(5.0, 4);
     assert_eq!((&load["aborted"], &load["failed"]), (&0.into(), &0.into()));
@@ -66,7 +66,12 @@ fn tokens_in_and_out_are_exactly_those_of_the_load_in_metrics_and_report() {
         None,
         "sources are not mixed: {text}"
     );
-    let info = ["engine=\"vllm\"", "model=\"simulated-8b\""];
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    let info = [
+        "engine=\"vllm\"",
+        "model=\"simulated-8b\"",
+        version.as_str(),
+    ];
     assert_eq!(
         value(text, "perjoule_service_info", &info),
         Some(1.0),
@@ -125,14 +130,14 @@ fn stat_counts_every_token_of_its_command_and_without_the_metrics_its_chunks() {
         let load = lines.next().expect("a summary").expect("JSON");
         (report, load)
     };
-    let (report, load) = run(&["--engine-metrics"]);
+    let (report, load) = run(&[]);
     let told = service(&report);
     assert_eq!(told["tokens"]["source"], "server_metrics", "{report}");
     assert_eq!(told["tokens"]["input"], load["tokens_in"], "{report}");
     assert_eq!(told["tokens"]["output"], load["tokens_out"]);
     assert_eq!(told["requests"]["total"], load["sent"]);
 
-    let (report, load) = run(&[]);
+    let (report, load) = run(&["--no-engine-metrics"]);
     let told = service(&report);
     assert_eq!(told["tokens"]["source"], "chunks", "{report}");
     assert_eq!(told["tokens"]["input"], Value::Null);

@@ -7,9 +7,10 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel}
 use profiler_ebpf::http1::{self, FRONT, Start, mask};
 use profiler_ebpf::request::{CLIENT_CLOSED, LINE_WHOLE, METHOD_CUT, Phase, REQUEST_LINE, Slot};
 
+use super::clients;
 use super::payload::{self, Buffer, Origin};
 use super::slots::{allocate, begin_write, buffer, count, emit, end_write, next_id, release};
-use super::socket::Socket;
+use super::socket::{AF_UNIX, Socket};
 
 /// Socket states in which a server answers what it reads; in any other it drains.
 const ESTABLISHED: u8 = 1;
@@ -171,6 +172,7 @@ unsafe fn begin<S: Socket>(socket: S, slot: *mut Slot, start: Start, tgid: u32, 
         facts.family = socket.family();
         (facts.port, facts.peer_port) = socket.ports(facts.family);
         facts.network = socket.network();
+        clients::identify(socket, facts);
     }
 }
 
@@ -226,6 +228,10 @@ pub(super) fn client_left(slot: *mut Slot, gone: bool) {
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         if (*slot).facts.phase == Phase::IDLE {
+            if (*slot).facts.family == AF_UNIX {
+                // Of its end nothing else is seen, and its address is soon another's.
+                release((*slot).facts.socket, slot);
+            }
             return;
         }
         begin_write(slot);
@@ -247,7 +253,9 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
     let phase = unsafe { (*slot).facts.phase };
     if phase == Phase::IDLE {
         // SAFETY: as above.
-        if !http1::is_session(unsafe { &*slot }) {
+        let (family, is_session) = unsafe { ((*slot).facts.family, http1::is_session(&*slot)) };
+        // What is sent at the address of a Unix socket may be another one's.
+        if !is_session && family != AF_UNIX {
             // A response to a request that was not followed.
             count!(pipelined);
         }
@@ -257,6 +265,9 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
     // SAFETY: a slot of the array, written between `begin_write` and `end_write`.
     unsafe {
         begin_write(slot);
+        if phase == Phase::WAITING {
+            clients::ask(&mut (*slot).facts);
+        }
         http1::begin_send(&mut *slot, length, now);
         if http1::passes(&*slot) && length <= (*slot).cursor.left {
             http1::pass(&mut *slot, length, now);

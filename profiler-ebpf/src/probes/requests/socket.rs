@@ -6,8 +6,9 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use profiler_ebpf::ABSENT;
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+pub(super) const AF_UNIX: u16 = 1;
+pub(super) const AF_INET: u16 = 2;
+pub(super) const AF_INET6: u16 = 10;
 
 #[unsafe(no_mangle)]
 static SOCK_FAMILY: Global<u32> = Global::new(ABSENT);

@@ -7,6 +7,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use profiler_ebpf::cost::Program;
 use profiler_ebpf::owners::FIRST_SERVICE;
 
+use super::clients;
 use super::exchange::{client_left, destroyed, received, sent};
 use super::payload::Syscall;
 use super::slots::find;
@@ -54,12 +55,16 @@ fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::SockSendLength);
-    // Only a service's sockets are in the table: one lookup tells a foreign process's.
-    let slot = find(ctx.arg::<*const u8>(0) as u64);
+    let sock: *const u8 = ctx.arg(0);
+    let slot = find(sock as u64);
+    let length: i32 = ctx.arg(1);
     if slot.is_null() {
+        if length > 0 {
+            // SAFETY: the tracepoint's own argument.
+            clients::note(unsafe { Trusted::new(sock) }, ctx.tgid());
+        }
         return 0;
     }
-    let length: i32 = ctx.arg(1);
     if length > 0 {
         sent(slot, Syscall, length as u64);
     } else if length == -EPIPE || length == -ECONNRESET {
@@ -72,10 +77,13 @@ fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::TcpDestroySock);
-    let socket = ctx.arg::<*const u8>(0) as u64;
-    let slot = find(socket);
-    if !slot.is_null() {
-        destroyed(socket, slot);
+    let sock: *const u8 = ctx.arg(0);
+    let slot = find(sock as u64);
+    if slot.is_null() {
+        // SAFETY: the tracepoint's own argument.
+        clients::forget(unsafe { Trusted::new(sock) });
+    } else {
+        destroyed(sock as u64, slot);
     }
     0
 }

@@ -60,7 +60,7 @@ fn every_setting_can_stand_in_the_file() {
         nvml_library = "/opt/libnvidia-ml.so.1"
         model = "llama"
         syscalls = true
-        engine_metrics = true
+        engine_metrics = false
         log_level = "warn"
         idle_watts = { "GPU-1" = 83, "GPU-2" = 66.5 }
         [services]
@@ -76,7 +76,7 @@ fn every_setting_can_stand_in_the_file() {
     .unwrap();
     assert_eq!(config.listen, Some("127.0.0.1:9000".parse().unwrap()));
     assert_eq!(config.nvml_library, Some("/opt/libnvidia-ml.so.1".into()));
-    assert!(config.engine_metrics);
+    assert!(!config.engine_metrics);
     assert_eq!(config.services.pids, [12]);
     assert_eq!(config.services.ports, [8000, 8001]);
     assert_eq!(config.services.names, ["vllm"]);
@@ -96,7 +96,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
         ("PERJOULE_PORTS", "8000"),
         ("PERJOULE_NAMES", "vllm,tgi"),
         ("PERJOULE_SYSCALLS", "on"),
-        ("PERJOULE_ENGINE_METRICS", "on"),
+        ("PERJOULE_ENGINE_METRICS", "off"),
         ("PERJOULE_IDLE_WATTS", "83,GPU-2=66"),
         ("PERJOULE_LOG_LEVEL", "trace"),
         ("PERJOULE_DRAIN_MS", "100"),
@@ -111,7 +111,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
     assert_eq!(config.services.ports, [8000]);
     assert_eq!(config.services.names, ["vllm", "tgi"]);
     assert!(config.syscalls);
-    assert!(config.engine_metrics);
+    assert!(!config.engine_metrics);
     assert_eq!(config.idle_watts.of("GPU-1"), Some(Watts(83.0)));
     assert_eq!(config.idle_watts.of("GPU-2"), Some(Watts(66.0)));
     assert_eq!(config.log_level, LevelFilter::Trace);

@@ -66,8 +66,9 @@ impl Follower {
             return;
         }
         let Some(service) = service else { return };
-        self.open.insert(now_alive, (*facts, service));
-        out.push(observe(facts, service, None, route));
+        let facts = same_client(self.open.get(&now_alive), facts);
+        self.open.insert(now_alive, (facts, service));
+        out.push(observe(&facts, service, None, route));
     }
 
     /// The ring holds a finished request.
@@ -79,6 +80,7 @@ impl Follower {
         out: &mut Vec<Observed>,
     ) {
         let open = self.open.remove(&facts.id);
+        let facts = &same_client(open.as_ref(), facts);
         if facts.flags & UPGRADED != 0 {
             self.sessions += 1;
         }
@@ -145,6 +147,16 @@ impl Follower {
     /// Finished requests of services that were forgotten meanwhile.
     pub(super) const fn unowned(&self) -> u64 {
         self.unowned
+    }
+}
+
+/// A request that was told as one client's stays that client's.
+fn same_client(told: Option<&(Facts, ServiceId)>, facts: &Facts) -> Facts {
+    let client = told.map_or(facts, |(told, _)| told);
+    Facts {
+        peer: client.peer,
+        peer_tgid: client.peer_tgid,
+        ..*facts
     }
 }
 

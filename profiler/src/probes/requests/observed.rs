@@ -2,8 +2,9 @@
 
 use profiler_ebpf::request::{self, Facts};
 
+use super::clients::Client;
 use crate::clock::Timestamp;
-use crate::ledger::{End, Event, Input, Outcome, Request, RequestId, Route, ServiceId};
+use crate::ledger::{End, Event, Input, Outcome, Request, RequestId, Route, ServiceId, Usage};
 
 /// A request as it stood at some moment, and where it was seen.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +20,8 @@ pub struct Observed {
     /// Number of the socket's network namespace, as `/proc/<pid>/ns/net` shows it; 0 if not
     /// known.
     pub network: u32,
+    /// Who sent it; what was said first stays.
+    pub client: Client,
     /// Address family (`AF_*`).
     pub family: u16,
     /// The process that read the request.
@@ -29,6 +32,8 @@ pub struct Observed {
     pub first_chunks: u64,
     /// Part of the response could not be read: `chunks` may be too small.
     pub truncated: bool,
+    /// What the server itself counted of it, told with its end.
+    pub usage: Option<Usage>,
 }
 
 impl Observed {
@@ -91,11 +96,13 @@ pub(super) fn observe(
         port: facts.port,
         peer_port: facts.peer_port,
         network: facts.network,
+        client: Client::of(facts),
         family: facts.family,
         tgid: facts.tgid,
         response_bytes: facts.response_bytes,
         first_chunks: u64::from(facts.first_chunks),
         truncated: facts.flags & request::TRUNCATED != 0,
+        usage: None,
     }
 }
 

@@ -198,5 +198,6 @@ fn request(
         dram: None,
         class: Class::A,
         error_ratio: Some(0.03),
+        tokens: None,
     }
 }

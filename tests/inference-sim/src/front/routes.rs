@@ -51,6 +51,10 @@ impl Front {
             "/v1/completions" if post => self.generate(Kind::Completion, request, start_ns).await,
             "/health" if get => whole(StatusCode::OK, "", Bytes::new()),
             "/v1/models" if get => self.models(),
+            "/version" if get => {
+                let version = json!({"version": env!("CARGO_PKG_VERSION")}).to_string();
+                whole(StatusCode::OK, "application/json", version.into())
+            }
             "/metrics" if get => {
                 let text = self.link.metrics.render(self.link.running_and_waiting());
                 whole(
@@ -59,9 +63,12 @@ impl Front {
                     text.into(),
                 )
             }
-            "/v1/chat/completions" | "/v1/completions" | "/health" | "/v1/models" | "/metrics" => {
-                detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
-            }
+            "/v1/chat/completions"
+            | "/v1/completions"
+            | "/health"
+            | "/v1/models"
+            | "/version"
+            | "/metrics" => detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             _ => detail(StatusCode::NOT_FOUND, "Not Found"),
         };
         reply

@@ -1,0 +1,240 @@
+//! Which processes are one service, which are two, and what each is called.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use end_to_end::agent::Agent;
+use end_to_end::server::free_port;
+use end_to_end::stack::Stack;
+use end_to_end::{http, is_root, skipped};
+use serde_json::Value;
+
+use crate::hops::follow;
+use crate::script::{Script, booked, tell};
+
+const SERVER: &str = "front = listen(); background(front)\nready(port(front))";
+
+/// A cgroup of the kernel's own, made for one test.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// Below the root of a writable hierarchy; `None`, said, where there is none.
+    fn make(path: &str) -> Option<Self> {
+        let roots = [
+            "/sys/fs/cgroup/unified",
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/pids",
+        ];
+        let root = roots
+            .iter()
+            .find(|root| fs::exists(format!("{root}/cgroup.procs")).unwrap_or(false));
+        let made = root.map(|root| PathBuf::from(format!("{root}/{path}")));
+        let made = made.filter(|folder| fs::create_dir_all(folder).is_ok());
+        if made.is_none() {
+            skipped("no cgroup hierarchy is writable");
+        }
+        made.map(Self)
+    }
+
+    /// One as a container engine makes it; the container's short name.
+    fn container(number: u32) -> Option<(Self, String)> {
+        let id = format!("{number:04x}{:08x}{:052x}", std::process::id(), 0xabc);
+        let cgroup = Self::make(&format!("docker-{id}.scope"))?;
+        Some((cgroup, id[..12].to_owned()))
+    }
+
+    fn take(&self, script: &Script) {
+        fs::write(self.0.join("cgroup.procs"), script.pid().to_string()).expect("moved");
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // The kernel takes processes out a moment after they have ended.
+        let give_up = Instant::now() + Duration::from_secs(3);
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < give_up {
+            sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn ask(port: u16, times: usize) {
+    for _ in 0..times {
+        assert!(http::get(port, "/v1/completions").ends_with("ok"));
+    }
+}
+
+#[test]
+fn a_proxy_is_part_of_its_container_and_not_of_another() {
+    if !is_root("containers") {
+        return;
+    }
+    let (Some((one, one_name)), Some((two, two_name))) =
+        (Cgroup::container(1), Cgroup::container(2))
+    else {
+        return;
+    };
+    // Processes that know nothing of each other but the cgroup.
+    let server = Script::start(SERVER);
+    let proxy = |upstream: u16| {
+        Script::start(&format!(
+            "front = listen(); background(front, lambda: ask(to({upstream})))\nready(port(front))"
+        ))
+    };
+    let (inside, outside) = (proxy(server.port()), proxy(server.port()));
+    one.take(&server);
+    one.take(&inside);
+    two.take(&outside);
+    let agent = Agent::start(&["--name", &one_name, "--name", &two_name]);
+    ask(inside.port(), 20);
+    ask(outside.port(), 30);
+    ask(server.port(), 5);
+    let counts = booked(agent);
+    drop((server, inside, outside));
+    assert_eq!(counts[&one_name], 20 + 30 + 5, "{counts:?}");
+    assert_eq!(counts[&two_name], 30, "{counts:?}");
+}
+
+#[test]
+fn a_unit_is_named_by_itself_and_a_program_by_its_file_but_never_followed_by_its_title() {
+    if !is_root("units") {
+        return;
+    }
+    let unit = format!("served-{}", std::process::id());
+    let Some(cgroup) = Cgroup::make(&format!("system.slice/{unit}.service")) else {
+        return;
+    };
+    let script = Script::start(SERVER);
+    cgroup.take(&script);
+    // Calls itself what the unit is called, and is none of it.
+    let impostor = Script::start(&format!(
+        "open('/proc/self/comm', 'w').write('{unit}')\n\
+         front = listen(); background(front)\nready(port(front))"
+    ));
+    let agent = Agent::start(&["--port", &script.port().to_string()]);
+    ask(script.port(), 3);
+    ask(impostor.port(), 4);
+    let counts = booked(agent);
+    drop((script, impostor));
+    assert_eq!(counts.into_iter().collect::<Vec<_>>(), [(unit, 3)]);
+}
+
+#[test]
+fn one_port_in_two_network_namespaces_is_two_services() {
+    if !is_root("network namespaces") {
+        return;
+    }
+    let port = free_port();
+    // Each counts what it was asked inside its own namespace.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display();
+    let script = |times: u32| {
+        Script::start_behind(
+            &["unshare", "--net"],
+            &format!(
+                r#"
+import subprocess
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+inner = listen()
+child(lambda: serve(inner))
+front = listen({port}); background(front, lambda: ask(to(port_of_inner)))
+port_of_inner = port(inner)
+inner.close()
+asker = os.fork()
+if asker == 0:
+    # Of the tree, but it serves nothing: its requests are the service's own.
+    when_told("{path}", "{times}", lambda: [ask(to({port})) for _ in range({times})])
+    os._exit(0)
+ready({port})
+"#
+            ),
+        )
+    };
+    let (one, two) = (script(11), script(23));
+    let agent = follow(&[&one, &two]);
+    tell(folder.path(), &["11", "23"]);
+    let counts = booked(agent);
+    assert_eq!((counts["python3"], counts["python3-2"]), (11, 23));
+}
+
+#[test]
+fn a_port_is_found_in_whatever_family_it_listens() {
+    if !is_root("families") {
+        return;
+    }
+    for (host, clients) in [
+        ("0.0.0.0", &["127.0.0.1"][..]),
+        ("::1", &["::1"]),
+        ("::", &["127.0.0.1", "::1"]),
+    ] {
+        let script = Script::start(&format!(
+            "front = listen(host='{host}'); background(front)\nready(port(front))"
+        ));
+        let agent = Agent::start(&["--port", &script.port().to_string()]);
+        for client in clients {
+            let asking = Script::start(&format!(
+                "for _ in range(10):\n    s = socket.create_connection(('{client}', {}))\n    \
+                 ask(lambda: s)\nready()",
+                script.port()
+            ));
+            drop(asking);
+        }
+        let counts = booked(agent);
+        assert_eq!(counts.values().sum::<usize>(), 10 * clients.len(), "{host}");
+    }
+}
+
+#[test]
+fn a_tensor_parallel_engine_on_two_gpus_is_one_service_with_both_their_energy() {
+    if !is_root("two GPUs") {
+        return;
+    }
+    let stack = Stack::start_on(&[0, 1], "[[device]]\n[[device]]");
+    let mut agent = Agent::start_with(stack.perjoule(), &[]);
+    sleep(Duration::from_secs(2));
+    assert!(stack.load(4.0, 4).wait().expect("a load").success());
+    sleep(Duration::from_secs(2));
+    agent.end_with(libc::SIGTERM);
+    let text = fs::read_to_string(agent.journal_path()).expect("a journal");
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    let services = lines
+        .iter()
+        .filter(|line| line["entry"] == "service")
+        .count();
+    assert_eq!(services, 1, "{}", agent.log());
+    let requests: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line["entry"] == "request" && line["route"] != "health")
+        .collect();
+    assert_eq!(requests.len(), stack.served());
+    // What the service's requests got of each GPU is what the requests have.
+    let mut by_meter = std::collections::BTreeMap::new();
+    for line in lines.iter().filter(|line| line["entry"] == "interval") {
+        for share in line["services"].as_array().expect("shares") {
+            *by_meter.entry(line["meter"].as_u64()).or_insert(0) +=
+                share["requests_uj"].as_u64().expect("an integer");
+        }
+    }
+    let gpus: Vec<u64> = by_meter
+        .into_values()
+        .filter(|energy| *energy > 10_000_000)
+        .collect();
+    assert_eq!(gpus.len(), 2, "{gpus:?}");
+    let given: u64 = requests
+        .iter()
+        .filter_map(|request| request["energy_uj"]["gpu"].as_u64())
+        .sum();
+    println!(
+        "{} requests, {gpus:?} µJ of the GPUs, {given} µJ given",
+        requests.len()
+    );
+    let sum = gpus.iter().sum::<u64>() as f64;
+    assert!((given as f64 / sum - 1.0).abs() < 0.05, "{given} of {sum}");
+    let ratio = gpus[0] as f64 / gpus[1] as f64;
+    assert!((0.8..1.25).contains(&ratio), "{gpus:?}");
+}
