@@ -27,7 +27,7 @@ use lines::Line;
 use window::rolled;
 
 /// The most lines of a head that is taken at once.
-const MOST_LINES: u64 = 24;
+const MOST_LINES: u64 = 12;
 
 /// The bytes of one send, and how they are reached.
 pub trait Payload {

@@ -91,9 +91,8 @@ impl Socket {
             return length;
         }
         let mut ahead = 0;
-        if taken == 0
-            && bytes.len() <= self.window_size
-            && http1::may_be_event(&self.slot, length) {
+        if taken == 0 && bytes.len() <= self.window_size && http1::may_be_event(&self.slot, length)
+        {
             self.window.bytes()[FRONT..FRONT + bytes.len()].copy_from_slice(bytes);
             if http1::event(&self.window, &mut self.slot, length, now) {
                 self.events += 1;

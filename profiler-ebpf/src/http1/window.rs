@@ -18,7 +18,7 @@ pub const BYTES: usize = 2184;
 const SEARCH: u64 = 128;
 
 /// The longest line of a head that is taken at once.
-const LONGEST_LINE: u64 = 256;
+const LONGEST_LINE: u64 = 128;
 
 /// Carriage return and newline.
 const LINE_BREAK: u64 = 0x0a0d;
@@ -238,7 +238,7 @@ impl Window {
         self.set_cursor(if next < limit { next } else { limit });
     }
 
-    /// Looks for the line break of the line at `line`, of up to 256 bytes; sets `found` if it is
+    /// Looks for the line break of the line at `line`, of up to 128 bytes; sets `found` if it is
     /// the line's first control character, and then the cursor to what lies behind it.
     #[inline(always)]
     pub(super) fn find_line_break(&mut self, line: u64) {

@@ -154,12 +154,7 @@ fn syscall_source(direction: Direction) -> Source {
 /// Reads the first of a receive's `total` bytes to [`FRONT`], at most `wanted` (≤ 511); returns
 /// how many, 0 if none can be.
 #[inline(always)]
-pub(super) fn beginning<O: Origin>(
-    buffer: *mut Buffer,
-    origin: O,
-    total: u64,
-    wanted: u64,
-) -> u64 {
+pub(super) fn beginning<O: Origin>(buffer: *mut Buffer, origin: O, total: u64, wanted: u64) -> u64 {
     let wanted = if total < wanted { total } else { wanted };
     let read = read_first(buffer, origin, Direction::Received, total, wanted);
     if read == wanted {
