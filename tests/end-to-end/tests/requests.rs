@@ -31,7 +31,7 @@ fn the_programs_and_maps_stay_within_their_bounds() {
     let Some(watch) = Watch::attach() else { return };
     for (program, most) in [
         ("sock_recv_length", 20_000),
-        ("sock_send_length", 100_000),
+        ("sock_send_length", 150_000),
         ("tcp_destroy_sock", 2_000),
     ] {
         let verified = watch.loader.verified_instructions(program);
