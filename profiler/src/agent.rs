@@ -40,6 +40,12 @@ pub use start::{Options, StartError, examine};
 /// Between two reads of on-CPU time: no longer than a GPU counter's tick.
 const CPU_PERIOD: Duration = Duration::from_millis(100);
 
+/// Without a request for this long the agent is at rest.
+const AT_REST: Duration = Duration::from_secs(1);
+
+/// Between two ticks at rest: half of [`CPU_PERIOD`], which stays what it is.
+const REST_PERIOD: Duration = Duration::from_millis(50);
+
 /// After its last process a service's last requests and CPU time have long been told.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
@@ -62,6 +68,8 @@ pub struct Agent {
     /// Since when services have no process, until they are forgotten.
     ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
+    /// When a request was last seen.
+    served: Timestamp,
     hops: Hops,
     lost_requests: u64,
     /// System calls already told, by service and class.
@@ -77,9 +85,15 @@ impl Agent {
         self.sinks.metrics.exposition()
     }
 
-    /// How often [`Self::tick`] wants to be called.
-    pub const fn period(&self) -> Duration {
-        self.config.intervals.drain
+    /// How long after one [`Self::tick`] it wants the next: less often where no request has been
+    /// seen for a while. What the first ones leave behind until then has room in the ring.
+    pub fn period(&self) -> Duration {
+        let drain = self.config.intervals.drain;
+        if Timestamp::now().since(self.served) < AT_REST.as_nanos() as u64 {
+            drain
+        } else {
+            drain.max(REST_PERIOD)
+        }
     }
 
     /// True if a GPU's idle floor is neither given nor known yet.
@@ -252,6 +266,9 @@ impl Agent {
         probes.poll_log();
         self.observed.clear();
         let until = probes.poll_requests(&mut self.observed);
+        if !self.observed.is_empty() {
+            self.served = Timestamp::now();
+        }
         // The agent's own requests were told before a server could see them.
         self.take_tokens();
         let Some(until) = until else {

@@ -4,16 +4,21 @@
 //! Ratios are taken within one run; absolute figures move with the machine's mood.
 
 mod bpf;
-mod hooks;
 mod inference;
+mod interval;
 mod pairs;
 mod peers;
+mod requests;
+mod scheduler;
 mod servers;
-mod static_server;
+mod sockets;
+mod stopwatch;
+pub(crate) mod streams;
 mod table;
 mod usage;
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -37,14 +42,29 @@ const DEMO_RATE: f64 = 2.5;
 const BUSY_RATE: f64 = 5.0;
 
 /// What to measure.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// A minute instead of five: shorter windows, fewer repetitions, more noise
+    /// All parts unless one is named
+    part: Option<Part>,
+    /// Shorter windows, fewer repetitions, more noise
     #[arg(long)]
     quick: bool,
     /// One line of JSON on stdout instead of the table
     #[arg(long)]
     json: bool,
+    /// An agent built from another state of the code, to be timed at the same calls
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// At rest, and beside an inference server
+    Agent,
+    /// Following requests: per call, at a rate, and what servers lose
+    Requests,
+    /// Per context switch
+    Scheduler,
 }
 
 /// How long and how often.
@@ -55,14 +75,13 @@ struct Lengths {
     idle: Duration,
     ramp: Duration,
     load: Duration,
-    /// From attaching to measuring, under streams.
+    /// From attaching to measuring.
     settle: Duration,
     window: Duration,
-    rounds: usize,
+    /// Of runs that are held against each other, in either order.
+    pairs: usize,
     switches: u32,
-    wrk_s: u64,
-    /// Off, on, on, off.
-    wrk_turns: usize,
+    saturated_s: u64,
     steady_s: u64,
     inference_s: Option<u64>,
 }
@@ -70,16 +89,15 @@ struct Lengths {
 impl Lengths {
     const QUICK: Self = Self {
         rates: &[(BUSY_RATE, 22)],
-        idle: Duration::from_secs(2),
+        idle: Duration::from_secs(3),
         ramp: Duration::from_secs(2),
         load: Duration::from_secs(2),
-        settle: Duration::from_secs(2),
-        window: Duration::from_millis(1_200),
-        rounds: 1,
+        settle: Duration::from_millis(1_200),
+        window: Duration::from_secs(1),
+        pairs: 2,
         switches: 50_000,
-        wrk_s: 2,
-        wrk_turns: 1,
-        steady_s: 3,
+        saturated_s: 2,
+        steady_s: 5,
         inference_s: None,
     };
     const FULL: Self = Self {
@@ -87,13 +105,12 @@ impl Lengths {
         idle: Duration::from_secs(12),
         ramp: Duration::from_secs(6),
         load: Duration::from_secs(12),
-        settle: Duration::from_millis(2_500),
-        window: Duration::from_secs(4),
-        rounds: 2,
+        settle: Duration::from_millis(1_500),
+        window: Duration::from_secs(2),
+        pairs: 5,
         switches: 200_000,
-        wrk_s: 3,
-        wrk_turns: 3,
-        steady_s: 8,
+        saturated_s: 3,
+        steady_s: 12,
         inference_s: Some(10),
     };
 }
@@ -122,8 +139,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let busy = read("/proc/loadavg");
     let start = Instant::now();
-    let mut rows = inference::measure(&folder, lengths)?;
-    rows.extend(static_server::measure(&folder, lengths)?);
+    let wanted = |part| options.part.is_none_or(|only| only == part);
+    let mut rows = Vec::new();
+    if wanted(Part::Agent) {
+        rows.extend(inference::measure(&folder, lengths)?);
+    }
+    if wanted(Part::Requests) {
+        rows.extend(requests::measure(
+            &folder,
+            lengths,
+            options.against.as_deref(),
+        )?);
+    }
+    if wanted(Part::Scheduler) {
+        rows.extend(scheduler::measure(&folder, lengths)?);
+    }
 
     let machine = machine(options.quick, start.elapsed(), &busy);
     if options.json {
@@ -132,6 +162,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{}", table::to_text(&rows));
         println!("{machine}");
     }
+    let over: Vec<&str> = table::over(&rows).collect();
+    ensure!(over.is_empty(), "over budget: {}", over.join("; "));
     Ok(())
 }
 

@@ -30,6 +30,9 @@ enum Task {
     Vm(vm::Options),
     /// Measure what the agent itself costs (root)
     Bench(bench::Options),
+    /// A server that streams, or its clients, for the bench
+    #[command(hide = true, subcommand)]
+    BenchStreams(bench::streams::Role),
 }
 
 fn main() -> Result<()> {
@@ -39,5 +42,6 @@ fn main() -> Result<()> {
         Task::Test => test::run(),
         Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::BenchStreams(role) => bench::streams::run(&role),
     }
 }

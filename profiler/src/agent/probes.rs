@@ -80,6 +80,7 @@ impl Probes {
         } else {
             None
         };
+        loader.settle();
         Ok(Self {
             requests,
             sched,

@@ -158,6 +158,7 @@ impl Agent {
             power_read: HashMap::new(),
             ended: HashMap::new(),
             observed: Vec::new(),
+            served: now,
             hops: Hops::default(),
             lost_requests: 0,
             syscalls: HashMap::new(),

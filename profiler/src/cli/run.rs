@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use super::settings::{Target, start_log};
 use super::{EXIT_USAGE, usage};
@@ -58,11 +58,9 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             // The sender is dropped at the end, which is the same sign.
             let _ = stopped.await;
         }));
-        let mut ticks = interval(agent.period());
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let name = loop {
             tokio::select! {
-                _ = ticks.tick() => agent.tick(),
+                () = sleep(agent.period()) => agent.tick(),
                 _ = interrupt.recv() => break "SIGINT",
                 _ = terminate.recv() => break "SIGTERM",
             }

@@ -296,10 +296,7 @@ impl Ledger {
     /// Books the requests that ended by `told` and that every meter has passed.
     pub(super) fn book_requests(&mut self, told: Timestamp) {
         let until = self.walked().min(told);
-        while let Some(ended) = self.flights.next_ended(until) {
-            let Some(flight) = self.flights.remove(ended) else {
-                break;
-            };
+        while let Some(flight) = self.flights.take_ended(until) {
             let Some(service) = self.flights.services.get_mut(flight.service as usize) else {
                 continue;
             };

@@ -10,7 +10,8 @@
 //! in service. A request that cannot be waited for any longer is presumed to be of the kind its
 //! service mostly serves.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::flight::{Flight, Mode, in_order};
@@ -43,7 +44,8 @@ pub(super) struct Flights {
     booked: IdSet<RequestId>,
     booked_order: VecDeque<RequestId>,
     firsts: Vec<First>,
-    ended: BTreeSet<(Timestamp, u32)>,
+    /// The earliest end on top.
+    ended: BinaryHeap<Reverse<(Timestamp, u32)>>,
     pub(super) services: Vec<Service>,
     service_index: Ids<ServiceId, u32>,
     /// What engines said of their queues, for moments up to which requests are not told yet.
@@ -113,7 +115,7 @@ impl Flights {
         let looked = std::mem::replace(&mut known.told_at, at);
         if known.mode == Mode::Free {
             if let Some(end) = request.end {
-                self.ended.insert((end.at, flight));
+                self.ended.push(Reverse((end.at, flight)));
             }
             return;
         }
@@ -142,7 +144,7 @@ impl Flights {
                     }
                 }
             }
-            self.ended.insert((end.at, flight));
+            self.ended.push(Reverse((end.at, flight)));
         }
     }
 
@@ -343,20 +345,14 @@ impl Flights {
         }
     }
 
-    /// The next request that ended by `until`; its slot stays taken until [`Self::remove`].
-    pub(super) fn next_ended(&self, until: Timestamp) -> Option<u32> {
-        self.ended
-            .first()
-            .filter(|(end, _)| *end <= until)
-            .map(|(_, flight)| *flight)
-    }
-
-    /// Takes a request that ended out.
-    pub(super) fn remove(&mut self, flight: u32) -> Option<Flight> {
-        let known = self.slots.get_mut(flight as usize)?.take()?;
-        if let Some(end) = known.request.end {
-            self.ended.remove(&(end.at, flight));
+    /// Takes out the next request that ended by `until`.
+    pub(super) fn take_ended(&mut self, until: Timestamp) -> Option<Flight> {
+        let Reverse((end, flight)) = *self.ended.peek()?;
+        if end > until {
+            return None;
         }
+        self.ended.pop();
+        let known = self.slots.get_mut(flight as usize)?.take()?;
         self.index.remove(&known.request.id);
         self.free.push(flight);
         if let Some(service) = self.services.get_mut(known.service as usize) {

@@ -6,7 +6,7 @@
 //! detaches everything.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -130,8 +130,10 @@ struct Fate {
 pub struct Loader {
     /// What keeps each program attached.
     links: Vec<(&'static str, Box<dyn Any>)>,
+    loaded: HashSet<&'static str>,
     object: Ebpf,
-    types: Btf,
+    /// Only while programs are being attached: some ten megabytes.
+    types: Option<Btf>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     costs: SharedArray<CpuCosts>,
     missing: Vec<(Field, String)>,
@@ -157,6 +159,10 @@ impl Loader {
         {
             return Err(LoadError::Requirement(check));
         }
+        // It has read all types by itself, for relocations that the object does not have: freed
+        // before they are read here, so that they are never held twice.
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
         let bytes = btf::read(Path::new(btf::VMLINUX))?;
         let types = Types::parse(&bytes)?;
         let mut missing = Vec::new();
@@ -170,11 +176,12 @@ impl Loader {
                 });
             offsets.push((field.global, offset));
         }
+        drop(types);
 
         let types = Btf::parse(&bytes, Endianness::default())
             .map_err(|error| LoadError::Object(error.into()))?;
+        drop(bytes);
         let log_level = options.log_level as u8;
-        let mut loader = EbpfLoader::new();
         for (global, offset) in &offsets {
             loader.override_global(global, offset, true);
         }
@@ -200,8 +207,9 @@ impl Loader {
         let logger = EbpfLogger::init(&mut object).ok();
         Ok(Self {
             links: Vec::new(),
+            loaded: HashSet::new(),
             object,
-            types,
+            types: Some(types),
             logger,
             costs,
             missing,
@@ -323,6 +331,11 @@ impl Loader {
                 reason: error.clone(),
             });
         }
+        // A program that is loaded for one hook serves the next one too.
+        if !self.loaded.contains(program) {
+            self.load(program, hook)?;
+            self.loaded.insert(program);
+        }
         let missing = ProbeError::NoProgram { program };
         let Some(loaded) = self.object.program_mut(program) else {
             return Err(missing);
@@ -330,28 +343,58 @@ impl Loader {
         let name = hook.name();
         // What a link is differs by hook; dropping it detaches.
         macro_rules! attach {
-            ($kind:ty, load($($load:expr),*), attach($($attach:expr),*)) => {{
+            ($kind:ty $(, $argument:expr)*) => {{
                 let hook: &mut $kind = loaded.try_into().map_err(|_| missing)?;
-                match hook.load($($load),*) {
-                    // A program that is loaded for one hook serves the next one too.
-                    Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
-                    Err(error) => Err(error),
-                }
-                .map_err(|error| ProbeError::from_load(program, name, error))?;
-                hook.attach($($attach),*)
+                hook.attach($($argument),*)
                     .and_then(|id| hook.take_link(id))
                     .map(|link| Box::new(link) as Box<dyn Any>)
             }};
         }
         let link = match hook {
-            Hook::BtfTracepoint(_) => attach!(BtfTracePoint, load(name, &self.types), attach()),
-            Hook::FunctionExit(_) => attach!(FExit, load(name, &self.types), attach()),
-            Hook::Function(_) => attach!(KProbe, load(), attach(name, 0)),
-            Hook::RawTracepoint(_) => attach!(RawTracePoint, load(), attach(name)),
+            Hook::BtfTracepoint(_) => attach!(BtfTracePoint),
+            Hook::FunctionExit(_) => attach!(FExit),
+            Hook::Function(_) => attach!(KProbe, name, 0),
+            Hook::RawTracepoint(_) => attach!(RawTracePoint, name),
         }
         .map_err(|error| ProbeError::from_attach(program, name, error))?;
         self.links.push((program, link));
         Ok(())
+    }
+
+    /// All programs that are wanted have been attached: frees what only that needed.
+    pub fn settle(&mut self) {
+        self.types = None;
+        // SAFETY: it takes no pointers; the allocator locks itself.
+        #[cfg(target_env = "gnu")]
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
+    fn load(&mut self, program: &'static str, hook: Hook<'_>) -> Result<(), ProbeError> {
+        let name = hook.name();
+        let refused = |error| ProbeError::from_load(program, name, error);
+        let missing = ProbeError::NoProgram { program };
+        let Some(unloaded) = self.object.program_mut(program) else {
+            return Err(missing);
+        };
+        macro_rules! load {
+            ($kind:ty $(, $argument:expr)*) => {{
+                let hook: &mut $kind = unloaded.try_into().map_err(|_| missing)?;
+                hook.load($($argument),*)
+            }};
+        }
+        match hook {
+            Hook::BtfTracepoint(_) => load!(
+                BtfTracePoint,
+                name,
+                types(&mut self.types).map_err(refused)?
+            ),
+            Hook::FunctionExit(_) => load!(FExit, name, types(&mut self.types).map_err(refused)?),
+            Hook::Function(_) => load!(KProbe),
+            Hook::RawTracepoint(_) => load!(RawTracePoint),
+        }
+        .map_err(refused)
     }
 
     /// Takes `program` off its hooks and keeps it loaded: to attach it again is quick.
@@ -363,6 +406,7 @@ impl Loader {
     /// Detaches and unloads `program`, if it is attached; it can be attached again.
     pub fn detach(&mut self, program: &'static str) {
         self.release(program);
+        self.loaded.remove(program);
         // Not loaded is what is wanted.
         let _ = match self.object.program_mut(program) {
             Some(aya::programs::Program::BtfTracePoint(loaded)) => loaded.unload(),
@@ -470,6 +514,14 @@ impl Loader {
             .ok()?
             .verified_instruction_count()
     }
+}
+
+/// The kernel's types, read anew if they have been freed.
+fn types(types: &mut Option<Btf>) -> Result<&Btf, ProgramError> {
+    Ok(match types {
+        Some(types) => types,
+        none => none.insert(Btf::from_sys_fs()?),
+    })
 }
 
 fn shared_memory(

@@ -109,20 +109,8 @@ pub(super) struct Empty {
 impl Empty {
     pub(super) fn at(hook: &'static str) -> Result<Self> {
         // r0 = 0; exit
-        let instructions: [u64; 2] = [0xb7, 0x95];
-        let license = c"GPL";
-        let attributes = Attributes::default()
-            .word(0, BPF_PROG_TYPE_RAW_TRACEPOINT)
-            .word(4, instructions.len() as u32)
-            .long(8, instructions.as_ptr() as u64)
-            .long(16, license.as_ptr() as u64);
-        let program = bpf(BPF_PROG_LOAD, &attributes).context("cannot load an empty program")?;
-        let name = CString::new(hook)?;
-        let attributes = Attributes::default()
-            .long(0, name.as_ptr() as u64)
-            .word(8, program.as_raw_fd() as u32);
-        let link = bpf(BPF_RAW_TRACEPOINT_OPEN, &attributes)
-            .with_context(|| format!("cannot attach an empty program to {hook}"))?;
+        let program = load(&[0xb7, 0x95]).context("cannot load an empty program")?;
+        let link = attach(hook, &program)?;
         Ok(Self {
             hook,
             program,
@@ -142,6 +130,27 @@ impl Empty {
             nanoseconds: field(&text, "run_time_ns").unwrap_or(0),
         }
     }
+}
+
+/// Loads a raw tracepoint program.
+pub(super) fn load(instructions: &[u64]) -> std::io::Result<OwnedFd> {
+    let license = c"GPL";
+    let attributes = Attributes::default()
+        .word(0, BPF_PROG_TYPE_RAW_TRACEPOINT)
+        .word(4, instructions.len() as u32)
+        .long(8, instructions.as_ptr() as u64)
+        .long(16, license.as_ptr() as u64);
+    bpf(BPF_PROG_LOAD, &attributes)
+}
+
+/// Attaches a raw tracepoint program, behind those that are there.
+pub(super) fn attach(hook: &str, program: &OwnedFd) -> Result<OwnedFd> {
+    let name = CString::new(hook)?;
+    let attributes = Attributes::default()
+        .long(0, name.as_ptr() as u64)
+        .word(8, program.as_raw_fd() as u32);
+    bpf(BPF_RAW_TRACEPOINT_OPEN, &attributes)
+        .with_context(|| format!("cannot attach a program to {hook}"))
 }
 
 fn descriptors(process: u32) -> impl Iterator<Item = String> {
@@ -182,17 +191,17 @@ fn name_of(id: u64) -> Option<String> {
 /// `union bpf_attr`: as much of it as is used here, the rest zero.
 #[derive(Default)]
 #[repr(C, align(8))]
-struct Attributes([u32; 32]);
+pub(super) struct Attributes([u32; 32]);
 
 impl Attributes {
     /// `value` at this byte, a multiple of 4 below 128.
-    fn word(mut self, byte: usize, value: u32) -> Self {
+    pub(super) fn word(mut self, byte: usize, value: u32) -> Self {
         self.0[byte / 4] = value;
         self
     }
 
     /// `value` at this byte, a multiple of 8 below 128.
-    fn long(self, byte: usize, value: u64) -> Self {
+    pub(super) fn long(self, byte: usize, value: u64) -> Self {
         let bytes = value.to_ne_bytes();
         let half = |at: usize| {
             u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -202,13 +211,13 @@ impl Attributes {
 }
 
 /// A command that returns a new descriptor.
-fn bpf(command: libc::c_int, attributes: &Attributes) -> std::io::Result<OwnedFd> {
+pub(super) fn bpf(command: libc::c_int, attributes: &Attributes) -> std::io::Result<OwnedFd> {
     let fd = call(command, attributes)?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
-fn call(command: libc::c_int, attributes: &Attributes) -> std::io::Result<libc::c_long> {
+pub(super) fn call(command: libc::c_int, attributes: &Attributes) -> std::io::Result<libc::c_long> {
     // SAFETY: the attributes live for the call, have the stated size, and hold only pointers to
     // memory of the caller that outlives it.
     let result = unsafe {

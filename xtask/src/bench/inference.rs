@@ -6,11 +6,10 @@ use std::thread::sleep;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::hooks::{self, Plan};
 use super::pairs::Pairs;
-use super::servers::{Inference, Server as _, Watch};
+use super::servers::{Inference, Server as _};
 use super::table::{self, Budget, Row};
-use super::{BUSY_RATE, DEMO_RATE, Lengths, bpf, memory, step, usage};
+use super::{DEMO_RATE, Lengths, bpf, memory, step, usage};
 
 const SCRAPES: usize = 200;
 
@@ -20,7 +19,7 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
     let server = Inference::start(folder)?;
 
     step("the agent at rest and under streams");
-    let agent = server.agent(Watch::Server)?;
+    let agent = server.agent(None)?;
     // It looks around at its start: at rest is what comes after.
     sleep(lengths.ramp);
     let idle = usage::percent_of_a_core(agent.id(), lengths.idle)?;
@@ -68,21 +67,6 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
     );
     agent.stop()?;
 
-    step("nanoseconds per event under streams");
-    let load = server.load(BUSY_RATE)?;
-    sleep(lengths.ramp);
-    rows.extend(hooks::sockets(
-        "streams",
-        &server,
-        Plan {
-            folder,
-            settle: lengths.settle,
-            window: lengths.window,
-            rounds: lengths.rounds,
-        },
-    )?);
-    drop(load);
-
     if let Some(seconds) = lengths.inference_s {
         step("what the inference server's clients see");
         // Requests of the load before are still being answered.
@@ -97,7 +81,7 @@ fn inference_clients(server: &Inference, seconds: u64) -> Result<Vec<Row>> {
     let mut rates = Pairs::default();
     let mut waits = Pairs::default();
     for on in [false, true, true, false] {
-        let agent = on.then(|| server.agent(Watch::Server)).transpose()?;
+        let agent = on.then(|| server.agent(None)).transpose()?;
         let seen = server.load_for(DEMO_RATE, seconds)?;
         if let Some(agent) = agent {
             agent.stop()?;

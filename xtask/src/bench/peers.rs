@@ -6,14 +6,12 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
-use super::bpf::{Program, programs_of};
+use super::bpf::{Program, Statistics, programs_of};
 use crate::demo::stack::Process;
 use crate::project::find_on_path;
 
-/// Streams come in bursts.
-const COUNTED_S: u32 = 2;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// bpftrace wants debugfs. It gets one in a mount namespace of its own, so that the machine's
@@ -84,58 +82,24 @@ impl Peer {
             .collect()
     }
 
+    /// Waits until so many programs have run: they are loaded first and attached later. Whatever
+    /// they are attached to must happen meanwhile.
     fn attached(&self, programs: usize) -> Result<()> {
+        let _statistics = Statistics::on()?;
         let start = Instant::now();
-        while self.programs().len() < programs {
+        let has_run = |program: &Program| program.total.runs > 0;
+        while self.programs().iter().filter(|p| has_run(p)).count() < programs {
             if start.elapsed() > PATIENCE {
-                bail!("a peer loads no programs; see its log in target/bench");
+                bail!("a peer's programs do not run; see its log in target/bench");
             }
+            // A new task is one of the events.
+            let _ = std::thread::spawn(|| ()).join();
             sleep(Duration::from_millis(50));
         }
-        // Loaded first, attached last.
-        sleep(Duration::from_millis(300));
+        // Only then is its start over.
+        sleep(Duration::from_millis(200));
         Ok(())
     }
-}
-
-/// Which share of the calls at each hook are one process's.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Share {
-    pub(super) received: f64,
-    pub(super) sent: f64,
-}
-
-/// Counts for a while. `None` if there is no bpftrace.
-pub(super) fn share_of(process: u32, folder: &Path) -> Result<Option<Share>> {
-    if !has_bpftrace() {
-        return Ok(None);
-    }
-    let file = folder.join("share.bt");
-    fs::write(
-        &file,
-        format!(
-            "tracepoint:sock:sock_recv_length {{ @received = count(); if (pid == {process}) {{ @received_here = count(); }} }}\n\
-             tracepoint:sock:sock_send_length {{ @sent = count(); if (pid == {process}) {{ @sent_here = count(); }} }}\n\
-             interval:s:{COUNTED_S} {{ exit(); }}\n"
-        ),
-    )?;
-    let output = bpftrace(&file).output().context("cannot start bpftrace")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let count = |name: &str| {
-        text.lines()
-            .find_map(|line| {
-                line.strip_prefix('@')?
-                    .strip_prefix(name)?
-                    .strip_prefix(": ")
-            })
-            .and_then(|number| number.trim().parse::<f64>().ok())
-            .filter(|count| *count > 0.0)
-            .with_context(|| format!("bpftrace counted no calls ({name}):\n{text}"))
-    };
-    Ok(Some(Share {
-        received: count("received_here")? / count("received")?,
-        sent: count("sent_here")? / count("sent")?,
-    }))
 }
 
 /// The script's way to the caller's registers is x86-64's.

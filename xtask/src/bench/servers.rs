@@ -1,6 +1,7 @@
 //! The processes of the bench: the agent, the servers it watches and their clients. All of it is
 //! on loopback, and all of it ends with its value.
 
+use std::env;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use super::usage;
 use crate::demo::stack::{Process, SCENARIO};
 use crate::project::{find_on_path, target};
 
@@ -25,18 +27,14 @@ pub(super) struct Agent {
     pub(super) metrics_url: String,
 }
 
-/// Whom the agent watches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Watch {
-    /// The server under load.
-    Server,
-    /// Nobody: every process is a foreign one.
-    Nobody,
-}
-
 impl Agent {
-    fn start(command: &mut Command, folder: &Path) -> Result<Self> {
-        let mut process = Process::start("agent", command, folder)?;
+    fn start(command: &mut Command, folder: &Path, other: Option<&Path>) -> Result<Self> {
+        let name = if other.is_some() {
+            "agent-other"
+        } else {
+            "agent"
+        };
+        let mut process = Process::start(name, command, folder)?;
         let metrics_url = process.line_after("metrics on ")?;
         Ok(Self {
             process,
@@ -48,6 +46,16 @@ impl Agent {
         self.process.id()
     }
 
+    /// Finished requests that found the ring full.
+    pub(super) fn ring_drops(&self) -> Result<f64> {
+        let metrics = usage::metrics(&self.metrics_url)?;
+        metrics
+            .lines()
+            .find(|line| line.contains("reason=\"ring_full\""))
+            .and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .context("the agent states no ring drops")
+    }
+
     pub(super) fn stop(mut self) -> Result<()> {
         self.process.stop()
     }
@@ -55,20 +63,27 @@ impl Agent {
 
 /// A server that an agent can watch.
 pub(super) trait Server {
-    /// Starts an agent.
-    fn agent(&self, watch: Watch) -> Result<Agent>;
+    /// Starts an agent that watches this server: the one of this checkout, or another program.
+    fn agent(&self, program: Option<&Path>) -> Result<Agent>;
 
     /// The process that answers requests.
     fn process(&self) -> u32;
 }
 
-fn agent() -> Command {
-    let mut command = Command::new(target("release/perjoule"));
+/// A server that can be asked for as much as it can serve.
+pub(super) trait Saturated: Server {
+    /// Returns requests a second.
+    fn saturate(&self, seconds: u64) -> Result<f64>;
+}
+
+fn agent(program: Option<&Path>) -> Command {
+    let mut command = match program {
+        Some(other) => Command::new(other),
+        None => Command::new(target("release/perjoule")),
+    };
     command.args(["run", "--listen", "127.0.0.1:0"]);
     command
 }
-
-const NOBODY: [&str; 2] = ["--name", "nobody-has-this-name"];
 
 /// The simulated inference server and its simulated GPU.
 #[derive(Debug)]
@@ -125,23 +140,19 @@ impl Inference {
 }
 
 impl Server for Inference {
-    fn agent(&self, watch: Watch) -> Result<Agent> {
-        let mut command = agent();
-        match watch {
-            // It finds the server by its GPU context.
-            Watch::Server => command
-                .env(
-                    "PERJOULE_NVML_SIM_SCENARIO",
-                    self.folder.join("scenario.toml"),
-                )
-                .env(
-                    "PERJOULE_NVML_LIBRARY",
-                    self.folder.join("libnvidia-ml.so.1"),
-                ),
-            // Without a GPU, which would show it the server whatever it is told.
-            Watch::Nobody => command.args(NOBODY),
-        };
-        Agent::start(&mut command, &self.folder)
+    fn agent(&self, program: Option<&Path>) -> Result<Agent> {
+        let mut command = agent(program);
+        // It finds the server by its GPU context.
+        command
+            .env(
+                "PERJOULE_NVML_SIM_SCENARIO",
+                self.folder.join("scenario.toml"),
+            )
+            .env(
+                "PERJOULE_NVML_LIBRARY",
+                self.folder.join("libnvidia-ml.so.1"),
+            );
+        Agent::start(&mut command, &self.folder, program)
     }
 
     fn process(&self) -> u32 {
@@ -217,11 +228,6 @@ impl Nginx {
         Process::start("wrk", &mut command, &self.folder)
     }
 
-    /// As many requests as it can serve; returns requests a second.
-    pub(super) fn saturate(&self, seconds: u64) -> Result<f64> {
-        requests_per_s(self.client(seconds).arg("-c16").arg(self.url()))
-    }
-
     /// About 10,000 requests a second while `measure` runs; returns how many it was, and what was
     /// measured.
     pub(super) fn steady<T>(
@@ -244,17 +250,82 @@ impl Nginx {
 }
 
 impl Server for Nginx {
-    fn agent(&self, watch: Watch) -> Result<Agent> {
-        let mut command = agent();
-        match watch {
-            Watch::Server => command.args(["--port", &self.port.to_string()]),
-            Watch::Nobody => command.args(NOBODY),
-        };
-        Agent::start(&mut command, &self.folder)
+    fn agent(&self, program: Option<&Path>) -> Result<Agent> {
+        let mut command = agent(program);
+        command.args(["--port", &self.port.to_string()]);
+        Agent::start(&mut command, &self.folder, program)
     }
 
     fn process(&self) -> u32 {
         self.process.id()
+    }
+}
+
+/// A server that streams without a GPU, and its clients: see [`super::streams`].
+#[derive(Debug)]
+pub(super) struct Streams {
+    folder: PathBuf,
+    process: Process,
+    address: String,
+}
+
+impl Streams {
+    /// It computes for `work` rounds before each event.
+    pub(super) fn start(folder: &Path, work: u64) -> Result<Self> {
+        let mut process = Process::start(
+            "streams",
+            Command::new(env::current_exe()?).args([
+                "bench-streams",
+                "serve",
+                "--work",
+                &work.to_string(),
+            ]),
+            folder,
+        )?;
+        let address = process.line_after("listening on ")?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            process,
+            address,
+        })
+    }
+
+    fn client(&self, seconds: u64) -> Result<Command> {
+        let mut command = Command::new(env::current_exe()?);
+        command
+            .args(["bench-streams", "load", "--address", &self.address])
+            .args(["--seconds", &seconds.to_string()]);
+        Ok(command)
+    }
+
+    /// As many streams as it can serve, until the value is dropped.
+    pub(super) fn load(&self) -> Result<Process> {
+        Process::start("stream-clients", &mut self.client(FOR_LONG)?, &self.folder)
+    }
+}
+
+impl Server for Streams {
+    fn agent(&self, program: Option<&Path>) -> Result<Agent> {
+        let (_, port) = self.address.rsplit_once(':').context("no port")?;
+        let mut command = agent(program);
+        command.args(["--port", port]);
+        Agent::start(&mut command, &self.folder, program)
+    }
+
+    fn process(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Saturated for Streams {
+    fn saturate(&self, seconds: u64) -> Result<f64> {
+        Ok(last_line(&mut self.client(seconds)?)?.trim().parse()?)
+    }
+}
+
+impl Saturated for Nginx {
+    fn saturate(&self, seconds: u64) -> Result<f64> {
+        requests_per_s(self.client(seconds).arg("-c16").arg(self.url()))
     }
 }
 

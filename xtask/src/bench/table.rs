@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use super::interval::Interval;
+
 /// What a figure is held against.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Budget {
@@ -68,22 +70,30 @@ impl Row {
         self
     }
 
-    /// With a question mark where not every run says what the median says.
+    /// What is held against the budget.
+    fn interval(&self) -> Option<Interval> {
+        match self.budget {
+            Some(Budget::Figure(_)) => Interval::of(&self.values),
+            _ => Interval::of_ratios(&self.ratios),
+        }
+    }
+
+    /// Over only where the lower bound is, ok only where the upper bound is; between them the
+    /// mean decides, with a question mark.
     fn verdict(&self) -> &'static str {
-        let (measured, limit) = match self.budget {
-            Some(Budget::Figure(limit)) => (&self.values, limit),
-            Some(Budget::Ratio(limit)) => (&self.ratios, limit),
-            None => return "-",
-        };
-        let Some(median) = median(measured) else {
+        let (Some(Budget::Figure(limit) | Budget::Ratio(limit)), Some(measured)) =
+            (self.budget, self.interval())
+        else {
             return "-";
         };
-        let within = measured.iter().filter(|value| **value <= limit).count();
-        match (median <= limit, within == measured.len(), within == 0) {
-            (true, true, _) => "ok",
-            (true, false, _) => "ok?",
-            (false, _, false) => "over?",
-            (false, _, true) => "over",
+        if measured.lower > limit {
+            "over"
+        } else if measured.upper <= limit {
+            "ok"
+        } else if measured.mean <= limit {
+            "ok?"
+        } else {
+            "over?"
         }
     }
 
@@ -95,7 +105,7 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; COLUMNS] {
         let optional = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
         [
             self.name.clone(),
@@ -103,7 +113,14 @@ impl Row {
             range(&self.values),
             self.unit.to_owned(),
             optional(median(&self.peer)),
-            median(&self.ratios).map_or_else(|| "-".to_owned(), |r| format!("{r:.2}×")),
+            Interval::of_ratios(&self.ratios)
+                .map_or_else(|| "-".to_owned(), |of| format!("{:.2}×", of.mean)),
+            match self.interval() {
+                Some(of) if of.lower < of.upper => {
+                    format!("{} to {}", number(of.lower), number(of.upper))
+                }
+                _ => "-".to_owned(),
+            },
             self.budget_text(),
             self.verdict().to_owned(),
         ]
@@ -122,7 +139,8 @@ impl Row {
             "values": self.values,
             "peer": median(&self.peer),
             "peer_values": self.peer,
-            "ratio": median(&self.ratios),
+            "ratio": Interval::of_ratios(&self.ratios).map(|of| of.mean),
+            "bounds": self.interval().map(|of| [of.lower, of.upper]),
             "budget": figure,
             "budget_ratio": ratio,
             "verdict": self.verdict(),
@@ -143,16 +161,25 @@ pub(super) fn median(values: &[f64]) -> Option<f64> {
     Some((sorted.get(middle - 1)? + upper) / 2.0)
 }
 
-const HEADS: [&str; 8] = [
-    "figure", "median", "range", "unit", "peer", "ratio", "budget", "verdict",
+const COLUMNS: usize = 9;
+
+const HEADS: [&str; COLUMNS] = [
+    "figure", "median", "range", "unit", "peer", "ratio", "bounds", "budget", "verdict",
 ];
+
+/// The figures that are over budget, beyond what their runs leave open.
+pub(super) fn over(rows: &[Row]) -> impl Iterator<Item = &str> {
+    rows.iter()
+        .filter(|row| row.verdict() == "over")
+        .map(|row| row.name.as_str())
+}
 
 /// For people.
 pub(super) fn to_text(rows: &[Row]) -> String {
-    let cells: Vec<[String; 8]> = std::iter::once(HEADS.map(str::to_owned))
+    let cells: Vec<[String; COLUMNS]> = std::iter::once(HEADS.map(str::to_owned))
         .chain(rows.iter().map(Row::cells))
         .collect();
-    let mut widths = [0; 8];
+    let mut widths = [0; COLUMNS];
     for row in &cells {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -164,7 +191,7 @@ pub(super) fn to_text(rows: &[Row]) -> String {
         for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
             // Writing to a string cannot fail.
             let _ = match column {
-                0 | 3 | 7 => write!(line, "{cell:<width$}  "),
+                0 | 3 | 8 => write!(line, "{cell:<width$}  "),
                 _ => write!(line, "{cell:>width$}  "),
             };
         }
@@ -208,21 +235,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_is_taken_within_each_run_and_then_the_median() {
-        let row = Row::new("r", "ns", [10.0, 30.0, 190.0])
+    fn a_ratio_is_taken_within_each_run() {
+        let row = Row::new("r", "ns", [10.0, 30.0, 300.0])
             .peer([10.0, 20.0, 200.0])
-            .budget(Budget::Ratio(0.94));
-        assert_eq!(median(&row.ratios), Some(1.0));
+            .budget(Budget::Ratio(0.5));
+        assert_eq!(row.ratios, [1.0, 1.5, 1.5]);
         assert_eq!(row.verdict(), "over");
+        assert_eq!(over(&[row]).collect::<Vec<_>>(), ["r"]);
     }
 
     #[test]
-    fn a_verdict_that_runs_disagree_on_has_a_question_mark() {
+    fn what_the_runs_leave_open_has_a_question_mark_and_is_not_over() {
         let row = |values: [f64; 3]| Row::new("r", "%", values).budget(Budget::Figure(10.0));
         assert_eq!(row([9.0, 11.0, 40.0]).verdict(), "over?");
-        assert_eq!(row([12.0, 11.0, 40.0]).verdict(), "over");
-        assert_eq!(row([9.0, 8.0, 40.0]).verdict(), "ok?");
-        assert_eq!(row([9.0, 8.0, -4.0]).verdict(), "ok");
+        assert_eq!(row([12.0, 12.5, 12.2]).verdict(), "over");
+        assert_eq!(row([9.0, 8.0, 11.0]).verdict(), "ok?");
+        assert_eq!(row([9.0, 8.9, 9.1]).verdict(), "ok");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 /// CPU time of all its threads so far. A thread that has ended is not in it: the agent's threads
 /// live as long as it does.
@@ -64,27 +64,35 @@ pub(super) struct Scrapes {
     pub(super) series: usize,
 }
 
-/// Scrapes `count` times, each on a connection of its own.
-pub(super) fn scrape(url: &str, count: usize) -> Result<Scrapes> {
+/// What `/metrics` says now.
+pub(super) fn metrics(url: &str) -> Result<String> {
     let (address, path) = url
         .strip_prefix("http://")
         .and_then(|rest| rest.split_once('/'))
         .with_context(|| format!("not an address: {url}"))?;
     let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let mut stream = TcpStream::connect(address).context("/metrics does not answer")?;
+    stream.write_all(request.as_bytes())?;
     let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    match response.split_once("\r\n\r\n") {
+        Some((_, body)) => Ok(body.to_owned()),
+        None => bail!("/metrics answers with no body"),
+    }
+}
+
+/// Scrapes `count` times, each on a connection of its own.
+pub(super) fn scrape(url: &str, count: usize) -> Result<Scrapes> {
+    let mut body = String::new();
     let mut milliseconds = Vec::with_capacity(count);
     for _ in 0..count {
-        response.clear();
         let start = Instant::now();
-        let mut stream = TcpStream::connect(address).context("/metrics does not answer")?;
-        stream.write_all(request.as_bytes())?;
-        stream.read_to_string(&mut response)?;
+        body = metrics(url)?;
         milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
         // As far apart as keeps the agent's own work from piling up.
         sleep(Duration::from_millis(5));
     }
     milliseconds.sort_by(f64::total_cmp);
-    let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     Ok(Scrapes {
         milliseconds,
         bytes: body.len(),

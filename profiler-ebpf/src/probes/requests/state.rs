@@ -35,15 +35,20 @@ fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if slot.is_null() {
         return 0;
     }
-    if to == CLOSE_WAIT {
-        client_left(slot, false);
-        return 0;
-    }
-    let error = SOCK_ERROR.load();
-    // Without an error it was the server that cut the connection off.
+    // Without an error it was the server that cut the connection off. With one the server may
+    // still say something, to nobody: what it does next ends the request.
     // SAFETY: the tracepoint's own argument; `sk_err`.
-    if error != ABSENT && unsafe { Trusted::new(sock).member::<i32>(error) } != 0 {
-        client_left(slot, true);
+    if to == CLOSE_WAIT || unsafe { has_error(sock) } {
+        client_left(slot, false);
     }
     0
+}
+
+/// # Safety
+/// `sock` must be an argument of the program; then the verifier checks the offset.
+#[inline(always)]
+unsafe fn has_error(sock: *const u8) -> bool {
+    let error = SOCK_ERROR.load();
+    // SAFETY: the caller's promise; `sk_err`.
+    error != ABSENT && unsafe { Trusted::new(sock).member::<i32>(error) } != 0
 }

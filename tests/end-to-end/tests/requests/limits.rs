@@ -22,7 +22,7 @@ fn records_that_find_the_ring_full_are_counted_to_the_last() {
     let Some(mut watch) = Watch::this_process() else {
         return;
     };
-    let requests = 6_000;
+    let requests = 8_000;
     let port = exchange(
         |mut stream| {
             for _ in 0..requests {
