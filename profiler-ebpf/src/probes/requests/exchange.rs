@@ -11,7 +11,7 @@ use profiler_ebpf::request::{
 
 use super::clients;
 use super::http2;
-use super::payload::{self, Buffer, Origin};
+use super::payload::{self, Buffer, Direction, Origin};
 use super::slots::{allocate, begin_write, count, emit, end_write, next_id, release};
 use super::socket::{AF_UNIX, Socket};
 use super::tail::keep_json;
@@ -67,7 +67,13 @@ pub(super) fn received<S: Socket, O: Origin>(
             kept = u64::from(facts.line_len);
         }
     }
-    let filled = payload::beginning(buffer, origin, length, REQUEST_LINE as u64);
+    payload::open(buffer, origin, Direction::Received, length);
+    let wanted = if length < REQUEST_LINE as u64 {
+        length
+    } else {
+        REQUEST_LINE as u64
+    };
+    let filled = payload::fill(buffer, wanted);
     if filled == 0 {
         if phase != Phase::IDLE {
             more_received(found, buffer, origin, length);
@@ -328,14 +334,26 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
             clients::ask(&mut (*slot).facts);
         }
         http1::begin_send(&mut *slot, length, now);
-        let mut is_whole = http1::passes(&*slot) && length <= (*slot).cursor.left;
+        let is_whole = http1::passes(&*slot) && length <= (*slot).cursor.left;
         if is_whole {
             http1::pass(&mut *slot, length, now);
-        } else if let Some(buffer) = origin.buffer() {
-            let taken = payload::head(buffer, slot, origin, length, now);
-            is_whole = taken == length;
-            if !is_whole {
-                rest_sent(buffer, slot, origin, length, taken, now);
+        } else if let Some(buffer) = origin.buffer()
+            && let Err(ahead) = payload::event(buffer, slot, origin, length, now)
+        {
+            payload::follow(buffer, slot, origin, length, ahead, now);
+            let left_over = (*buffer).window.remaining();
+            if (*slot).facts.phase == Phase::IDLE {
+                if left_over != 0 && !http1::is_session(&*slot) {
+                    count!(pipelined);
+                }
+            } else if left_over != 0 {
+                // More windows than are followed.
+                http1::unread(&mut *slot, left_over, now);
+                count!(unreadable);
+            } else if (*buffer).window.unreadable() != 0 {
+                count!(unreadable);
+            } else if (*slot).facts.phase == Phase::LOST && phase != Phase::LOST {
+                count!(malformed);
             }
         }
         http1::end_send(&mut *slot, now);
@@ -349,51 +367,6 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
             emit(slot);
         }
         end_write(slot);
-    }
-}
-
-/// What of a send is neither a head that lies in one piece nor a plain body: all but the first
-/// `taken` of its `length` bytes.
-///
-/// # Safety
-/// `slot` is a slot of the array and is being written.
-#[inline(always)]
-unsafe fn rest_sent<O: Origin>(
-    buffer: *mut Buffer,
-    slot: *mut Slot,
-    origin: O,
-    length: u64,
-    taken: u64,
-    now: u64,
-) {
-    // SAFETY: the caller's promise; this CPU's buffer.
-    unsafe {
-        let before = (*slot).facts.phase;
-        let mut left_over = length.wrapping_sub(taken);
-        if before != Phase::IDLE {
-            let mut ahead = 0;
-            if taken == 0 {
-                match payload::event(buffer, slot, origin, length, now) {
-                    Ok(()) => return,
-                    Err(read) => ahead = read,
-                }
-            }
-            payload::follow(buffer, slot, origin, length, (taken, ahead), now);
-            left_over = (*buffer).window.remaining();
-        }
-        if (*slot).facts.phase == Phase::IDLE {
-            if left_over != 0 && !http1::is_session(&*slot) {
-                count!(pipelined);
-            }
-        } else if left_over != 0 {
-            // More windows than are followed.
-            http1::unread(&mut *slot, left_over, now);
-            count!(unreadable);
-        } else if (*buffer).window.unreadable() != 0 {
-            count!(unreadable);
-        } else if (*slot).facts.phase == Phase::LOST && before != Phase::LOST {
-            count!(malformed);
-        }
     }
 }
 

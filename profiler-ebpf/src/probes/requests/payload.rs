@@ -201,20 +201,6 @@ fn uses_io_uring(task: *const u8) -> bool {
     }
 }
 
-/// Reads the first of a receive's `total` bytes to [`FRONT`], at most `wanted` (≤ 511); returns
-/// how many, 0 if none can be.
-#[inline(always)]
-pub(super) fn beginning<O: Origin>(buffer: *mut Buffer, origin: O, total: u64, wanted: u64) -> u64 {
-    let wanted = if total < wanted { total } else { wanted };
-    let read = read_first(buffer, origin, Direction::Received, total, wanted);
-    if read == wanted {
-        return read;
-    }
-    // In several pieces.
-    open(buffer, origin, Direction::Received, total);
-    fill(buffer, wanted)
-}
-
 /// Prepares to read the `total` bytes at `origin`. Of bytes in no plain buffers nothing will be
 /// read.
 #[inline(always)]
@@ -435,66 +421,6 @@ unsafe extern "C" fn window(_: u64, send: *mut Send) -> i64 {
     i64::from(http1::window(unsafe { &mut *send }))
 }
 
-/// Takes the head with which a send of `total` bytes begins, and a plain body behind it, if the
-/// head lies in one piece. Returns how many bytes it took; with 0 nothing has changed.
-#[inline(always)]
-pub(super) fn head<O: Origin>(
-    buffer: *mut Buffer,
-    slot: *mut Slot,
-    origin: O,
-    total: u64,
-    now: u64,
-) -> u64 {
-    // SAFETY: a slot of the array.
-    let slot = unsafe { &mut *slot };
-    if !http1::may_be_head(slot) {
-        return 0;
-    }
-    let length = read_first(buffer, origin, Direction::Sent, total, HEAD_WINDOW);
-    if length == 0 {
-        return 0;
-    }
-    let head = http1::head(&mut buffer_mut(buffer).window, slot, length, now);
-    let rest = total.wrapping_sub(head);
-    if head != 0 && rest != 0 && http1::passes(slot) {
-        return head.wrapping_add(http1::pass(slot, rest, now));
-    }
-    head
-}
-
-/// Reads the first bytes of a receive or send to [`FRONT`], at most `most` (≤ 511) and only those
-/// of its first piece; returns how many, 0 if they cannot be read.
-#[inline(always)]
-fn read_first<O: Origin>(
-    buffer: *mut Buffer,
-    origin: O,
-    direction: Direction,
-    total: u64,
-    most: u64,
-) -> u64 {
-    let mut length = if total < most { total } else { most };
-    let address = match origin.source(direction) {
-        Source::Plain(address) => address,
-        Source::Segments(address, count) if count != 0 => {
-            if !read_batch(buffer, address, 1) {
-                return 0;
-            }
-            let [address, piece] = segment(buffer, 0);
-            length = if piece < length { piece } else { length };
-            address
-        }
-        _ => return 0,
-    };
-    let length = mask::<0x1ff>(length);
-    let to = buffer_mut(buffer).window.bytes().as_mut_ptr();
-    // SAFETY: FRONT + 511 lies in the window's bytes.
-    if unsafe { read_user(to.add(FRONT), length, address) } {
-        length
-    } else {
-        0
-    }
-}
-
 /// Takes a send of `total` bytes that is one event of a stream. If it is not, returns how many
 /// bytes it has read ahead.
 #[inline(always)]
@@ -588,23 +514,19 @@ fn read_small<O: Origin>(buffer: *mut Buffer, origin: O, total: u64) -> bool {
     filled == total
 }
 
-/// Follows a send of `total` bytes, of which the first `taken` have been taken, or `ahead` (all or
-/// none) lie at [`FRONT`]. What it leaves in the window as remaining lies behind the response's
-/// end.
+/// Follows a send of `total` bytes, of which `ahead` (all or none) lie at [`FRONT`]. What it
+/// leaves in the window as remaining lies behind the response's end.
 #[inline(always)]
 pub(super) fn follow<O: Origin>(
     buffer: *mut Buffer,
     slot: *mut Slot,
     origin: O,
     total: u64,
-    (taken, ahead): (u64, u64),
+    ahead: u64,
     now: u64,
 ) {
     open(buffer, origin, Direction::Sent, total);
-    set!(buffer.skip = taken);
-    buffer_mut(buffer)
-        .window
-        .begin(total.wrapping_sub(taken), now, ahead);
+    buffer_mut(buffer).window.begin(total, now, ahead);
     let mut send = Send { buffer, slot };
     // SAFETY: as in `steps`.
     unsafe {
