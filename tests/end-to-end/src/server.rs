@@ -40,6 +40,41 @@ impl Server {
         Self::up(child, port, folder)
     }
 
+    /// An OpenAI-shaped stream of four chunks for every request: 7 tokens in and 9 out, as its last
+    /// event says.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn stream_with_usage() -> Self {
+        const SERVER: &str = r#"
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_): pass
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        token = '{"object":"text_completion","choices":[{"index":0,"text":"a few words of output"}]}'
+        usage = '{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":9,"total_tokens":16}}'
+        for data in [token] * 4 + [usage, "[DONE]"]:
+            event = b"data: " + data.encode() + b"\n\n"
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+        self.wfile.write(b"0\r\n\r\n")
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"#;
+        let folder = folder_with_a_file();
+        let port = free_port();
+        let child = Command::new("python3")
+            .args(["-c", SERVER, &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("python3 is installed");
+        Self::up(child, port, folder)
+    }
+
     /// nginx with two workers and one small file, `file.txt`; `None`, said, where it is not
     /// installed.
     ///

@@ -45,6 +45,25 @@ fn it_counts_exactly_what_a_load_sent_to_python() {
 }
 
 #[test]
+fn tokens_are_those_the_server_names_at_its_streams_ends_and_that_event_is_no_chunk() {
+    if !is_root("stat") {
+        return;
+    }
+    let server = Server::stream_with_usage();
+    let service = counted(&server, |port| {
+        for _ in 0..20 {
+            assert!(http::get(port, "/v1/completions").contains("[DONE]"));
+        }
+    });
+    assert_eq!(service["requests"]["total"], 20, "{service}");
+    assert_eq!(service["chunks"], 80, "{service}");
+    let tokens = &service["tokens"];
+    assert_eq!(tokens["input"], 140, "{service}");
+    assert_eq!(tokens["output"], 180, "{service}");
+    assert_eq!(tokens["source"], "usage", "{service}");
+}
+
+#[test]
 fn it_counts_exactly_what_a_load_sent_to_nginx_on_kept_connections() {
     if !is_root("stat") {
         return;

@@ -75,7 +75,12 @@ fn both_logs(server: &Server) -> Vec<Logged> {
     for front in &mut logged {
         if let Some(behind) = behind.iter().find(|behind| behind.n == front.n) {
             front.chunks = Some(behind.chunks.unwrap_or(0));
-            front.doubtful = behind.doubtful;
+            // What nginx had not passed on when its client left was sent to nobody.
+            front.doubtful = if behind.aborted {
+                behind.chunks.unwrap_or(0)
+            } else {
+                behind.doubtful
+            };
             front.first_s = behind
                 .first_s
                 .map(|first| front.read_s + (first - behind.read_s));
