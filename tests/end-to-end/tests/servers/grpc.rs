@@ -8,7 +8,7 @@ use end_to_end::is_root;
 use end_to_end::load::{Answer, Ask, Kind, Load};
 use serde_json::{Value, json};
 
-use crate::HTTP2;
+use crate::GRPC;
 use crate::compare::Key;
 use crate::run::{ABORTED, Case, own_log};
 use crate::start::{Place, Server, python, source};
@@ -98,7 +98,7 @@ fn server() -> Option<Server> {
 
 #[test]
 fn grpcio_with_unary_calls_and_streams() {
-    if !is_root("grpcio") || !HTTP2.is_ready("grpcio") {
+    if !is_root("grpcio") || !GRPC.is_ready("grpcio") {
         return;
     }
     let Some(server) = server() else { return };

@@ -22,8 +22,12 @@ use run::ABORTED;
 /// `PERJOULE_TEST_ALL` in the environment it is taken to be.
 struct Feature(Option<&'static str>);
 
-/// HTTP/2 and gRPC are seen.
+/// HTTP/2 is seen.
 const HTTP2: Feature = Feature(None);
+/// Each gRPC call is compared with its own line of the server's log.
+const GRPC: Feature = Feature(Some(
+    "calls are matched by their order, which does not tell answers without chunks apart; their numbers are equal",
+));
 /// TLS is read at every load of this suite.
 const TLS: Feature = Feature(Some(
     "a thousand connections take the TLS probes above 1 % of a core, where their guard takes them off",
