@@ -7,7 +7,7 @@ use end_to_end::load::INFERENCE;
 use end_to_end::load::http1::Http1;
 use end_to_end::load::http2::Http2;
 
-use crate::HTTP2;
+use crate::SHARED;
 use crate::compare::Key;
 use crate::run::{ABORTED, Case, own_log};
 use crate::start::{Place, Server};
@@ -37,7 +37,7 @@ fn axum_with_http1() {
 
 #[test]
 fn axum_with_http2_without_tls() {
-    if !is_root("axum") || !HTTP2.is_ready("axum with HTTP/2") {
+    if !is_root("axum") || !SHARED.is_ready("axum with HTTP/2") {
         return;
     }
     let server = axum();
