@@ -270,7 +270,8 @@ impl<const SENT: bool> Streams for Walk<SENT> {
 
     #[inline(always)]
     fn lines(&mut self, slot: *mut Slot) {
-        lines(self.buffer, slot);
+        // SAFETY: entries of two maps.
+        unsafe { payload::follow_lines(self.buffer, slot) };
     }
 
     #[inline(always)]
@@ -340,10 +341,4 @@ fn block(buffer: *mut Buffer, connection: *mut Slot, head: u64, kind: u32, lengt
     let bytes = mask::<0x3ff>(length) + NOTICE_BYTES as u64;
     // SAFETY: 24 + 1,023 + 40 + 1,023 lies in the window's bytes.
     unsafe { put_notice(window.bytes().as_ptr().add(from), bytes) };
-}
-
-/// A stream's lines in the window.
-#[inline(never)]
-fn lines(buffer: *mut Buffer, slot: *mut Slot) {
-    payload::lines(buffer, slot);
 }
