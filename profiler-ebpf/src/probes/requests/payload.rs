@@ -537,8 +537,22 @@ pub(super) fn follow<O: Origin>(
 ) {
     open(buffer, origin, Direction::Sent, total);
     buffer_mut(buffer).window.begin(total, now, ahead);
+    // SAFETY: entries of two maps.
+    unsafe { follow_windows(buffer, slot) };
+}
+
+/// Follows what is open in the buffer.
+///
+/// # Safety
+/// Both are entries of their maps, or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn follow_windows(buffer: *mut Buffer, slot: *mut Slot) -> u64 {
+    if buffer.is_null() || slot.is_null() {
+        return 0;
+    }
     let mut send = Send { buffer, slot };
-    // SAFETY: as in `steps`.
+    // SAFETY: the callback takes this context; it lives until the loop returns.
     unsafe {
         bpf_loop(
             WINDOWS,
@@ -547,4 +561,5 @@ pub(super) fn follow<O: Origin>(
             0,
         );
     }
+    0
 }
