@@ -21,23 +21,35 @@ const PASSED_ON_WITHIN: u64 = 60_000_000_000;
 /// Which processes serve requests.
 #[derive(Debug, Default)]
 pub(super) struct Hops {
-    /// The start of the latest request that each process read.
-    read: HashMap<u32, Timestamp>,
+    /// What each process has read of late.
+    read: HashMap<u32, Read>,
+}
+
+/// When a process read the first request that was seen, and the latest.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    first: Timestamp,
+    latest: Timestamp,
 }
 
 impl Hops {
     /// Takes who read what; all requests of a poll before the first [`Self::is_hop`].
     pub(super) fn watch(&mut self, seen: &Observed) {
         if seen.request.route != Route::Health {
-            let latest = self.read.entry(seen.tgid).or_default();
-            *latest = seen.request.start.max(*latest);
+            let start = seen.request.start;
+            let read = self.read.entry(seen.tgid).or_insert(Read {
+                first: start,
+                latest: start,
+            });
+            read.first = start.min(read.first);
+            read.latest = start.max(read.latest);
         }
     }
 
     /// Forgets processes that have read nothing for long.
     pub(super) fn forget(&mut self, now: Timestamp) {
         self.read
-            .retain(|_, latest| now.since(*latest) <= PASSED_ON_WITHIN);
+            .retain(|_, read| now.since(read.latest) <= PASSED_ON_WITHIN);
     }
 
     /// Whether the request is a hop inside its service.
@@ -46,10 +58,12 @@ impl Hops {
             Client::Outside => false,
             // A server that asks itself asks for something new.
             Client::Own(pid) if pid == seen.tgid => false,
-            Client::Own(pid) => self
-                .read
-                .get(&pid)
-                .is_some_and(|latest| seen.request.start.since(*latest) <= PASSED_ON_WITHIN),
+            // What a front sent before its own requests were seen (its TLS was not yet probed) was
+            // told, and stays so.
+            Client::Own(pid) => self.read.get(&pid).is_some_and(|read| {
+                let start = seen.request.start;
+                read.first <= start && start.since(read.latest) <= PASSED_ON_WITHIN
+            }),
             Client::Unknown => is_on_inner_listener(services, seen),
         }
     }
@@ -118,6 +132,12 @@ mod tests {
         assert!(!hops.is_hop(&[], &hop));
         hops.watch(&seen(1, Client::Outside, 4 * SECOND));
         assert!(hops.is_hop(&[], &hop));
+        assert!(!hops.is_hop(&[], &seen(2, Client::Own(1), 3 * SECOND)));
+        hops.watch(&seen(1, Client::Outside, 6 * SECOND));
+        assert!(
+            hops.is_hop(&[], &hop),
+            "one that came later changes nothing"
+        );
         assert!(!hops.is_hop(&[], &seen(2, Client::Outside, 5 * SECOND)));
         assert!(!hops.is_hop(&[], &seen(1, Client::Own(1), 5 * SECOND)));
         assert!(!hops.is_hop(&[], &seen(2, Client::Own(1), 70 * SECOND)));

@@ -173,7 +173,11 @@ struct Walk<const SENT: bool> {
 /// Both are entries of their maps, or null.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn follow_received(buffer: *mut Buffer, connection: *mut Slot, length: u64) -> u64 {
+unsafe extern "C" fn follow_received(
+    buffer: *mut Buffer,
+    connection: *mut Slot,
+    length: u64,
+) -> u64 {
     if buffer.is_null() || connection.is_null() {
         return 0;
     }

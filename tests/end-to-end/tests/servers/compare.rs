@@ -170,10 +170,7 @@ impl Stretch<'_> {
             self.seen.len(),
             logged.len(),
             self.seen.iter().map(|seen| seen.chunks).sum::<u64>(),
-            logged
-                .iter()
-                .filter_map(|(_, logged)| logged.chunks)
-                .sum::<u64>(),
+            logged.iter().map(|(_, logged)| logged.chunks).sum::<u64>(),
             aborted(ABORTED),
             logged.iter().filter(|(_, logged)| logged.aborted).count(),
         );
