@@ -8,10 +8,10 @@
 //! whose own requests cannot be read (TLS), which are counted where they first can be. Where the
 //! kernel does not say it, the listeners decide.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::clock::Timestamp;
-use crate::ledger::Route;
+use crate::ledger::{RequestId, Route};
 use crate::probes::requests::{Client, Observed};
 use crate::services::Service;
 
@@ -21,49 +21,52 @@ const PASSED_ON_WITHIN: u64 = 60_000_000_000;
 /// Which processes serve requests.
 #[derive(Debug, Default)]
 pub(super) struct Hops {
-    /// What each process has read of late.
-    read: HashMap<u32, Read>,
-}
-
-/// When a process read the first request that was seen, and the latest.
-#[derive(Debug, Clone, Copy)]
-struct Read {
-    first: Timestamp,
-    latest: Timestamp,
+    /// The start of the latest request that each process read.
+    read: HashMap<u32, Timestamp>,
+    /// Requests that are open and were told: they stay told. A front whose own requests could not
+    /// be read at first may have sent one.
+    told: HashSet<RequestId>,
 }
 
 impl Hops {
     /// Takes who read what; all requests of a poll before the first [`Self::is_hop`].
     pub(super) fn watch(&mut self, seen: &Observed) {
         if seen.request.route != Route::Health {
-            let start = seen.request.start;
-            let read = self.read.entry(seen.tgid).or_insert(Read {
-                first: start,
-                latest: start,
-            });
-            read.first = start.min(read.first);
-            read.latest = start.max(read.latest);
+            let latest = self.read.entry(seen.tgid).or_default();
+            *latest = seen.request.start.max(*latest);
         }
     }
 
     /// Forgets processes that have read nothing for long.
     pub(super) fn forget(&mut self, now: Timestamp) {
         self.read
-            .retain(|_, read| now.since(read.latest) <= PASSED_ON_WITHIN);
+            .retain(|_, latest| now.since(*latest) <= PASSED_ON_WITHIN);
     }
 
     /// Whether the request is a hop inside its service.
-    pub(super) fn is_hop(&self, services: &[Service], seen: &Observed) -> bool {
+    pub(super) fn is_hop(&mut self, services: &[Service], seen: &Observed) -> bool {
+        let (id, is_open) = (seen.request.id, seen.request.end.is_none());
+        let was_told = if is_open {
+            self.told.contains(&id)
+        } else {
+            self.told.remove(&id)
+        };
+        let is_hop = !was_told && self.comes_from_a_front(services, seen);
+        if is_open && !is_hop {
+            self.told.insert(id);
+        }
+        is_hop
+    }
+
+    fn comes_from_a_front(&self, services: &[Service], seen: &Observed) -> bool {
         match seen.client {
             Client::Outside => false,
             // A server that asks itself asks for something new.
             Client::Own(pid) if pid == seen.tgid => false,
-            // What a front sent before its own requests were seen (its TLS was not yet probed) was
-            // told, and stays so.
-            Client::Own(pid) => self.read.get(&pid).is_some_and(|read| {
-                let start = seen.request.start;
-                read.first <= start && start.since(read.latest) <= PASSED_ON_WITHIN
-            }),
+            Client::Own(pid) => self
+                .read
+                .get(&pid)
+                .is_some_and(|latest| seen.request.start.since(*latest) <= PASSED_ON_WITHIN),
             Client::Unknown => is_on_inner_listener(services, seen),
         }
     }
@@ -86,7 +89,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::ledger::{Input, Request, RequestId, ServiceId};
+    use crate::ledger::{End, Input, Outcome, Request, ServiceId};
     use crate::services::{Family, Listener};
 
     const SECOND: u64 = 1_000_000_000;
@@ -121,10 +124,28 @@ mod tests {
         }
     }
 
+    fn ended(mut seen: Observed) -> Observed {
+        let (at, outcome) = (seen.at, Outcome::Done);
+        seen.request.end = Some(End { at, outcome });
+        seen
+    }
+
+    #[test]
+    fn a_request_that_was_told_is_told_to_its_end() {
+        let mut hops = Hops::default();
+        let request = seen(2, Client::Own(1), 5 * SECOND);
+        assert!(!hops.is_hop(&[], &request));
+        hops.watch(&seen(1, Client::Outside, 6 * SECOND));
+        assert!(!hops.is_hop(&[], &request));
+        assert!(!hops.is_hop(&[], &ended(request)));
+        assert!(hops.told.is_empty());
+        assert!(hops.is_hop(&[], &seen(2, Client::Own(1), 7 * SECOND)));
+    }
+
     #[test]
     fn what_a_process_sends_that_serves_a_request_is_a_hop() {
         let mut hops = Hops::default();
-        let hop = seen(2, Client::Own(1), 5 * SECOND);
+        let hop = ended(seen(2, Client::Own(1), 5 * SECOND));
         assert!(!hops.is_hop(&[], &hop), "a client that serves nothing");
         let mut health = seen(1, Client::Outside, 4 * SECOND);
         health.request.route = Route::Health;
@@ -132,15 +153,9 @@ mod tests {
         assert!(!hops.is_hop(&[], &hop));
         hops.watch(&seen(1, Client::Outside, 4 * SECOND));
         assert!(hops.is_hop(&[], &hop));
-        assert!(!hops.is_hop(&[], &seen(2, Client::Own(1), 3 * SECOND)));
-        hops.watch(&seen(1, Client::Outside, 6 * SECOND));
-        assert!(
-            hops.is_hop(&[], &hop),
-            "one that came later changes nothing"
-        );
-        assert!(!hops.is_hop(&[], &seen(2, Client::Outside, 5 * SECOND)));
-        assert!(!hops.is_hop(&[], &seen(1, Client::Own(1), 5 * SECOND)));
-        assert!(!hops.is_hop(&[], &seen(2, Client::Own(1), 70 * SECOND)));
+        assert!(!hops.is_hop(&[], &ended(seen(2, Client::Outside, 5 * SECOND))));
+        assert!(!hops.is_hop(&[], &ended(seen(1, Client::Own(1), 5 * SECOND))));
+        assert!(!hops.is_hop(&[], &ended(seen(2, Client::Own(1), 70 * SECOND))));
         hops.forget(Timestamp(70 * SECOND));
         assert!(!hops.is_hop(&[], &hop));
     }
@@ -165,9 +180,9 @@ mod tests {
             listeners,
             gpus: Vec::new(),
         };
-        let hops = Hops::default();
-        let request = seen(2, Client::Unknown, SECOND);
-        let is_hop = |listeners| hops.is_hop(&[service(listeners)], &request);
+        let mut hops = Hops::default();
+        let request = ended(seen(2, Client::Unknown, SECOND));
+        let mut is_hop = |listeners| hops.is_hop(&[service(listeners)], &request);
         assert!(!is_hop(vec![]));
         assert!(is_hop(vec![listener(7, true)]));
         assert!(!is_hop(vec![listener(7, true), listener(7, false)]));
