@@ -102,6 +102,7 @@ impl Case<'_> {
             agent.end_with(libc::SIGTERM);
             let was_disturbed = runs.iter().any(|run| !run.disturbance.is_none());
             if was_disturbed && agent.log().contains("TLS is no longer read") {
+                show(&table);
                 end_to_end::skipped(&format!(
                     "{}: a stop of the TLS probes costs too much while the CPU is not idle",
                     self.name
