@@ -28,6 +28,9 @@ const PACKAGES: &[(&str, &str)] = &[
 /// Programs that tests start, where they are installed.
 const SERVERS: &[&str] = &["nginx", "wrk"];
 
+/// Modules that tests of the kernel's own TLS need, in the order they are loaded.
+const MODULES: &[&str] = &["gf128mul", "ghash-generic", "ctr", "gcm", "tls"];
+
 /// Emulated machines are slow; one that has stopped is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -62,17 +65,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Some(built) => built.clone(),
         None => test_binary("requests")?,
     };
+    let asked = |version: &str| options.kernel.as_deref().is_none_or(|only| only == version);
+    let mut kernels = Vec::new();
+    for (version, expected) in KERNELS.iter().filter(|(version, _)| asked(version)) {
+        kernels.push((kernel(&folder, version)?, *version, *expected));
+    }
     let archive = archive(&folder, &test, options)?;
     let mut verdicts = Verdicts::new();
-    for (version, expected) in KERNELS {
-        if options
-            .kernel
-            .as_deref()
-            .is_some_and(|only| only != *version)
-        {
-            continue;
-        }
-        let kernel = kernel(&folder, version)?;
+    for (kernel, version, expected) in kernels {
         println!("\n== Linux {version}: {}", kernel.display());
         boot(&kernel, &archive, version, expected, &mut verdicts)
             .with_context(|| format!("Linux {version}"))?;
@@ -192,6 +192,9 @@ fn archive(folder: &Path, test: &Path, options: &Options) -> Result<PathBuf> {
             None => println!("{server} is not installed: tests that need it skip themselves"),
         }
     }
+    for (version, _) in KERNELS {
+        modules(&root, &folder.join(version))?;
+    }
     fs::write(root.join("init"), init(options))?;
     run_command(Command::new("chmod").arg("+x").arg(root.join("init")))?;
     let archive = folder.join("root.cpio");
@@ -211,6 +214,36 @@ fn archive(folder: &Path, test: &Path, options: &Options) -> Result<PathBuf> {
     )?;
     list.wait()?;
     Ok(archive)
+}
+
+/// Copies the modules of the kernel unpacked at `kernel`, if it is one, to `modules/RELEASE`.
+fn modules(root: &Path, kernel: &Path) -> Result<()> {
+    let Ok(releases) = fs::read_dir(kernel.join("lib/modules")) else {
+        return Ok(());
+    };
+    for release in releases {
+        let release = release?;
+        let to = root.join("modules").join(release.file_name());
+        fs::create_dir_all(&to)?;
+        let found = output(
+            "find",
+            &[&release.path().to_string_lossy(), "-name", "*.ko*"],
+        )
+        .context("find")?;
+        for path in found.lines().map(Path::new) {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            let Some((name, packed)) = file.split_once(".ko") else {
+                continue;
+            };
+            if !MODULES.contains(&name) {
+                continue;
+            }
+            let module = File::create(to.join(name))?;
+            let program = if packed.is_empty() { "cat" } else { "xzcat" };
+            run_command(Command::new(program).arg(path).stdout(module))?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies a program and its libraries to where they are looked for.
@@ -239,6 +272,7 @@ fn init(options: &Options) -> String {
         options.tier.join(" ")
     };
     let filter = options.filter.join(" ");
+    let modules = MODULES.join(" ");
     format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
@@ -248,6 +282,9 @@ fn init(options: &Options) -> String {
          mount -t devtmpfs dev /dev\n\
          mount -t tmpfs tmp /tmp\n\
          ip link set lo up\n\
+         for module in {modules}; do\n\
+         [ -e /modules/$(uname -r)/$module ] && insmod /modules/$(uname -r)/$module\n\
+         done\n\
          echo 'vm: tier chosen'\n\
          /vm/requests --test-threads=1 --nocapture the_first_tier\n\
          export PERJOULE_TEST_SKIPPED=/tmp/skipped\n\

@@ -6,6 +6,8 @@ mod heads;
 mod http2;
 #[path = "requests/io_uring.rs"]
 mod io_uring;
+#[path = "requests/ktls.rs"]
+mod ktls;
 #[path = "requests/limits.rs"]
 mod limits;
 #[path = "requests/servers.rs"]
