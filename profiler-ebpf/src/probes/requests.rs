@@ -2,7 +2,7 @@
 //!
 //! Tiers in front see bytes move and find the socket and the bytes: [`tp_btf`], else [`fexit`],
 //! else [`kprobe`], else [`raw_tp`]. What a call's return means is the same for all ([`calls`]);
-//! [`tls`] stands at libraries' functions; the exchange behind them ([`exchange`]) knows no hook. The state is the socket's, never a
+//! [`tls`] stands at libraries' functions, [`io_uring`] at rings' completions; the exchange behind them ([`exchange`]) knows no hook. The state is the socket's, never a
 //! thread's or a descriptor's.
 
 mod calls;
@@ -11,6 +11,7 @@ mod descriptors;
 mod exchange;
 mod fexit;
 mod http2;
+mod io_uring;
 mod kprobe;
 mod payload;
 mod raw_tp;

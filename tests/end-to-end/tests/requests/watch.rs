@@ -92,6 +92,7 @@ impl Watch {
     }
 
     pub(crate) fn poll(&mut self) {
+        self.probe.follow_rings(&mut self.loader);
         self.probe.poll(&self.owners, route, &mut self.told);
     }
 
