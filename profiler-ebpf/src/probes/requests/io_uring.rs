@@ -6,8 +6,8 @@
 //! cannot be found. A completion comes before the process is told of it, so the buffer still holds
 //! what was moved. It runs in the process, or in a thread of the ring's that shares its memory.
 //!
-//! Not found: what a multishot receive fills (its completions name no request), bundles of
-//! provided buffers, and sends that ask for no completion.
+//! A buffer that the kernel chose (provided buffers, and so every multishot receive) is no longer
+//! known by then: such bytes are counted as unreadable.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::macros::{btf_tracepoint, map};
@@ -23,7 +23,7 @@ use profiler_ebpf::owners::FIRST_SERVICE;
 use super::descriptors::{leads_to, socket_of_file};
 use super::exchange::{received, sent};
 use super::payload::{Direction, Origin, Registers, Source, message_source};
-use super::slots::find;
+use super::slots::{count, find};
 use super::socket::{Socket as _, Untrusted, read_kernel};
 use crate::probes::MMAPABLE;
 use crate::probes::cost::Running;
@@ -79,8 +79,11 @@ mod operation {
 }
 
 const MSG_PEEK: u32 = 2;
-/// `IORING_CQE_F_BUFFER`: the kernel chose the buffer.
+/// `IORING_CQE_F_BUFFER`: the kernel chose the buffer, and the request has forgotten which.
 const CHOSEN_BUFFER: u32 = 1;
+/// Where a completion (`struct io_uring_cqe`, an ABI) has its result and its flags.
+const COMPLETION_RESULT: u32 = 8;
+const COMPLETION_FLAGS: u32 = 12;
 /// `IORING_RECVSEND_BUNDLE`, `IORING_SEND_VECTORIZED`: several buffers.
 const SEVERAL_BUFFERS: u16 = 1 << 4 | 1 << 5;
 
@@ -173,23 +176,27 @@ fn moved(request: u64, direction: Direction) -> Option<Moved> {
         return None;
     }
     let command = request.wrapping_add(u64::from(RING_COMMAND.load()));
-    let source = match (direction, operation) {
+    let mut source = match (direction, operation) {
         (Direction::Received, operation::RECV)
         | (Direction::Sent, operation::SEND | operation::SEND_ZC) => buffer_of_message(command)?,
         (Direction::Received, operation::RECVMSG)
         | (Direction::Sent, operation::SENDMSG | operation::SENDMSG_ZC) => {
-            segments_of_message(request, command)?
+            segments_of_message(command)?
         }
         (Direction::Received, operation::READ | operation::READ_FIXED)
         | (Direction::Sent, operation::WRITE | operation::WRITE_FIXED) => {
             Source::Plain(read_kernel(command, TRANSFER_BUFFER.load())?)
         }
         (Direction::Received, operation::READV) | (Direction::Sent, operation::WRITEV) => {
-            segments_of_transfer(request, command)?
+            segments_of_transfer(command)?
         }
         (Direction::Sent, operation::SPLICE) => Source::Unknown,
         _ => return None,
     };
+    let flags: u32 = read_kernel(request, RING_FLAGS.load())?;
+    if flags & CHOSEN_BUFFER != 0 {
+        source = Source::Unknown;
+    }
     Some(Moved {
         socket: socket_of_file(read_kernel(request, RING_FILE.load())?)?,
         buffers: Buffers(source),
@@ -201,13 +208,6 @@ fn moved(request: u64, direction: Direction) -> Option<Moved> {
 fn peeks(command: u64) -> Option<bool> {
     let flags: u32 = read_kernel(command, MESSAGE_FLAGS.load())?;
     Some(flags & MSG_PEEK != 0)
-}
-
-/// True if the kernel chose the buffer. What the request itself names is then not it, or no longer.
-#[inline(always)]
-fn has_chosen_buffer(request: u64) -> Option<bool> {
-    let flags: u32 = read_kernel(request, RING_FLAGS.load())?;
-    Some(flags & CHOSEN_BUFFER != 0)
 }
 
 /// Of a plain send or receive. `None` if it only peeked.
@@ -228,28 +228,38 @@ fn buffer_of_message(command: u64) -> Option<Source> {
 
 /// Of a send or receive of segments, whose description is the process's own.
 #[inline(always)]
-fn segments_of_message(request: u64, command: u64) -> Option<Source> {
+fn segments_of_message(command: u64) -> Option<Source> {
     if peeks(command)? {
         return None;
-    }
-    if has_chosen_buffer(request)? {
-        return Some(Source::Unknown);
     }
     Some(message_source(read_kernel(command, MESSAGE_BUFFER.load())?))
 }
 
 #[inline(always)]
-fn segments_of_transfer(request: u64, command: u64) -> Option<Source> {
-    if has_chosen_buffer(request)? {
-        return Some(Source::Unknown);
-    }
+fn segments_of_transfer(command: u64) -> Option<Source> {
     let address: u64 = read_kernel(command, TRANSFER_BUFFER.load())?;
     let count: u32 = read_kernel(command, TRANSFER_LENGTH.load())?;
     Some(Source::Segments(address, u64::from(count)))
 }
 
-/// `io_uring_complete(struct io_ring_ctx *ctx, void *req, …)`: what follows differs by kernel, and
-/// the request itself has it.
+/// Counts what a multishot receive has put in a buffer: such a completion names no request.
+///
+/// Kernels before 6.13 have the process's own number in this place, and no pointer of the kernel's.
+#[inline(always)]
+fn count_multishot(completion: u64) {
+    let is_kernels = completion >> 63 != 0;
+    if is_kernels
+        && let Some(result) = read_kernel::<i32>(completion, COMPLETION_RESULT)
+        && let Some(flags) = read_kernel::<u32>(completion, COMPLETION_FLAGS)
+        && result > 0
+        && flags & CHOSEN_BUFFER != 0
+    {
+        count!(unreadable);
+    }
+}
+
+/// `io_uring_complete(struct io_ring_ctx *ctx, void *req, struct io_uring_cqe *cqe)`; before Linux
+/// 6.13 the third and more are other values.
 #[btf_tracepoint(function = "io_uring_complete")]
 fn io_uring_received(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::IoUringReceived);
@@ -258,7 +268,12 @@ fn io_uring_received(ctx: BtfTracePointContext) -> i32 {
     if owner < FIRST_SERVICE {
         return 0;
     }
-    if let Some(moved) = moved(ctx.arg(1), Direction::Received) {
+    let request: u64 = ctx.arg(1);
+    if request == 0 {
+        count_multishot(ctx.arg(2));
+        return 0;
+    }
+    if let Some(moved) = moved(request, Direction::Received) {
         let found = find(moved.socket.key());
         received(
             moved.socket,

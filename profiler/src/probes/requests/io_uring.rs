@@ -67,7 +67,6 @@ impl Rings {
                 State::Followed
             }
             Err(error) => {
-                release(loader);
                 log::warn!("requests through an io_uring are not seen: {error}");
                 State::Refused
             }
@@ -85,9 +84,16 @@ impl Rings {
     }
 }
 
+/// Attaches all or none.
 fn attach(loader: &mut Loader) -> Result<(), ProbeError> {
-    for program in PROGRAMS {
-        loader.attach(program, Hook::BtfTracepoint("io_uring_complete"))?;
+    for (place, program) in PROGRAMS.iter().enumerate() {
+        if let Err(error) = loader.attach(program, Hook::BtfTracepoint("io_uring_complete")) {
+            PROGRAMS
+                .iter()
+                .take(place)
+                .for_each(|program| loader.detach(program));
+            return Err(error);
+        }
     }
     Ok(())
 }
