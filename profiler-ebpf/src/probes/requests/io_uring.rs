@@ -11,7 +11,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::macros::{btf_tracepoint, map};
-use aya_ebpf::maps::Array;
+use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_ebpf::{EbpfContext as _, Global};
 use core::ptr::{read_volatile, write_volatile};
@@ -148,14 +148,40 @@ fn is_set(task: *const u8, offset: u32) -> bool {
     offset != ABSENT && unsafe { !(*task.add(offset as usize).cast::<*const u8>()).is_null() }
 }
 
+/// Where the buffers of the finished request are. Not in registers: the verifier would walk all
+/// that follows once for each kind of them.
+#[map]
+static REQUEST_RING_SOURCE: PerCpuArray<[u64; 3]> = PerCpuArray::with_max_entries(1, 0);
+
 /// The buffers of a ring's request.
 #[derive(Clone, Copy)]
-struct Buffers(Source);
+struct Buffers(*mut [u64; 3]);
+
+impl Buffers {
+    #[inline(always)]
+    fn of(source: Source) -> Option<Self> {
+        let at = REQUEST_RING_SOURCE.get_ptr_mut(0)?;
+        let (is_plain, address, count) = match source {
+            Source::Plain(address) => (1, address, 0),
+            Source::Segments(address, count) => (0, address, count),
+            Source::Unknown => (0, 0, 0),
+        };
+        // SAFETY: this CPU's entry.
+        unsafe { write_volatile(at, [is_plain, address, count]) };
+        Some(Self(at))
+    }
+}
 
 impl Origin for Buffers {
     #[inline(always)]
     fn source(self, _: Direction) -> Source {
-        self.0
+        // SAFETY: this CPU's entry.
+        let [is_plain, address, count] = unsafe { read_volatile(self.0) };
+        match (is_plain, count) {
+            (0, 0) => Source::Unknown,
+            (0, _) => Source::Segments(address, count),
+            _ => Source::Plain(address),
+        }
     }
 }
 
@@ -199,7 +225,7 @@ fn moved(request: u64, direction: Direction) -> Option<Moved> {
     }
     Some(Moved {
         socket: socket_of_file(read_kernel(request, RING_FILE.load())?)?,
-        buffers: Buffers(source),
+        buffers: Buffers::of(source)?,
         length: result as u64,
     })
 }

@@ -88,12 +88,6 @@ fn requests_through_a_ring_are_followed_once_one_was_seen() {
     let Some((mut watch, mut ring)) = watch_rings() else {
         return;
     };
-    for program in ["io_uring_sent", "io_uring_received"] {
-        println!(
-            "{program}: {:?}",
-            watch.loader.verified_instructions(program)
-        );
-    }
     let (listener, port) = listen();
     let mut client = connect(port);
     let (server, _) = listener.accept().expect("a client");
