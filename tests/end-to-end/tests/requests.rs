@@ -52,7 +52,7 @@ fn the_programs_and_maps_stay_within_their_bounds() {
         println!("{}: {verified:?} instructions verified", program.program);
         let most = match program.program {
             "tcp_destroy_sock" | "inet_sock_set_state" => 2_000,
-            "io_uring_received" => 200_000,
+            "io_uring_sent" => 300_000,
             name if name.contains("recv") || name.contains("receive") => 100_000,
             _ => 400_000,
         };

@@ -14,7 +14,7 @@ use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_ebpf::{EbpfContext as _, Global};
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::{null_mut, read_volatile, write_volatile};
 use profiler_ebpf::ABSENT;
 use profiler_ebpf::cost::Program;
 use profiler_ebpf::io_uring::Rings;
@@ -148,53 +148,71 @@ fn is_set(task: *const u8, offset: u32) -> bool {
     offset != ABSENT && unsafe { !(*task.add(offset as usize).cast::<*const u8>()).is_null() }
 }
 
-/// Where the buffers of the finished request are. Not in registers: the verifier would walk all
-/// that follows once for each kind of them.
+/// Bytes that a ring has moved on a socket. They are told through a map, not in registers: the
+/// verifier would walk all that follows once for each kind of request.
+#[repr(C)]
+struct Moved {
+    /// The socket's address.
+    socket: u64,
+    length: u64,
+    /// Where the bytes are if `segments` is 0, else the segments; 0 if not known.
+    address: u64,
+    segments: u64,
+}
+
 #[map]
-static REQUEST_RING_SOURCE: PerCpuArray<[u64; 3]> = PerCpuArray::with_max_entries(1, 0);
+static REQUEST_MOVED: PerCpuArray<Moved> = PerCpuArray::with_max_entries(1, 0);
 
 /// The buffers of a ring's request.
 #[derive(Clone, Copy)]
-struct Buffers(*mut [u64; 3]);
-
-impl Buffers {
-    #[inline(always)]
-    fn of(source: Source) -> Option<Self> {
-        let at = REQUEST_RING_SOURCE.get_ptr_mut(0)?;
-        let (is_plain, address, count) = match source {
-            Source::Plain(address) => (1, address, 0),
-            Source::Segments(address, count) => (0, address, count),
-            Source::Unknown => (0, 0, 0),
-        };
-        // SAFETY: this CPU's entry.
-        unsafe { write_volatile(at, [is_plain, address, count]) };
-        Some(Self(at))
-    }
-}
+struct Buffers(*mut Moved);
 
 impl Origin for Buffers {
     #[inline(always)]
     fn source(self, _: Direction) -> Source {
         // SAFETY: this CPU's entry.
-        let [is_plain, address, count] = unsafe { read_volatile(self.0) };
-        match (is_plain, count) {
-            (0, 0) => Source::Unknown,
-            (0, _) => Source::Segments(address, count),
-            _ => Source::Plain(address),
+        let (address, segments) = unsafe {
+            (
+                read_volatile(&raw const (*self.0).address),
+                read_volatile(&raw const (*self.0).segments),
+            )
+        };
+        match (address, segments) {
+            (0, _) => Source::Unknown,
+            (_, 0) => Source::Plain(address),
+            _ => Source::Segments(address, segments),
         }
     }
 }
 
-/// Bytes that a ring has moved on a socket.
-struct Moved {
-    socket: Untrusted,
-    buffers: Buffers,
-    length: u64,
+/// What a finished request, the `struct io_kiocb` at this address, moved in this direction; null
+/// if nothing.
+#[inline(always)]
+fn moved(request: u64, direction: Direction) -> *mut Moved {
+    match REQUEST_MOVED.get_ptr_mut(0) {
+        Some(to) if find_moved(request, direction == Direction::Sent, to) => to,
+        _ => null_mut(),
+    }
 }
 
-/// What a finished request, the `struct io_kiocb` at this address, moved in this direction.
+/// A function of its own, of which nothing but the result stays in registers.
+#[inline(never)]
+fn find_moved(request: u64, sent: bool, to: *mut Moved) -> bool {
+    let direction = if sent {
+        Direction::Sent
+    } else {
+        Direction::Received
+    };
+    let Some(found) = read_request(request, direction) else {
+        return false;
+    };
+    // SAFETY: this CPU's entry.
+    unsafe { write_volatile(to, found) };
+    true
+}
+
 #[inline(always)]
-fn moved(request: u64, direction: Direction) -> Option<Moved> {
+fn read_request(request: u64, direction: Direction) -> Option<Moved> {
     let operation: u8 = read_kernel(request, RING_OPCODE.load())?;
     let result: i32 = read_kernel(request, RING_RESULT.load())?;
     // The socket hooks tell of what failed, and of an end.
@@ -202,7 +220,7 @@ fn moved(request: u64, direction: Direction) -> Option<Moved> {
         return None;
     }
     let command = request.wrapping_add(u64::from(RING_COMMAND.load()));
-    let mut source = match (direction, operation) {
+    let source = match (direction, operation) {
         (Direction::Received, operation::RECV)
         | (Direction::Sent, operation::SEND | operation::SEND_ZC) => buffer_of_message(command)?,
         (Direction::Received, operation::RECVMSG)
@@ -220,13 +238,17 @@ fn moved(request: u64, direction: Direction) -> Option<Moved> {
         _ => return None,
     };
     let flags: u32 = read_kernel(request, RING_FLAGS.load())?;
-    if flags & CHOSEN_BUFFER != 0 {
-        source = Source::Unknown;
-    }
+    let (address, segments) = match source {
+        _ if flags & CHOSEN_BUFFER != 0 => (0, 0),
+        Source::Plain(address) => (address, 0),
+        Source::Segments(address, count) if count != 0 => (address, count),
+        _ => (0, 0),
+    };
     Some(Moved {
-        socket: socket_of_file(read_kernel(request, RING_FILE.load())?)?,
-        buffers: Buffers::of(source)?,
+        socket: socket_of_file(read_kernel(request, RING_FILE.load())?)?.key(),
         length: result as u64,
+        address,
+        segments,
     })
 }
 
@@ -299,16 +321,13 @@ fn io_uring_received(ctx: BtfTracePointContext) -> i32 {
         count_multishot(ctx.arg(2));
         return 0;
     }
-    if let Some(moved) = moved(request, Direction::Received) {
-        let found = find(moved.socket.key());
-        received(
-            moved.socket,
-            found,
-            moved.buffers,
-            moved.length,
-            tgid,
-            owner,
-        );
+    let moved = moved(request, Direction::Received);
+    if !moved.is_null() {
+        // SAFETY: this CPU's entry.
+        let (socket, length) = unsafe { ((*moved).socket, (*moved).length) };
+        let found = find(socket);
+        let socket = Untrusted::new(socket);
+        received(socket, found, Buffers(moved), length, tgid, owner);
     }
     0
 }
@@ -320,10 +339,13 @@ fn io_uring_sent(ctx: BtfTracePointContext) -> i32 {
     if owner_of(ctx.tgid()) < FIRST_SERVICE {
         return 0;
     }
-    if let Some(moved) = moved(ctx.arg(1), Direction::Sent) {
-        let slot = find(moved.socket.key());
+    let moved = moved(ctx.arg(1), Direction::Sent);
+    if !moved.is_null() {
+        // SAFETY: this CPU's entry.
+        let (socket, length) = unsafe { ((*moved).socket, (*moved).length) };
+        let slot = find(socket);
         if !slot.is_null() {
-            sent(slot, moved.buffers, moved.length);
+            sent(slot, Buffers(moved), length);
         }
     }
     0
