@@ -1,8 +1,11 @@
 //! HTTP/2 and gRPC inside TLS.
 
+#[path = "../requests/http2/grpcio.rs"]
+mod grpcio;
+
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use h2::client::SendRequest;
 use hyper::Request;
@@ -17,7 +20,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::servers::Server;
-use crate::watch::outcome;
+use crate::watch::{SERVICE, outcome};
 use crate::{TlsWatch, count};
 
 /// What a client asked for, and what it got.
@@ -52,13 +55,22 @@ async fn connect(port: u16, certificate: &Path) -> SendRequest<Bytes> {
 }
 
 async fn ask(mut client: SendRequest<Bytes>, path: String) -> Asked {
+    let is_grpc = path.contains("GRPC");
+    // A gRPC message: not compressed, of two bytes.
+    let (content, data): (_, &[u8]) = if is_grpc {
+        ("application/grpc", b"\0\0\0\0\x02{}")
+    } else {
+        ("application/json", b"{}")
+    };
     let request = Request::post(format!("https://localhost{path}"))
         .header("authorization", "Bearer secret")
+        .header("content-type", content)
+        .header("te", "trailers")
         .body(())
         .expect("a request");
     let sent = Timestamp::now();
     let (response, mut body) = client.send_request(request, false).expect("sent");
-    body.send_data(Bytes::from_static(b"{}"), true)
+    body.send_data(Bytes::from_static(data), true)
         .expect("sent");
     let response = response.await.expect("a response");
     let status = response.status().as_u16();
@@ -93,7 +105,16 @@ async fn ask_all(port: u16, certificate: &Path) -> Vec<Asked> {
     for _ in 0..2 {
         let client = connect(port, certificate).await;
         let streams = (0..8).map(|n| format!("/v1/completions?n={}", n + 1));
-        let others = ["/health", "/missing", "/large", STREAM, ANSWER].map(String::from);
+        let others = [
+            "/health",
+            "/missing",
+            "/large",
+            "/api/generate",
+            "/v1/models",
+            STREAM,
+            ANSWER,
+        ]
+        .map(String::from);
         for path in streams.chain(others) {
             asking.push(tokio::spawn(ask(client.clone(), path)));
         }
@@ -145,8 +166,15 @@ fn streams_beside_each_other_on_http2_are_as_many_requests() {
     );
     expected = of(Route::Other).map(facts).collect();
     expected.sort_unstable();
-    assert_eq!(expected, [(200, 0), (200, 0), (404, 0), (404, 0)]);
-    let large = of(Route::Other).filter(|seen| seen.request.status == 200);
+    // Answers, of which one is JSON of several lines, and Ollama's lines, the last of which has
+    // nothing but counts.
+    let answers = [(200, 0); 4].into_iter().chain([(200, 6); 2]);
+    assert_eq!(expected, answers.chain([(404, 0); 2]).collect::<Vec<_>>());
+    for seen in of(Route::Other).filter(|seen| seen.request.chunks != 0) {
+        assert_eq!(seen.usage.and_then(|usage| usage.output), Some(6));
+    }
+    let large = of(Route::Other).filter(|seen| seen.response_bytes > 100_000);
+    assert_eq!(large.clone().count(), 2);
     for seen in large {
         assert!(
             (300_000..301_000).contains(&seen.response_bytes),
@@ -238,4 +266,38 @@ fn a_connection_of_http2_that_is_older_than_the_probe_is_found_by_its_next_reque
     let chunks: Vec<_> = seen.iter().map(|seen| seen.request.chunks).collect();
     assert_eq!(chunks, [3, 4]);
     assert_eq!(watch.watch.probe.losses(), Losses::default());
+}
+
+/// grpcio's wheel has BoringSSL inside, and its functions' names taken out.
+#[test]
+fn grpc_with_a_stripped_library_is_not_seen_and_nothing_is_made_up() {
+    let Some(python) = grpcio::python() else {
+        return;
+    };
+    let python = python.to_str().expect("a path");
+    let Some(server) = Server::start(python, "grpc_server.py", &[]) else {
+        return;
+    };
+    let Some(mut watch) = TlsWatch::attach() else {
+        return;
+    };
+    watch.watch.serve(server.pid());
+    watch.tls.join(server.pid(), SERVICE);
+    let give_up = Instant::now() + Duration::from_millis(1_500);
+    while Instant::now() < give_up {
+        watch.poll();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let libraries: Vec<&str> = watch.tls.libraries().collect();
+    assert!(
+        !libraries.iter().any(|name| name.contains("grpc")),
+        "{libraries:?}"
+    );
+    let asked = runtime().block_on(async {
+        let client = connect(server.port, &server.certificate()).await;
+        ask(client, STREAM.into()).await
+    });
+    assert_eq!(asked.status, 200);
+    watch.watch.wait(server.port, 0);
+    watch.assert_nothing_lost();
 }

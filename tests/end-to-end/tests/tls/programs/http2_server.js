@@ -1,4 +1,5 @@
-// HTTP/2 inside TLS on Node, which has OpenSSL inside its own program: events, answers, gRPC.
+// HTTP/2 inside TLS on Node, which has OpenSSL inside its own program: events, lines, answers,
+// gRPC.
 const fs = require("fs"), http2 = require("http2");
 const [cert, key] = process.argv.slice(2).map((file) => fs.readFileSync(file));
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -16,6 +17,15 @@ async function events(stream, count) {
     if (!stream.destroyed) stream.write(`data: {"token": ${n}}\n\n`);
   }
   if (!stream.destroyed) stream.end("data: [DONE]\n\n");
+}
+
+async function lines(stream, count) {
+  stream.respond({ ":status": 200, "content-type": "application/x-ndjson" });
+  for (let n = 0; n < count; n += 1) {
+    await wait(5);
+    stream.write(`{"response":"token ${n}","done":false}\n`);
+  }
+  stream.end('{"done":true,"prompt_eval_count":11,"eval_count":6}\n');
 }
 
 async function grpc(stream, count, status) {
@@ -42,6 +52,11 @@ server.on("stream", async (stream, headers) => {
   } else if (path === "/large") {
     stream.respond({ ":status": 200 });
     stream.end(Buffer.alloc(300000, "x"));
+  } else if (path === "/v1/models") {
+    stream.respond({ ":status": 200, "content-type": "application/json" });
+    stream.end('{\n "data": [{"id": "m"},\n {"id": "n"}]\n}\n');
+  } else if (path === "/api/generate") {
+    await lines(stream, 6);
   } else if (path.endsWith("/ModelStreamInfer")) {
     await grpc(stream, 7, 0);
   } else if (path.endsWith("/ModelInfer")) {
