@@ -95,10 +95,12 @@ pub(super) fn received<O: Origin>(
         (*connection).facts.service = u32::from(owner);
     }
     payload::open(buffer, origin, Direction::Received, length);
-    follow::<false>(buffer, connection, length);
+    // SAFETY: entries of two maps.
+    unsafe { follow_received(buffer, connection, length) };
     if restart(buffer, connection, length) {
         payload::open(buffer, origin, Direction::Received, length);
-        follow::<false>(buffer, connection, length);
+        // SAFETY: as above.
+        unsafe { follow_received(buffer, connection, length) };
     }
 }
 
@@ -127,7 +129,8 @@ pub(super) fn sent<O: Origin>(connection: *mut Slot, origin: O, length: u64) {
         return;
     };
     payload::open(buffer, origin, Direction::Sent, length);
-    follow::<true>(buffer, connection, length);
+    // SAFETY: entries of two maps.
+    unsafe { follow_sent(buffer, connection, length) };
 }
 
 /// The client has closed its side of a connection, or is gone.
@@ -164,8 +167,36 @@ struct Walk<const SENT: bool> {
     connection: *mut Slot,
 }
 
-/// Follows what is open in the buffer: `length` bytes.
+/// Follows what is open in the buffer: `length` bytes that were received.
+///
+/// # Safety
+/// Both are entries of their maps, or null.
+#[unsafe(no_mangle)]
 #[inline(never)]
+unsafe extern "C" fn follow_received(buffer: *mut Buffer, connection: *mut Slot, length: u64) -> u64 {
+    if buffer.is_null() || connection.is_null() {
+        return 0;
+    }
+    follow::<false>(buffer, connection, length);
+    0
+}
+
+/// The same of bytes that were sent.
+///
+/// # Safety
+/// Both are entries of their maps, or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn follow_sent(buffer: *mut Buffer, connection: *mut Slot, length: u64) -> u64 {
+    if buffer.is_null() || connection.is_null() {
+        return 0;
+    }
+    follow::<true>(buffer, connection, length);
+    0
+}
+
+/// Follows what is open in the buffer: `length` bytes.
+#[inline(always)]
 fn follow<const SENT: bool>(buffer: *mut Buffer, connection: *mut Slot, length: u64) {
     let now = now();
     // SAFETY: entries of two maps; the time says to the agent that the socket is in use.
@@ -270,7 +301,8 @@ impl<const SENT: bool> Streams for Walk<SENT> {
 
     #[inline(always)]
     fn lines(&mut self, slot: *mut Slot) {
-        lines(self.buffer, slot);
+        // SAFETY: entries of two maps.
+        unsafe { payload::follow_lines(self.buffer, slot) };
     }
 
     #[inline(always)]
@@ -340,10 +372,4 @@ fn block(buffer: *mut Buffer, connection: *mut Slot, head: u64, kind: u32, lengt
     let bytes = mask::<0x3ff>(length) + NOTICE_BYTES as u64;
     // SAFETY: 24 + 1,023 + 40 + 1,023 lies in the window's bytes.
     unsafe { put_notice(window.bytes().as_ptr().add(from), bytes) };
-}
-
-/// A stream's lines in the window.
-#[inline(never)]
-fn lines(buffer: *mut Buffer, slot: *mut Slot) {
-    payload::lines(buffer, slot);
 }

@@ -371,23 +371,33 @@ impl Payload for Send {
 
     #[inline(always)]
     fn steps(&mut self) {
-        // Every step takes a byte at least, so this many always do.
-        // SAFETY: the callback takes this context; it lives until the loop returns.
-        unsafe {
-            bpf_loop(
-                WINDOW as u32 + 1,
-                step as *const () as *mut c_void,
-                (&raw mut *self).cast::<c_void>(),
-                0,
-            );
-        }
+        // SAFETY: entries of two maps.
+        unsafe { follow_lines(self.buffer, self.slot) };
     }
 }
 
 /// Follows the lines that the window holds, whose place and end its caller has set.
-#[inline(always)]
-pub(super) fn lines(buffer: *mut Buffer, slot: *mut Slot) {
-    Send { buffer, slot }.steps();
+///
+/// # Safety
+/// Both are entries of their maps, or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) unsafe extern "C" fn follow_lines(buffer: *mut Buffer, slot: *mut Slot) -> u64 {
+    if buffer.is_null() || slot.is_null() {
+        return 0;
+    }
+    let mut send = Send { buffer, slot };
+    // Every step takes a byte at least, so this many always do.
+    // SAFETY: the callback takes this context; it lives until the loop returns.
+    unsafe {
+        bpf_loop(
+            WINDOW as u32 + 1,
+            step as *const () as *mut c_void,
+            (&raw mut send).cast::<c_void>(),
+            0,
+        );
+    }
+    0
 }
 
 #[inline(never)]
@@ -508,8 +518,22 @@ pub(super) fn follow<O: Origin>(
 ) {
     open(buffer, origin, Direction::Sent, total);
     buffer_mut(buffer).window.begin(total, now, ahead);
+    // SAFETY: entries of two maps.
+    unsafe { follow_windows(buffer, slot) };
+}
+
+/// Follows what is open in the buffer.
+///
+/// # Safety
+/// Both are entries of their maps, or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn follow_windows(buffer: *mut Buffer, slot: *mut Slot) -> u64 {
+    if buffer.is_null() || slot.is_null() {
+        return 0;
+    }
     let mut send = Send { buffer, slot };
-    // SAFETY: as in `steps`.
+    // SAFETY: the callback takes this context; it lives until the loop returns.
     unsafe {
         bpf_loop(
             WINDOWS,
@@ -518,4 +542,5 @@ pub(super) fn follow<O: Origin>(
             0,
         );
     }
+    0
 }
