@@ -292,7 +292,7 @@ fn segments_of_transfer(command: u64) -> Option<Source> {
 
 /// Counts what a multishot receive has put in a buffer: such a completion names no request.
 ///
-/// Kernels before 6.13 have the process's own number in this place, and no pointer of the kernel's.
+/// Older kernels (6.1) have the process's own number in this place, and no pointer of the kernel's.
 #[inline(always)]
 fn count_multishot(completion: u64) {
     let is_kernels = completion >> 63 != 0;
@@ -306,8 +306,8 @@ fn count_multishot(completion: u64) {
     }
 }
 
-/// `io_uring_complete(struct io_ring_ctx *ctx, void *req, struct io_uring_cqe *cqe)`; before Linux
-/// 6.13 the third and more are other values.
+/// `io_uring_complete(struct io_ring_ctx *ctx, void *req, struct io_uring_cqe *cqe)`; on older
+/// kernels (6.1) the third and more are other values.
 #[btf_tracepoint(function = "io_uring_complete")]
 fn io_uring_received(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::IoUringReceived);
