@@ -6,8 +6,9 @@ mod server;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use end_to_end::agent::Agent;
 use io_uring::{IoUring, opcode, types};
 use profiler::clock::Timestamp;
 use profiler::ledger::{Input, Outcome};
@@ -15,7 +16,7 @@ use profiler::probes::health::{Tier, Verdict};
 use profiler::probes::requests::Observed;
 
 use self::server::{Logged, Server, Way};
-use crate::watch::{Watch, outcome};
+use crate::watch::{Watch, alone, outcome};
 use crate::wire::{POST, connect, exchange, listen, read_request, read_until};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -340,4 +341,35 @@ fn requests_in_buffers_that_the_kernel_chose_are_counted_as_unreadable() {
             before.events() - before.unreadable
         );
     }
+}
+
+#[test]
+fn the_agent_follows_a_service_that_turns_out_to_use_a_ring() {
+    if !end_to_end::is_root("the agent") || ring().is_none() {
+        return;
+    }
+    let _turn = alone();
+    let (listener, port) = listen();
+    let mut agent = Agent::start(&["--port", &port.to_string()]);
+    let serve = || {
+        let mut server = Server::new(Way::Plain).expect("a ring");
+        thread::scope(|scope| {
+            scope.spawn(|| ask(port));
+            server.serve(&listener, 4);
+        });
+    };
+    // Until it is noticed, nothing of it can be read.
+    serve();
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while !agent.log().contains("its completions are followed") {
+        assert!(Instant::now() < give_up, "{}", agent.log());
+        thread::sleep(Duration::from_millis(50));
+        serve();
+    }
+    // What was seen so far is booked by then.
+    thread::sleep(Duration::from_secs(2));
+    let before = agent.requests().len();
+    serve();
+    agent.end_with(libc::SIGTERM);
+    assert_eq!(agent.requests().len() - before, 12, "{}", agent.log());
 }
