@@ -14,12 +14,14 @@ use profiler_ebpf::request::{CLIENT_CLOSED, ENDED, ENDED_BY_CLIENT, Slot};
 
 use super::clients;
 use super::exchange::now;
-use super::payload::{self, Buffer, Direction, Origin};
+use super::payload::{self, Buffer};
+use super::response::follow_lines;
 use super::slots::{
     allocate_stream, begin_write, count, emit, end_write, find_stream, forget_stream, free,
     next_connection, put_end, put_notice,
 };
 use super::socket::Socket;
+use super::source::{Direction, Origin};
 
 /// The most windows of one receive or send: each is a read of up to [`WINDOW`] bytes, or bytes
 /// passed over (a frame's payload is usually passed over at once).
@@ -98,7 +100,7 @@ pub(super) fn received<O: Origin>(
     // SAFETY: entries of two maps.
     unsafe { follow_received(buffer, connection, length) };
     if restart(buffer, connection, length) {
-        payload::open(buffer, origin, Direction::Received, length);
+        payload::rewind(buffer);
         // SAFETY: as above.
         unsafe { follow_received(buffer, connection, length) };
     }
@@ -173,7 +175,11 @@ struct Walk<const SENT: bool> {
 /// Both are entries of their maps, or null.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn follow_received(buffer: *mut Buffer, connection: *mut Slot, length: u64) -> u64 {
+unsafe extern "C" fn follow_received(
+    buffer: *mut Buffer,
+    connection: *mut Slot,
+    length: u64,
+) -> u64 {
     if buffer.is_null() || connection.is_null() {
         return 0;
     }
@@ -248,7 +254,7 @@ impl<const SENT: bool> Streams for Walk<SENT> {
 
     #[inline(always)]
     fn fill(&mut self, wanted: u64) -> u64 {
-        fill(self.buffer, wanted)
+        payload::fill(self.buffer, wanted)
     }
 
     #[inline(always)]
@@ -302,7 +308,7 @@ impl<const SENT: bool> Streams for Walk<SENT> {
     #[inline(always)]
     fn lines(&mut self, slot: *mut Slot) {
         // SAFETY: entries of two maps.
-        unsafe { payload::follow_lines(self.buffer, slot) };
+        unsafe { follow_lines(self.buffer, slot) };
     }
 
     #[inline(always)]
@@ -317,11 +323,6 @@ impl<const SENT: bool> Streams for Walk<SENT> {
         let (id, now) = unsafe { ((*self.connection).facts.id, (*self.buffer).window.now()) };
         put_end(id, stream, ENDED, now);
     }
-}
-
-#[inline(never)]
-fn fill(buffer: *mut Buffer, wanted: u64) -> u64 {
-    payload::fill(buffer, wanted)
 }
 
 #[inline(never)]

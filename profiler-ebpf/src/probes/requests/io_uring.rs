@@ -22,9 +22,9 @@ use profiler_ebpf::owners::FIRST_SERVICE;
 
 use super::descriptors::{leads_to, socket_of_file};
 use super::exchange::{received, sent};
-use super::payload::{Direction, Origin, Registers, Source, message_source};
 use super::slots::{count, find};
 use super::socket::{Socket as _, Untrusted, read_kernel};
+use super::source::{Direction, Origin, Registers, Source, message_source};
 use crate::probes::MMAPABLE;
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;
