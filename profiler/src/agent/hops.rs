@@ -8,10 +8,10 @@
 //! whose own requests cannot be read (TLS), which are counted where they first can be. Where the
 //! kernel does not say it, the listeners decide.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::clock::Timestamp;
-use crate::ledger::Route;
+use crate::ledger::{RequestId, Route};
 use crate::probes::requests::{Client, Observed};
 use crate::services::Service;
 
@@ -23,6 +23,9 @@ const PASSED_ON_WITHIN: u64 = 60_000_000_000;
 pub(super) struct Hops {
     /// The start of the latest request that each process read.
     read: HashMap<u32, Timestamp>,
+    /// Requests that are open and were told: they stay told. A front whose own requests could not
+    /// be read at first may have sent one.
+    told: HashSet<RequestId>,
 }
 
 impl Hops {
@@ -41,7 +44,21 @@ impl Hops {
     }
 
     /// Whether the request is a hop inside its service.
-    pub(super) fn is_hop(&self, services: &[Service], seen: &Observed) -> bool {
+    pub(super) fn is_hop(&mut self, services: &[Service], seen: &Observed) -> bool {
+        let (id, is_open) = (seen.request.id, seen.request.end.is_none());
+        let was_told = if is_open {
+            self.told.contains(&id)
+        } else {
+            self.told.remove(&id)
+        };
+        let is_hop = !was_told && self.comes_from_a_front(services, seen);
+        if is_open && !is_hop {
+            self.told.insert(id);
+        }
+        is_hop
+    }
+
+    fn comes_from_a_front(&self, services: &[Service], seen: &Observed) -> bool {
         match seen.client {
             Client::Outside => false,
             // A server that asks itself asks for something new.
@@ -72,7 +89,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::ledger::{Input, Request, RequestId, ServiceId};
+    use crate::ledger::{End, Input, Outcome, Request, ServiceId};
     use crate::services::{Family, Listener};
 
     const SECOND: u64 = 1_000_000_000;
@@ -107,10 +124,28 @@ mod tests {
         }
     }
 
+    fn ended(mut seen: Observed) -> Observed {
+        let (at, outcome) = (seen.at, Outcome::Done);
+        seen.request.end = Some(End { at, outcome });
+        seen
+    }
+
+    #[test]
+    fn a_request_that_was_told_is_told_to_its_end() {
+        let mut hops = Hops::default();
+        let request = seen(2, Client::Own(1), 5 * SECOND);
+        assert!(!hops.is_hop(&[], &request));
+        hops.watch(&seen(1, Client::Outside, 6 * SECOND));
+        assert!(!hops.is_hop(&[], &request));
+        assert!(!hops.is_hop(&[], &ended(request)));
+        assert!(hops.told.is_empty());
+        assert!(hops.is_hop(&[], &seen(2, Client::Own(1), 7 * SECOND)));
+    }
+
     #[test]
     fn what_a_process_sends_that_serves_a_request_is_a_hop() {
         let mut hops = Hops::default();
-        let hop = seen(2, Client::Own(1), 5 * SECOND);
+        let hop = ended(seen(2, Client::Own(1), 5 * SECOND));
         assert!(!hops.is_hop(&[], &hop), "a client that serves nothing");
         let mut health = seen(1, Client::Outside, 4 * SECOND);
         health.request.route = Route::Health;
@@ -118,9 +153,9 @@ mod tests {
         assert!(!hops.is_hop(&[], &hop));
         hops.watch(&seen(1, Client::Outside, 4 * SECOND));
         assert!(hops.is_hop(&[], &hop));
-        assert!(!hops.is_hop(&[], &seen(2, Client::Outside, 5 * SECOND)));
-        assert!(!hops.is_hop(&[], &seen(1, Client::Own(1), 5 * SECOND)));
-        assert!(!hops.is_hop(&[], &seen(2, Client::Own(1), 70 * SECOND)));
+        assert!(!hops.is_hop(&[], &ended(seen(2, Client::Outside, 5 * SECOND))));
+        assert!(!hops.is_hop(&[], &ended(seen(1, Client::Own(1), 5 * SECOND))));
+        assert!(!hops.is_hop(&[], &ended(seen(2, Client::Own(1), 70 * SECOND))));
         hops.forget(Timestamp(70 * SECOND));
         assert!(!hops.is_hop(&[], &hop));
     }
@@ -145,9 +180,9 @@ mod tests {
             listeners,
             gpus: Vec::new(),
         };
-        let hops = Hops::default();
-        let request = seen(2, Client::Unknown, SECOND);
-        let is_hop = |listeners| hops.is_hop(&[service(listeners)], &request);
+        let mut hops = Hops::default();
+        let request = ended(seen(2, Client::Unknown, SECOND));
+        let mut is_hop = |listeners| hops.is_hop(&[service(listeners)], &request);
         assert!(!is_hop(vec![]));
         assert!(is_hop(vec![listener(7, true)]));
         assert!(!is_hop(vec![listener(7, true), listener(7, false)]));

@@ -54,7 +54,10 @@ impl Probes {
         // The loader keeps each verdict for doctor, /metrics and the log. Requests come before
         // the scheduler: nobody's CPU time is booked while they test themselves.
         let requests = match RequestProbe::attach(&mut loader, &mut owners, config.request_tier) {
-            Ok(probe) => {
+            Ok(mut probe) => {
+                if config.trace_ids {
+                    probe.read_trace_ids();
+                }
                 log::info!("requests: {}", probe.choice().story());
                 if let Some(drawback) = probe.choice().drawback() {
                     log::warn!(

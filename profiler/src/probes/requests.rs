@@ -223,7 +223,8 @@ impl RequestProbe {
         options.map_entries("REQUEST_TAILS", 1).global("USAGE", [0]);
     }
 
-    /// After [`Self::configure`]: of requests' heads the `traceparent` header is read.
+    /// After [`Self::configure`]: of requests' heads the `traceparent` header is read; of those in
+    /// HTTP/2 after [`Self::read_trace_ids`].
     pub fn with_trace_ids(options: &mut Options) {
         options.global("TRACE_IDS", [1]);
     }
@@ -281,6 +282,11 @@ impl RequestProbe {
         probe.base = probe.totals;
         probe.read_counters();
         Ok(probe)
+    }
+
+    /// Tells the trace ids of HTTP/2's requests too, whose heads the agent reads.
+    pub const fn read_trace_ids(&mut self) {
+        self.headers.read_trace_ids();
     }
 
     /// How the tier in use was chosen.

@@ -1,7 +1,10 @@
 //! The application of app.py on axum and hyper: `axum-server PORT`.
 //!
-//! Its log is the same. A part of the body counts as sent when hyper takes it, the response when
-//! hyper lets go of its body.
+//! Its log is the same. The first part of the body counts as sent when hyper takes it, the response
+//! when hyper lets go of its body; events of a response that was left, when they were written.
+
+#[path = "axum_wire.rs"]
+mod wire;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -37,7 +40,6 @@ struct Line {
     first_s: Option<f64>,
     end_s: f64,
     chunks: u64,
-    doubtful: u64,
     aborted: bool,
 }
 
@@ -59,8 +61,6 @@ struct Parts {
     pause: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
     whole: bool,
-    taken: f64,
-    last: u64,
 }
 
 impl Stream for Parts {
@@ -71,16 +71,14 @@ impl Stream for Parts {
             ready!(waiting.as_mut().poll(context));
         }
         let (pause, streams) = (self.pause, self.line.chunks > 0 || self.parts.len() > 1);
-        self.taken = now();
+        let taken = now();
         let Some((part, events)) = self.parts.next() else {
             self.whole = true;
             return Poll::Ready(None);
         };
         self.waiting = streams.then(|| Box::pin(sleep(pause)));
-        let taken = self.taken;
         self.line.first_s.get_or_insert(taken);
         self.line.chunks += events;
-        self.last = events;
         // A plain body has a length: hyper does not ask beyond it.
         self.whole = !streams;
         Poll::Ready(Some(Ok(part)))
@@ -89,11 +87,11 @@ impl Stream for Parts {
 
 impl Drop for Parts {
     fn drop(&mut self) {
-        let now = now();
-        self.line.end_s = now;
+        self.line.end_s = now();
         self.line.aborted = !self.whole;
-        if self.line.aborted && now - self.taken < 0.003 {
-            self.line.doubtful = self.last;
+        let written = wire::take(self.line.n);
+        if self.line.aborted {
+            self.line.chunks = written;
         }
         let line = serde_json::to_string(&self.line).unwrap_or_default() + "\n";
         if let Some(mut log) = LOG.get().map(|log| &**log) {
@@ -130,8 +128,7 @@ async fn answer(Query(asked): Query<Asked>, request: Request) -> Response {
     if events > 0 {
         response = response.header(header::CONTENT_TYPE, "text/event-stream");
         for event in 0..events {
-            let data = format!("data: {{\"choices\": [{{\"text\": \"token {event}\"}}]}}\n\n");
-            parts.push((data.into(), 1));
+            parts.push((wire::text(n, event).into(), 1));
         }
         parts.push(("data: [DONE]\n\n".into(), 0));
         waiting = Some(Box::pin(sleep(pause)));
@@ -150,15 +147,12 @@ async fn answer(Query(asked): Query<Asked>, request: Request) -> Response {
             first_s: None,
             end_s: 0.0,
             chunks: 0,
-            doubtful: 0,
             aborted: false,
         },
         whole: headless || parts.is_empty(),
         parts: parts.into_iter(),
         pause,
         waiting,
-        taken: read_s,
-        last: 0,
     };
     let body = if status == 204 {
         drop(body);
@@ -179,5 +173,9 @@ async fn main() -> std::io::Result<()> {
     let file = File::options().create(true).append(true).open(path)?;
     let _ = LOG.set(Arc::new(file));
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-    axum::serve(listener, axum::Router::new().fallback(answer)).await
+    axum::serve(
+        wire::Watched(listener),
+        axum::Router::new().fallback(answer),
+    )
+    .await
 }

@@ -1,5 +1,6 @@
 """The load over gRPC: `grpc_client.py PORT` reads a list of connections, each a list of requests,
-as JSON on stdin, and writes what came back, one JSON object a line.
+as JSON on stdin, and writes what came back, one JSON object a line: `messages` are those of a
+stream, `status` is gRPC's as HTTP has it.
 """
 
 import asyncio
@@ -17,9 +18,10 @@ async def follow(port, requests):
         for asked in requests:
             await asyncio.sleep(asked["think"] / 1000)
             message = json.dumps(asked).encode()
-            messages = 0
+            messages, status = 0, 200
+            metadata = [("traceparent", asked["trace"])]
             if asked["events"]:
-                call = channel.unary_stream(asked["path"])(message)
+                call = channel.unary_stream(asked["path"])(message, metadata=metadata)
                 async for _ in call:
                     messages += 1
                     if asked["cut"]:
@@ -27,12 +29,12 @@ async def follow(port, requests):
                         break
             else:
                 try:
-                    await channel.unary_unary(asked["path"])(message)
-                    messages = 1
+                    await channel.unary_unary(asked["path"])(message, metadata=metadata)
                 except grpc.aio.AioRpcError as error:
                     if error.code() is not grpc.StatusCode.NOT_FOUND:
                         raise
-            print(json.dumps({"n": asked["n"], "messages": messages}))
+                    status = 404
+            print(json.dumps({"n": asked["n"], "messages": messages, "status": status}))
 
 
 async def main():

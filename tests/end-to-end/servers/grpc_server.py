@@ -1,11 +1,12 @@
 """A gRPC server with the names of KServe's inference service: `grpc_server.py PORT`.
 
 Messages are JSON, no generated code is needed. The log is app.py's: a message has been sent when
-its write is done, and `chunks` are the messages of the response. The status is HTTP's, which is
-200 whatever gRPC's is.
+its write is done, and `chunks` are the messages of a stream: a single response is an answer. The
+status is gRPC's as HTTP has it.
 """
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -16,16 +17,20 @@ import grpc
 LOG = os.open(os.environ["SERVER_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 SERVICE = "inference.GRPCInferenceService"
 
+# A collection stops the server between a socket and its own clock.
+gc.disable()
+
 
 def now():
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Exchange:
-    """One request, and what is logged of it."""
+    """One request, and what is logged of it when its status has been sent, or its client is gone."""
 
-    def __init__(self, request):
+    def __init__(self, request, context):
         self.asked = json.loads(request)
+        self.context = context
         self.pause = self.asked["pause"] / 1000
         self.line = {
             "n": self.asked["n"],
@@ -37,42 +42,45 @@ class Exchange:
             "doubtful": 0,
             "aborted": False,
         }
+        context.add_done_callback(self.ended)
 
-    async def send(self, context, text):
-        await context.write(json.dumps({"text": text}).encode())
-        self.line["chunks"] += 1
+    async def send(self, text):
+        line = self.line
+        line["chunks"] += 1
+        # It may go out or not if the call is cancelled in the meantime.
+        line["doubtful"] = 1
+        await self.context.write(json.dumps({"text": text}).encode())
+        line["doubtful"] = 0
+        if line["first_s"] is None:
+            line["first_s"] = now()
+
+    def ended(self, _context):
         self.line["end_s"] = now()
-        if self.line["first_s"] is None:
-            self.line["first_s"] = self.line["end_s"]
+        os.write(LOG, json.dumps(self.line).encode() + b"\n")
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, _value, _trace):
-        line = self.line
-        line["aborted"] = kind is asyncio.CancelledError
-        last, line["end_s"] = line["end_s"], now()
-        if line["aborted"] and last and line["end_s"] - last < 0.001:
-            line["doubtful"] = 1
-        os.write(LOG, json.dumps(line).encode() + b"\n")
+        self.line["aborted"] = kind is asyncio.CancelledError
 
 
 async def model_infer(request, context):
-    with Exchange(request) as exchange:
+    with Exchange(request, context) as exchange:
         await asyncio.sleep(exchange.pause)
-        exchange.line["chunks"] = 1
         return b'{"text": "all of it"}'
 
 
 async def model_stream_infer(request, context):
-    with Exchange(request) as exchange:
+    with Exchange(request, context) as exchange:
         for number in range(exchange.asked["events"]):
             await asyncio.sleep(exchange.pause)
-            await exchange.send(context, f"token {number}")
+            await exchange.send(f"token {number}")
 
 
-async def model_ready(request, context):
-    with Exchange(request):
+async def model_metadata(request, context):
+    with Exchange(request, context) as exchange:
+        exchange.line["status"] = 404
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
 
 
@@ -81,7 +89,7 @@ async def main(port):
     handlers = {
         "ModelInfer": grpc.unary_unary_rpc_method_handler(model_infer),
         "ModelStreamInfer": grpc.unary_stream_rpc_method_handler(model_stream_infer),
-        "ModelReady": grpc.unary_unary_rpc_method_handler(model_ready),
+        "ModelMetadata": grpc.unary_unary_rpc_method_handler(model_metadata),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_insecure_port(f"127.0.0.1:{port}")

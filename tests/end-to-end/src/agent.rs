@@ -1,5 +1,6 @@
 //! The built `perjoule` as its users run it.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -144,10 +145,26 @@ impl Agent {
     /// # Panics
     /// If the journal is not one.
     pub fn requests(&self) -> Vec<Value> {
+        self.entries("request")
+    }
+
+    /// The traces of its requests, by the requests' ids.
+    ///
+    /// # Panics
+    /// If the journal is not one.
+    pub fn traces(&self) -> HashMap<u64, String> {
+        let told = |entry: Value| {
+            let trace = entry["trace"].as_str()?.to_owned();
+            Some((entry["request"].as_u64()?, trace))
+        };
+        self.entries("trace").into_iter().filter_map(told).collect()
+    }
+
+    fn entries(&self, kind: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.journal_path()).expect("a journal");
         text.lines()
             .map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"))
-            .filter(|entry| entry["entry"] == "request")
+            .filter(|entry| entry["entry"] == kind)
             .collect()
     }
 

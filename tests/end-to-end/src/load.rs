@@ -2,7 +2,8 @@
 //!
 //! In: how many connections, how many requests on each, what may be asked. Out: one [`Answer`] a
 //! request. A request's number `n` is in its query, so that a server can log it; its length in
-//! bytes is its own too, so that whoever counts bytes can be asked which request it was.
+//! bytes (HTTP/1.1) or its trace (HTTP/2) is its own too, so that whoever sees only these can be
+//! asked which request it was.
 
 pub mod http1;
 pub mod http2;
@@ -73,7 +74,7 @@ pub const INFERENCE: &[(u64, Kind)] = &[
             ..STREAM
         },
     ),
-    (40, Kind::post("/v1/completions", 60).after(20)),
+    (40, Kind::post("/v1/completions", 60).after(10)),
     (12, Kind::post("/v1/embeddings", 60)),
     (10, Kind::post("/upload", 200_000)),
     (8, Kind::get("/v1/models")),
@@ -92,7 +93,7 @@ pub const INFERENCE: &[(u64, Kind)] = &[
 
 const STREAM: Kind = Kind {
     events: (1, 24),
-    pause: 4,
+    pause: 2,
     ..Kind::post("/v1/completions", 60)
 };
 
@@ -121,6 +122,24 @@ impl Ask {
             kind.path, kind.pause
         )
     }
+}
+
+impl Ask {
+    /// Its `traceparent` header: the number is the trace's.
+    pub fn trace(&self) -> String {
+        let n = self.n;
+        format!("00-{TRACE_HIGH:016x}{n:016x}-00f067aa0ba902b7-01")
+    }
+}
+
+/// The upper half of every trace's id: an id of zeros is none.
+const TRACE_HIGH: u64 = 0x4bf9_2f35_77b3_4da6;
+
+/// The number of the request of this trace.
+pub fn number_of(trace: &str) -> Option<u64> {
+    let (high, low) = trace.split_at_checked(16)?;
+    let number = |digits| u64::from_str_radix(digits, 16).ok();
+    (number(high)? == TRACE_HIGH).then(|| number(low))?
 }
 
 /// What came back.

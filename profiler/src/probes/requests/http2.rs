@@ -3,8 +3,8 @@
 //!
 //! In: the ring's notices, in order. Out: a stream's [`Facts`] completed with path, status and
 //! the kind of its body, as an HTTP/1 socket's have them from the kernel. Of a header block the
-//! path (≤ 64 bytes), two statuses and the content type are kept until the stream ends; nothing
-//! of it is logged, recorded or exported. A W3C `traceparent` would be one more [`hpack::Field`].
+//! path (≤ 64 bytes), two statuses, the content type and, where it is asked for, the trace's id
+//! are kept until the stream ends; of these only the trace's id is told.
 
 mod hpack;
 
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use profiler_ebpf::request::{
     BLOCK_BEGIN, BLOCK_END, BLOCK_PROMISE, BLOCK_SENT, ENDED, ENDED_BY_CLIENT, Facts, GRPC, HELD,
-    HTTP2, NDJSON, NOTICE, Notice, Outcome, Phase, SSE,
+    HTTP2, NDJSON, NOTICE, Notice, Outcome, Phase, SSE, TRACE,
 };
 
 use super::observed::latest;
@@ -72,6 +72,7 @@ pub(super) fn is_notice(record: &[u8]) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     connections: HashMap<u64, Connection>,
+    trace_ids: bool,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +99,7 @@ struct Headers {
     status: u16,
     grpc_status: Option<u32>,
     content: Option<Content>,
+    trace: Option<Box<[u8; TRACE]>>,
 }
 
 impl Direction {
@@ -134,6 +136,7 @@ impl Headers {
             Field::Status(status) if *status >= 200 => self.status = *status,
             Field::GrpcStatus(status) => self.grpc_status = Some(*status),
             Field::Content(content) => self.content = Some(*content),
+            Field::Trace(trace) => self.trace = Some(trace.clone()),
             Field::Status(_) | Field::Other => {}
         }
     }
@@ -169,6 +172,11 @@ const fn http_status(grpc: u32) -> u16 {
 }
 
 impl Streams {
+    /// Reads the trace ids of connections that begin from now on.
+    pub(super) const fn read_trace_ids(&mut self) {
+        self.trace_ids = true;
+    }
+
     /// Takes a record of the ring that is no request; returns what it ends.
     pub(super) fn notice(&mut self, record: &[u8]) -> Option<Ended> {
         let (notice, bytes) = parse(record)?;
@@ -185,7 +193,11 @@ impl Streams {
         {
             return None;
         }
-        let connection = self.connections.entry(notice.connection).or_default();
+        let trace_ids = self.trace_ids;
+        let connection = self
+            .connections
+            .entry(notice.connection)
+            .or_insert_with(|| Connection::new(trace_ids));
         connection.block(&notice, bytes.get(..usize::from(notice.length))?);
         None
     }
@@ -214,6 +226,10 @@ impl Streams {
             return;
         };
         facts.status = headers.status();
+        if let Some(trace) = &headers.trace {
+            facts.trace = **trace;
+            facts.trace_len = TRACE as u8;
+        }
         if let Some(path) = &headers.path {
             // As HTTP/1's line begins: a method, which nobody asks for, and the path.
             let line = b"* ".iter().chain(path.iter());
@@ -249,6 +265,14 @@ impl Streams {
 }
 
 impl Connection {
+    fn new(trace_ids: bool) -> Self {
+        let mut connection = Self::default();
+        if trace_ids {
+            connection.received.decoder = Decoder::with_trace_ids();
+        }
+        connection
+    }
+
     fn block(&mut self, notice: &Notice, bytes: &[u8]) {
         let sent = notice.kind & BLOCK_SENT != 0;
         let direction = if sent {
@@ -304,6 +328,7 @@ fn keep(facts: &mut Facts, counted: u16) {
 mod tests {
     use super::*;
     use crate::probes::requests::fixtures::facts;
+    use crate::probes::requests::trace::trace_id;
 
     const POST_INFER: &[u8] = b"\x83\x86\x44\x06/infer\x5f\x10application/grpc";
 
@@ -358,6 +383,25 @@ mod tests {
         assert_eq!(completed(&streams, 3).line_len, 8);
         streams.forget(&stream(1));
         assert_eq!(completed(&streams, 1).line_len, 0);
+    }
+
+    #[test]
+    fn a_stream_has_its_trace_where_trace_ids_are_asked_for() {
+        let mut block = POST_INFER.to_vec();
+        block.extend(b"\x40\x0btraceparent\x37");
+        block.extend(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        for asked in [true, false] {
+            let mut streams = Streams::default();
+            if asked {
+                streams.read_trace_ids();
+            }
+            streams.notice(&record(1, 1, WHOLE, &block));
+            streams.notice(&record(3, 2, WHOLE, POST_INFER));
+            let told = |stream| trace_id(&completed(&streams, stream)).map(|id| id.to_string());
+            let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+            assert_eq!(told(1).as_deref(), asked.then_some(trace));
+            assert_eq!(told(3), None);
+        }
     }
 
     #[test]

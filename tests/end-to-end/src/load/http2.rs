@@ -70,6 +70,7 @@ impl Connection for Multiplexed {
         let request = http::Request::builder()
             .method(ask.kind.method)
             .uri(format!("http://localhost{}", ask.target()))
+            .header("traceparent", ask.trace())
             .body(())
             .map_err(Error::other)?;
         let mut sender = self.sender.clone().ready().await.map_err(Error::other)?;

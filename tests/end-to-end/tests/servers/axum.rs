@@ -7,9 +7,8 @@ use end_to_end::load::INFERENCE;
 use end_to_end::load::http1::Http1;
 use end_to_end::load::http2::Http2;
 
-use crate::SHARED;
 use crate::compare::Key;
-use crate::run::{ABORTED, Case, own_log};
+use crate::run::{Case, LOADS, own_log};
 use crate::start::{Place, Server};
 
 fn axum() -> Server {
@@ -27,9 +26,9 @@ fn axum_with_http1() {
     Case {
         name: "axum",
         agent: &["--port", &server.port.to_string()],
+        loads: LOADS,
         mix: INFERENCE,
         key: Key::Length,
-        aborted: ABORTED,
         log: own_log,
     }
     .check(&server, |load| load.run(Http1 { port: server.port }));
@@ -37,16 +36,16 @@ fn axum_with_http1() {
 
 #[test]
 fn axum_with_http2_without_tls() {
-    if !is_root("axum") || !SHARED.is_ready("axum with HTTP/2") {
+    if !is_root("axum") {
         return;
     }
     let server = axum();
     Case {
         name: "axum http2, shared",
-        agent: &["--port", &server.port.to_string()],
+        agent: &["--port", &server.port.to_string(), "--trace-ids"],
+        loads: LOADS,
         mix: INFERENCE,
-        key: Key::Order,
-        aborted: ABORTED,
+        key: Key::Trace,
         log: own_log,
     }
     .check(&server, |load| load.run(Http2::new(server.port, 4)));

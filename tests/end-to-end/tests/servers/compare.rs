@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use end_to_end::load::Answer;
+use end_to_end::load::{Answer, number_of};
 use serde::Deserialize;
 
+use crate::run::ABORTED;
 use crate::truth::Logged;
 
 /// How far perjoule's times may be from the server's, at the median and at the 99th percentile.
@@ -17,6 +18,7 @@ const SHOWN: usize = 4;
 /// A request in perjoule's journal.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Seen {
+    pub(crate) id: u64,
     pub(crate) status: u16,
     pub(crate) outcome: String,
     pub(crate) start_s: f64,
@@ -25,6 +27,9 @@ pub(crate) struct Seen {
     pub(crate) streamed: bool,
     pub(crate) chunks: u64,
     pub(crate) input_bytes: Option<u64>,
+    /// Its trace's id, where trace ids are asked for.
+    #[serde(skip)]
+    pub(crate) trace: Option<String>,
 }
 
 /// How a request of the journal is known in the server's log.
@@ -32,8 +37,9 @@ pub(crate) struct Seen {
 pub(crate) enum Key {
     /// By its length in bytes: each has its own.
     Length,
-    /// By the order in which requests of one kind of answer begin.
-    Order,
+    /// By its trace, which is its number: in HTTP/2 the length depends on how headers are coded.
+    /// Of health checks no trace is told; they are all alike, and taken in their order.
+    Trace,
 }
 
 /// One load: what was sent, and what the server and perjoule say of it.
@@ -44,8 +50,6 @@ pub(crate) struct Stretch<'a> {
     pub(crate) logged: &'a HashMap<u64, Logged>,
     pub(crate) seen: &'a [Seen],
     pub(crate) key: Key,
-    /// How a request ends whose client has left.
-    pub(crate) aborted: &'a str,
 }
 
 /// A line of the table, and what is wrong in it.
@@ -58,7 +62,7 @@ pub(crate) struct Compared {
 
 pub(crate) const HEADER: &str = "server, connections: requests seen/logged, with another code, \
     chunks seen/logged, aborted seen/logged, time to first token and duration against the \
-    server's: median, p99, time in which somebody waited for a CPU";
+    server's: median, p99, time in which somebody waited for a CPU, late wakes";
 
 /// Differences of times, in seconds.
 #[derive(Default)]
@@ -129,13 +133,14 @@ impl Stretch<'_> {
                 codes += 1;
                 complain("code", seen, logged);
             }
-            if !logged.may_have_sent(seen.chunks) {
+            let came = answer.events..;
+            if !logged.may_have_sent(seen.chunks) || !came.contains(&seen.chunks) {
                 complain("chunks", seen, logged);
             }
             // A client may leave as the last bytes are written: then the application does not
             // learn of it.
             let left = logged.aborted || (answer.ask.kind.cut && seen.outcome == "aborted");
-            if seen.outcome != if left { self.aborted } else { "done" } {
+            if seen.outcome != if left { ABORTED } else { "done" } {
                 complain("outcome", seen, logged);
             }
             whole
@@ -165,11 +170,8 @@ impl Stretch<'_> {
             self.seen.len(),
             logged.len(),
             self.seen.iter().map(|seen| seen.chunks).sum::<u64>(),
-            logged
-                .iter()
-                .filter_map(|(_, logged)| logged.chunks)
-                .sum::<u64>(),
-            aborted(self.aborted),
+            logged.iter().map(|(_, logged)| logged.chunks).sum::<u64>(),
+            aborted(ABORTED),
             logged.iter().filter(|(_, logged)| logged.aborted).count(),
         );
         let more = wrong.len().saturating_sub(SHOWN);
@@ -188,35 +190,29 @@ impl Stretch<'_> {
         wrong: &mut Vec<String>,
     ) -> Vec<(&'a Seen, &'a Answer, &'a Logged)> {
         let key_of_seen = |seen: &Seen| match self.key {
-            Key::Length => (seen.input_bytes.unwrap_or(0), 0),
-            Key::Order => (u64::from(seen.status), seen.chunks),
+            Key::Length => seen.input_bytes,
+            Key::Trace => number_of(seen.trace.as_ref()?),
         };
-        let key_of_logged = |answer: &Answer, logged: &Logged| match self.key {
-            Key::Length => (answer.ask.length as u64, 0),
-            Key::Order => (u64::from(logged.status), logged.chunks.unwrap_or(0)),
-        };
-        let mut seen_by_key: BTreeMap<(u64, u64), Vec<&Seen>> = BTreeMap::new();
-        for seen in self.seen {
+        let mut seen: Vec<&Seen> = self.seen.iter().collect();
+        seen.sort_by(|a, b| b.start_s.total_cmp(&a.start_s));
+        let mut seen_by_key: BTreeMap<Option<u64>, Vec<&Seen>> = BTreeMap::new();
+        for seen in seen {
             seen_by_key.entry(key_of_seen(seen)).or_default().push(seen);
         }
-        let mut logged_by_key: BTreeMap<(u64, u64), Vec<&(&Answer, &Logged)>> = BTreeMap::new();
-        for pair in logged {
-            let here = logged_by_key.entry(key_of_logged(pair.0, pair.1));
-            here.or_default().push(pair);
-        }
+        let mut logged = logged.to_vec();
+        logged.sort_by(|a, b| a.1.read_s.total_cmp(&b.1.read_s));
         let mut pairs = Vec::new();
-        for (key, mut logged) in logged_by_key {
-            let mut seen = seen_by_key.remove(&key).unwrap_or_default();
-            seen.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
-            logged.sort_by(|a, b| a.1.read_s.total_cmp(&b.1.read_s));
-            for missed in logged.iter().skip(seen.len()) {
-                wrong.push(format!("not seen: {missed:?}"));
+        for (answer, logged) in logged {
+            let key = match self.key {
+                Key::Length => Some(answer.ask.length as u64),
+                Key::Trace if answer.ask.kind.path == "/health" => None,
+                Key::Trace => Some(answer.ask.n),
+            };
+            // The first to begin is the last of its kind.
+            match seen_by_key.get_mut(&key).and_then(Vec::pop) {
+                Some(seen) => pairs.push((seen, answer, logged)),
+                None => wrong.push(format!("not seen: {answer:?}, {logged:?}")),
             }
-            for bogus in seen.iter().skip(logged.len()) {
-                wrong.push(format!("bogus: {bogus:?}"));
-            }
-            let both = seen.into_iter().zip(logged);
-            pairs.extend(both.map(|(seen, (answer, logged))| (seen, *answer, *logged)));
         }
         for bogus in seen_by_key.into_values().flatten() {
             wrong.push(format!("bogus: {bogus:?}"));

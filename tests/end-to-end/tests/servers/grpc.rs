@@ -8,11 +8,9 @@ use end_to_end::is_root;
 use end_to_end::load::{Answer, Ask, Kind, Load};
 use serde_json::{Value, json};
 
-use crate::GRPC;
 use crate::compare::Key;
-use crate::run::{ABORTED, Case, own_log};
+use crate::run::{Case, LOADS, own_log};
 use crate::start::{Place, Server, python, source};
-use crate::truth::Logged;
 
 /// Half of them stream, a tenth of those are left.
 const CALLS: &[(u64, Kind)] = &[
@@ -27,14 +25,17 @@ const CALLS: &[(u64, Kind)] = &[
     ),
     (
         40,
-        Kind::get("/inference.GRPCInferenceService/ModelInfer").after(20),
+        Kind::get("/inference.GRPCInferenceService/ModelInfer").after(10),
     ),
-    (10, Kind::get("/inference.GRPCInferenceService/ModelReady")),
+    (
+        10,
+        Kind::get("/inference.GRPCInferenceService/ModelMetadata"),
+    ),
 ];
 
 const STREAM: Kind = Kind {
     events: (1, 24),
-    pause: 4,
+    pause: 2,
     ..Kind::get("/inference.GRPCInferenceService/ModelStreamInfer")
 };
 
@@ -52,7 +53,7 @@ fn send(load: &Load, port: u16) -> Vec<Answer> {
                     path, pause, cut, ..
                 } = kind;
                 json!({"n": n, "path": path, "events": events, "pause": pause, "cut": cut,
-                       "think": think})
+                       "think": think, "trace": ask.trace()})
             });
             requests.collect()
         })
@@ -78,7 +79,7 @@ fn send(load: &Load, port: u16) -> Vec<Answer> {
         let line: Value = serde_json::from_str(line).ok()?;
         Some(Answer {
             ask: *asks.get(&line["n"].as_u64()?)?,
-            status: 200,
+            status: line["status"].as_u64()?.try_into().ok()?,
             events: line["messages"].as_u64()?,
         })
     };
@@ -98,28 +99,17 @@ fn server() -> Option<Server> {
 
 #[test]
 fn grpcio_with_unary_calls_and_streams() {
-    if !is_root("grpcio") || !GRPC.is_ready("grpcio") {
+    if !is_root("grpcio") {
         return;
     }
     let Some(server) = server() else { return };
     Case {
         name: "grpcio",
-        agent: &["--port", &server.port.to_string()],
+        agent: &["--port", &server.port.to_string(), "--trace-ids"],
+        loads: LOADS,
         mix: CALLS,
-        key: Key::Order,
-        aborted: ABORTED,
-        log: told,
+        key: Key::Trace,
+        log: own_log,
     }
     .check(&server, |load| send(load, server.port));
-}
-
-/// The server's log: the one message of a call that does not stream is an answer, no chunk.
-fn told(server: &Server) -> Vec<Logged> {
-    let mut logged = own_log(server);
-    for call in &mut logged {
-        if call.first_s.is_none() {
-            call.chunks = Some(0);
-        }
-    }
-    logged
 }

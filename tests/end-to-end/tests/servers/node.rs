@@ -5,9 +5,8 @@ use end_to_end::load::INFERENCE;
 use end_to_end::load::http1::Http1;
 use end_to_end::load::http2::Http2;
 
-use crate::HTTP2;
 use crate::compare::Key;
-use crate::run::{ABORTED, Case, own_log};
+use crate::run::{Case, LOADS, own_log};
 use crate::start::{Place, Server, installed, source};
 
 fn node(protocol: &str) -> Option<Server> {
@@ -28,9 +27,9 @@ fn node_http() {
     Case {
         name: "node http",
         agent: &["--port", &server.port.to_string()],
+        loads: LOADS,
         mix: INFERENCE,
         key: Key::Length,
-        aborted: ABORTED,
         log: own_log,
     }
     .check(&server, |load| load.run(Http1 { port: server.port }));
@@ -38,16 +37,16 @@ fn node_http() {
 
 #[test]
 fn node_http2_without_tls() {
-    if !is_root("node http2") || !HTTP2.is_ready("node http2") {
+    if !is_root("node http2") {
         return;
     }
     let Some(server) = node("http2") else { return };
     Case {
         name: "node http2",
-        agent: &["--port", &server.port.to_string()],
+        agent: &["--port", &server.port.to_string(), "--trace-ids"],
+        loads: LOADS,
         mix: INFERENCE,
-        key: Key::Order,
-        aborted: ABORTED,
+        key: Key::Trace,
         log: own_log,
     }
     .check(&server, |load| load.run(Http2::new(server.port, 1)));

@@ -12,7 +12,7 @@ use end_to_end::{http, is_root};
 
 use crate::compare::MEDIAN;
 use crate::idle;
-use crate::run::{BUSY, LOADS, TIMED, journal, losses, show};
+use crate::run::{ATTEMPTS, LOADS, Size, TIMED, journal, losses, show};
 use crate::start::{Place, Server, installed};
 
 /// What it serves: its own metrics, queries good and bad, checks.
@@ -87,7 +87,6 @@ fn prometheus_in_go() {
     ));
     command.arg(format!("--web.listen-address={address}"));
     let server = place.start(&mut command);
-    let port = server.port.to_string();
     // It answers 503 until it has read its configuration.
     while !http::get(server.port, "/-/ready").starts_with("HTTP/1.1 200") {
         sleep(Duration::from_millis(50));
@@ -96,55 +95,87 @@ fn prometheus_in_go() {
         "server, connections: requests seen by code, logged by code, mean duration seen, logged\n",
     );
     let mut wrong = Vec::new();
-    for (number, (connections, requests, think)) in (0..).zip(LOADS) {
-        let before = counted(&server);
-        let mut agent = Agent::start(&["--port", &port]);
-        let load = Load {
-            connections,
-            requests,
-            think: think / 2..think * 3 / 2,
-            mix: QUERIES,
-            first: number * 10_000,
-        };
-        let (_, waiting) = idle::during(|| load.run(Http1 { port: server.port }));
-        sleep(Duration::from_millis(300));
-        wrong.extend(losses(&agent));
-        agent.end_with(libc::SIGTERM);
-        let mut logged = counted(&server);
-        // The first look's own duration is in the sum; it is as good as any other.
-        let looks = 1.0;
-        logged = between(&before, &logged);
-        let seen = journal(&agent);
-        let mut by_code: BTreeMap<u16, i64> = BTreeMap::new();
-        for seen in &seen {
-            *by_code.entry(seen.status).or_default() += 1;
-        }
-        let took: f64 = seen.iter().map(|seen| seen.end_s - seen.start_s).sum();
-        let mean = took / seen.len() as f64;
-        let logged_mean = logged.seconds / (seen.len() as f64 + looks);
-        table.push_str(&format!(
-            "{:<24} {connections:>5}: {by_code:?}, {:?}, {:.3} ms, {:.3} ms\n",
-            "prometheus",
-            logged.by_code,
-            mean * 1e3,
-            logged_mean * 1e3
-        ));
-        let mut complain = |what: String| wrong.push(format!("{connections} connections: {what}"));
-        if by_code != logged.by_code {
-            complain(format!("codes {by_code:?}, logged {:?}", logged.by_code));
-        }
-        let odd = seen
-            .iter()
-            .filter(|seen| seen.outcome != "done" || seen.chunks != 0);
-        odd.for_each(|seen| complain(format!("{seen:?}")));
-        let apart = connections <= TIMED && (mean - logged_mean).abs() > MEDIAN;
-        if apart && waiting < BUSY {
-            complain(format!("mean duration {mean}, logged {logged_mean}"));
-        } else if apart {
-            let what = format!("times of prometheus at {connections} connections");
-            end_to_end::skipped(&format!("{what}: the CPU is not idle"));
+    let mut first = 0;
+    for size in LOADS {
+        let mut was_disturbed = false;
+        for attempt in 1..=ATTEMPTS {
+            let compared = compare(&server, *size, first);
+            first += 10_000;
+            table.push_str(&compared.row);
+            wrong.extend(compared.wrong);
+            was_disturbed |= compared.was_disturbed;
+            let Some(apart) = compared.apart else { break };
+            if attempt == ATTEMPTS && was_disturbed {
+                end_to_end::skipped(&format!("prometheus: {apart}: the CPU is not idle"));
+            } else if attempt == ATTEMPTS {
+                wrong.push(apart);
+            }
         }
     }
     show(&table);
     assert!(wrong.is_empty(), "{}\n{table}", wrong.join("\n"));
+}
+
+/// A line of the table, and what is wrong in it.
+struct Compared {
+    row: String,
+    wrong: Vec<String>,
+    /// Mean durations that are too far apart.
+    apart: Option<String>,
+    /// The CPU was not idle meanwhile.
+    was_disturbed: bool,
+}
+
+/// Sends a load and compares what the agent saw with what the server counted.
+fn compare(server: &Server, (connections, requests, think): Size, first: u64) -> Compared {
+    let before = counted(server);
+    let mut agent = Agent::start(&["--port", &server.port.to_string()]);
+    let load = Load {
+        connections,
+        requests,
+        think: think / 2..think * 3 / 2,
+        mix: QUERIES,
+        first,
+    };
+    let (_, disturbance) = idle::during(|| load.run(Http1 { port: server.port }));
+    sleep(Duration::from_millis(300));
+    let mut wrong = losses(&agent);
+    agent.end_with(libc::SIGTERM);
+    let mut logged = counted(server);
+    // The first look's own duration is in the sum; it is as good as any other.
+    let looks = 1.0;
+    logged = between(&before, &logged);
+    let seen = journal(&agent);
+    let mut by_code: BTreeMap<u16, i64> = BTreeMap::new();
+    for seen in &seen {
+        *by_code.entry(seen.status).or_default() += 1;
+    }
+    let took: f64 = seen.iter().map(|seen| seen.end_s - seen.start_s).sum();
+    let mean = took / seen.len() as f64;
+    let logged_mean = logged.seconds / (seen.len() as f64 + looks);
+    let row = format!(
+        "{:<24} {connections:>5}: {by_code:?}, {:?}, {:.3} ms, {:.3} ms, {disturbance}\n",
+        "prometheus",
+        logged.by_code,
+        mean * 1e3,
+        logged_mean * 1e3
+    );
+    let at = |what: String| format!("{connections} connections: {what}");
+    if by_code != logged.by_code {
+        wrong.push(at(format!(
+            "codes {by_code:?}, logged {:?}",
+            logged.by_code
+        )));
+    }
+    let odd = seen
+        .iter()
+        .filter(|seen| seen.outcome != "done" || seen.chunks != 0);
+    wrong.extend(odd.map(|seen| at(format!("{seen:?}"))));
+    let is_apart = connections <= TIMED && (mean - logged_mean).abs() > MEDIAN;
+    Compared {
+        row,
+        wrong,
+        apart: is_apart.then(|| at(format!("mean duration {mean}, logged {logged_mean}"))),
+        was_disturbed: !disturbance.is_none(),
+    }
 }

@@ -5,7 +5,7 @@ use end_to_end::load::INFERENCE;
 use end_to_end::load::http1::Http1;
 
 use crate::compare::Key;
-use crate::run::{ABORTED, Case, own_log};
+use crate::run::{Case, LOADS, own_log};
 use crate::start::{Place, Server, python};
 
 fn uvicorn(event_loop: &str, parser: &str) -> Option<Server> {
@@ -36,9 +36,9 @@ fn check(name: &str, server: Option<Server>) {
     Case {
         name,
         agent: &["--port", &port.to_string()],
+        loads: LOADS,
         mix: INFERENCE,
         key: Key::Length,
-        aborted: ABORTED,
         log: own_log,
     }
     .check(&server, |load| load.run(Http1 { port }));

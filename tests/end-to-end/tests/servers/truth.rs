@@ -21,20 +21,23 @@ pub(crate) struct Logged {
     pub(crate) first_s: Option<f64>,
     /// The response was sent, or the client was found to be gone.
     pub(crate) end_s: f64,
-    /// Events sent; absent where the server does not count them.
-    pub(crate) chunks: Option<u64>,
+    /// Events sent.
+    pub(crate) chunks: u64,
     /// Those of them that were sent when the client had just left: they may not have gone out.
     #[serde(default)]
     pub(crate) doubtful: u64,
+    /// At most so many more were in a write that failed because the client had left.
+    #[serde(default)]
+    pub(crate) refused: u64,
     /// The client had gone before the end.
     pub(crate) aborted: bool,
 }
 
 impl Logged {
-    /// Whether the server may have sent as many events; true where it does not count them.
+    /// Whether so many events may have been seen.
     pub(crate) fn may_have_sent(&self, chunks: u64) -> bool {
-        self.chunks
-            .is_none_or(|sent| (sent.saturating_sub(self.doubtful)..=sent).contains(&chunks))
+        let least = self.chunks.saturating_sub(self.doubtful);
+        (least..=self.chunks + self.refused).contains(&chunks)
     }
 }
 

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 
 use httlib_huffman::DecoderSpeed;
+use profiler_ebpf::request::TRACE;
 
 /// What a field says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) enum Field {
     Content(Content),
     /// `grpc-status`.
     GrpcStatus(u32),
+    /// The beginning of `traceparent`, where trace ids are asked for.
+    Trace(Box<[u8; TRACE]>),
     /// Any other, or one that is not known.
     Other,
 }
@@ -47,6 +50,7 @@ enum Name {
     Status,
     ContentType,
     GrpcStatus,
+    Trace,
     Other,
 }
 
@@ -74,6 +78,7 @@ pub(super) struct Decoder {
     table: VecDeque<Entry>,
     size: usize,
     limit: usize,
+    trace_ids: bool,
 }
 
 impl Default for Decoder {
@@ -82,11 +87,20 @@ impl Default for Decoder {
             table: VecDeque::new(),
             size: 0,
             limit: TABLE,
+            trace_ids: false,
         }
     }
 }
 
 impl Decoder {
+    /// One that reads trace ids too.
+    pub(super) fn with_trace_ids() -> Self {
+        Self {
+            trace_ids: true,
+            ..Self::default()
+        }
+    }
+
     /// A block was lost: what the table holds no longer has its place.
     pub(super) fn forget(&mut self) {
         self.table.clear();
@@ -150,7 +164,10 @@ impl Decoder {
                 .map_or((Name::Other, 0), |entry| (entry.name, entry.name_bytes)),
         };
         let value = string(rest)?;
-        let field = field_of(name, &value);
+        let field = match name {
+            Name::Trace if !self.trace_ids => Field::Other,
+            name => field_of(name, &value),
+        };
         seen(&field);
         if indexed {
             let size = name_bytes + value.len() + ENTRY;
@@ -225,6 +242,7 @@ fn name_of(name: &[u8]) -> Name {
         b":status" => Name::Status,
         b"content-type" => Name::ContentType,
         b"grpc-status" => Name::GrpcStatus,
+        b"traceparent" => Name::Trace,
         _ => Name::Other,
     }
 }
@@ -239,6 +257,9 @@ fn field_of(name: Name, value: &[u8]) -> Field {
             .map_or(Field::Other, Field::Status),
         Name::GrpcStatus => number().map_or(Field::Other, Field::GrpcStatus),
         Name::ContentType => Field::Content(content(value)),
+        Name::Trace => value
+            .first_chunk()
+            .map_or(Field::Other, |trace| Field::Trace(Box::new(*trace))),
         Name::Other => Field::Other,
     }
 }
@@ -433,6 +454,23 @@ mod tests {
         ] {
             assert_eq!(decode(&mut decoder, &literal(name, value)), Ok(vec![]));
         }
+    }
+
+    #[test]
+    fn a_trace_is_read_where_it_is_asked_for_and_kept_nowhere_else() {
+        let value = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let block = literal(b"traceparent", value);
+        let trace = value.first_chunk().expect("long enough");
+        let mut decoder = Decoder::with_trace_ids();
+        for block in [&block[..], &[0xbe]] {
+            let expected = vec![Field::Trace(Box::new(*trace))];
+            assert_eq!(decode(&mut decoder, block), Ok(expected));
+        }
+        let short = literal(b"traceparent", &value[..TRACE - 1]);
+        assert_eq!(decode(&mut decoder, &short), Ok(vec![]));
+        let mut decoder = Decoder::default();
+        assert_eq!(decode(&mut decoder, &block), Ok(vec![]));
+        assert_eq!(decoder.table[0].field, Field::Other);
     }
 
     #[test]
