@@ -28,11 +28,13 @@ pub enum Program {
     SendEntry,
     SendReturn,
     SysExit,
+    IoUringReceived,
+    IoUringSent,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
@@ -56,6 +58,8 @@ impl Program {
         Self::SendEntry,
         Self::SendReturn,
         Self::SysExit,
+        Self::IoUringReceived,
+        Self::IoUringSent,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -84,6 +88,8 @@ impl Program {
             Self::SendEntry => "send_entry",
             Self::SendReturn => "send_return",
             Self::SysExit => "sys_exit",
+            Self::IoUringReceived => "io_uring_received",
+            Self::IoUringSent => "io_uring_sent",
         }
     }
 }

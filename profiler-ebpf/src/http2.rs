@@ -363,6 +363,8 @@ fn data<S: Streams>(streams: &mut S, piece: u64) -> u64 {
         let (window, _) = streams.parts();
         window.set_end_offset(end);
         window.set_cursor(start);
+        // SAFETY: as above.
+        stream::give_up_lines(unsafe { &mut *slot });
         piece
     } else {
         stream::message(window, open, piece)

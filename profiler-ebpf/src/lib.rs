@@ -8,6 +8,7 @@ pub mod clients;
 pub mod cost;
 pub mod http1;
 pub mod http2;
+pub mod io_uring;
 pub mod owners;
 pub mod request;
 pub mod sched;

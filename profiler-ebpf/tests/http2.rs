@@ -119,6 +119,7 @@ fn check(seed: u64) {
         assert_eq!(facts.chunks, expected.chunks, "seed {seed} stream {stream}");
         assert_eq!(facts.flags & GRPC != 0, expected.grpc, "seed {seed}");
         assert_eq!(facts.flags & SSE != 0, expected.sse, "seed {seed}");
+        assert_eq!(facts.flags & NDJSON != 0, expected.ndjson, "seed {seed}");
         assert_eq!(facts.flags & TRUNCATED, 0, "seed {seed}");
         assert_eq!((facts.connection, facts.phase), (77, Phase::IDLE));
     }
@@ -297,12 +298,27 @@ fn data_that_is_passed_over_needs_no_reading() {
     let mut socket = Socket::new(WINDOW as u64);
     socket.receive(&[PREFACE, &headers(5, 1, REQUEST)].concat(), 1);
     socket.send(&headers(4, 1, &[0x88]), 2);
-    let body = frame(0, 0, 1, &[b'{'; 16_384]);
+    let body = frame(0, 0, 1, &[b'['; 16_384]);
     socket.send(&body[..100], 3);
     socket.send_unreadable(body.len() as u64 - 100, 4);
     socket.send(&frame(0, 1, 1, &[]), 5);
     assert_eq!(socket.unreadable, 0);
     let facts = socket.ended[0];
+    assert_eq!((facts.first_data, facts.last_data, facts.end), (3, 4, 5));
+}
+
+#[test]
+fn json_that_is_one_answer_is_not_read_to_its_end() {
+    let mut socket = Socket::new(WINDOW as u64);
+    socket.receive(&[PREFACE, &headers(5, 1, REQUEST)].concat(), 1);
+    socket.send(&headers(4, 1, &[0x88]), 2);
+    let body = frame(0, 0, 1, &[b'{'; 16_384]);
+    socket.send(&body[..6_000], 3);
+    socket.send_unreadable(body.len() as u64 - 6_000, 4);
+    socket.send(&frame(0, 1, 1, &[]), 5);
+    assert_eq!(socket.unreadable, 0);
+    let facts = socket.ended[0];
+    assert_eq!((facts.chunks, facts.flags & NDJSON), (0, 0));
     assert_eq!((facts.first_data, facts.last_data, facts.end), (3, 4, 5));
 }
 

@@ -2,16 +2,19 @@
 //! follows requests follows streams.
 //!
 //! Content types lie in compressed headers, which only the agent reads. What a body is made of is
-//! therefore guessed from its first bytes (a gRPC message, a server-sent event); the agent, which
-//! knows better, drops the chunks of a guess that was wrong.
+//! therefore guessed from its first bytes (a gRPC message, a server-sent event, a line of JSON);
+//! the agent, which knows better, drops the chunks of a guess that was wrong.
 
 use core::ptr::{read_volatile, write_volatile};
 
 use crate::http1::{self, Window};
-use crate::request::{GRPC, HTTP2, Outcome, Phase, SSE, Slot, TRUNCATED, UNTIL_CLOSE};
+use crate::request::{GRPC, HTTP2, NDJSON, Outcome, Phase, SSE, Slot, TRUNCATED, UNTIL_CLOSE};
 
 /// Bytes before each gRPC message: a flag and a length.
 const PREFIX: u64 = 5;
+
+/// JSON that has no line's end in so many bytes is one answer, of which no more is read.
+const LONGEST_FIRST_LINE: u64 = 4_096;
 
 /// A request begins on `stream` of the connection whose slot is `connection`: a frame of `bytes`
 /// was received.
@@ -61,6 +64,11 @@ pub(super) fn sends(slot: &mut Slot, bytes: u64, head: bool, now: u64) {
 /// Ends the request.
 #[inline(always)]
 pub(super) fn end(slot: &mut Slot, outcome: Outcome, now: u64) {
+    // The last line of NDJSON may lack its newline.
+    let last = slot.cursor.data_len != 0 && slot.cursor.data[0] as u8 != b'\r';
+    if outcome == Outcome::DONE && flags(slot) & NDJSON != 0 && last {
+        slot.facts.chunks = slot.facts.chunks.wrapping_add(1);
+    }
     slot.facts.end = now;
     slot.facts.outcome = outcome;
     slot.facts.phase = Phase::IDLE;
@@ -80,7 +88,7 @@ pub(super) fn unread(slot: &Slot, content: u64) -> u64 {
         let left = slot.cursor.left;
         return if left < content { left } else { content };
     }
-    if flags & SSE != 0 || slot.facts.first_data == 0 {
+    if flags & (SSE | NDJSON) != 0 || slot.facts.first_data == 0 {
         return 0;
     }
     content
@@ -128,7 +136,7 @@ pub(super) fn check(slot: &mut Slot, losses: u8) {
     }
     slot.cursor.line_len = losses;
     if slot.facts.first_data != 0 {
-        slot.facts.flags = flags(slot) & !(GRPC | SSE | UNTIL_CLOSE) | TRUNCATED;
+        slot.facts.flags = flags(slot) & !(GRPC | SSE | NDJSON | UNTIL_CLOSE) | TRUNCATED;
     }
 }
 
@@ -149,6 +157,20 @@ pub(super) fn guess(window: &Window, slot: &mut Slot, length: u64) {
         // All that comes is data, whatever frames it lies in.
         slot.cursor.left = u64::MAX;
         slot.facts.flags |= SSE | UNTIL_CLOSE;
+    } else if first == b'{'.into() {
+        // Its bytes are counted down.
+        slot.cursor.left = u64::MAX;
+        slot.facts.flags |= NDJSON;
+    }
+}
+
+/// Behind lines that were looked at: JSON may turn out to have none.
+#[inline(always)]
+pub(super) fn give_up_lines(slot: &mut Slot) {
+    let seen = u64::MAX - slot.cursor.left;
+    if flags(slot) & NDJSON != 0 && slot.facts.chunks == 0 && seen > LONGEST_FIRST_LINE {
+        slot.facts.flags = flags(slot) & !NDJSON;
+        slot.cursor.data_len = 0;
     }
 }
 
@@ -182,7 +204,7 @@ const fn pattern(text: &[u8]) -> u64 {
 /// True if the body's lines are to be looked at.
 #[inline(always)]
 pub(super) fn is_lines(slot: &Slot) -> bool {
-    flags(slot) & SSE != 0
+    flags(slot) & (SSE | NDJSON) != 0
 }
 
 /// Takes gRPC data at the window's cursor, of which `length` bytes are here: the rest of a

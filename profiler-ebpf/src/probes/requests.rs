@@ -2,8 +2,8 @@
 //!
 //! Tiers in front see bytes move: [`tp_btf`], else [`fexit`], else [`kprobe`], else [`raw_tp`];
 //! what a call's return means is the same for all ([`calls`]). [`tls`] stands at libraries'
-//! functions. Where the bytes lie says [`source`], [`payload`] reads them. The exchange behind
-//! ([`exchange`], [`response`], [`http2`]) knows no hook. The state is the socket's, never a
+//! functions, [`io_uring`] at rings' completions. Where the bytes lie says [`source`], [`payload`]
+//! reads them. The exchange behind ([`exchange`], [`response`], [`http2`]) knows no hook. The state is the socket's, never a
 //! thread's or a descriptor's.
 
 mod calls;
@@ -12,6 +12,7 @@ mod descriptors;
 mod exchange;
 mod fexit;
 mod http2;
+mod io_uring;
 mod kprobe;
 mod payload;
 mod raw_tp;

@@ -65,6 +65,7 @@ pub(crate) struct Expected {
     pub(crate) chunks: u32,
     pub(crate) grpc: bool,
     pub(crate) sse: bool,
+    pub(crate) ndjson: bool,
 }
 
 pub(crate) struct Script {
@@ -82,7 +83,7 @@ struct Body {
 fn body(random: &mut Random) -> Body {
     let mut bytes = Vec::new();
     let mut expected = Expected::default();
-    match random.below(4) {
+    match random.below(5) {
         0 => {}
         1 => {
             expected.grpc = true;
@@ -118,12 +119,26 @@ fn body(random: &mut Random) -> Body {
                 }
             }
         }
+        3 => {
+            expected.ndjson = true;
+            let lines = 1 + random.below(5);
+            for n in 0..lines {
+                bytes.push(b'{');
+                bytes.extend(vec![b'x'; random.below(60) as usize]);
+                bytes.push(b'}');
+                expected.chunks += 1;
+                // The last line may lack its end; empty ones count nothing.
+                let ends: [&[u8]; 4] = [b"\n", b"\r\n", b"\n\n", b""];
+                let end = random.below(if n + 1 == lines { 4 } else { 3 });
+                bytes.extend(ends[end as usize]);
+            }
+        }
         _ => {
             let length = random.below(3_000);
             bytes = random.bytes(length);
             // What begins like something else is something else.
             if let Some(first) = bytes.first_mut() {
-                *first = b'{';
+                *first = b'[';
             }
         }
     }

@@ -148,7 +148,9 @@ impl Probes {
         if let Some(tls) = &mut self.tls {
             tls.poll(&mut self.loader, &self.owners);
         }
-        Some(self.requests.as_mut()?.poll(&self.owners, route, out))
+        let requests = self.requests.as_mut()?;
+        requests.follow_rings(&mut self.loader);
+        Some(requests.poll(&self.owners, route, out))
     }
 
     /// On-CPU time since the last read; `None` without the probe.

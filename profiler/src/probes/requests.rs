@@ -9,6 +9,7 @@ mod choice;
 mod clients;
 mod follower;
 mod http2;
+mod io_uring;
 mod observed;
 mod self_test;
 mod tiers;
@@ -36,6 +37,7 @@ use crate::clock::Timestamp;
 use crate::ledger::{Owner, Route, ServiceId};
 use clients::Clients;
 use follower::Follower;
+use io_uring::Rings;
 use observed::found;
 
 /// Bytes of the ring: between two polls 4,200 finished requests, or 1,360 with the end of their
@@ -169,6 +171,7 @@ pub struct RequestProbe {
     free: Stack<MapData, u32>,
     choice: Choice,
     clients: Clients,
+    rings: Rings,
     /// False where a TCP socket's end cannot be seen.
     sees_ends: bool,
     /// False while there is nobody to follow.
@@ -204,6 +207,7 @@ impl RequestProbe {
             .global("USAGE", [1])
             .fields(tiers::FIELDS)
             .fields(clients::FIELDS)
+            .fields(io_uring::FIELDS)
             .map_entries(clients::TABLE, profiler_ebpf::clients::PLACES)
             .map_entries("REQUEST_SOCKETS", SLOTS)
             .map_entries("REQUEST_SLOTS", SLOTS)
@@ -243,8 +247,10 @@ impl RequestProbe {
         let free: Stack<MapData, u32> =
             typed("REQUEST_FREE_SLOTS", loader.take_map("REQUEST_FREE_SLOTS")?)?;
         let clients = Clients::new(loader)?;
+        let rings = Rings::new(loader)?;
         let mut probe = Self {
             clients,
+            rings,
             slots,
             ring,
             counters,
@@ -292,6 +298,7 @@ impl RequestProbe {
     /// is forgotten.
     pub fn pause(&mut self, loader: &mut Loader) {
         if std::mem::take(&mut self.attached) {
+            self.rings.release(loader);
             tiers::release(loader, self.choice.tier());
         }
     }
@@ -312,6 +319,15 @@ impl RequestProbe {
             self.attached = true;
         }
         Ok(())
+    }
+
+    /// Follows the completions of io_urings from when a service's process first moves bytes of a
+    /// socket through one: that takes programs which the others need not have loaded. Call it with
+    /// every poll; it makes no system call otherwise.
+    pub fn follow_rings(&mut self, loader: &mut Loader) {
+        if self.attached {
+            self.rings.follow(loader);
+        }
     }
 
     /// Frees every slot. For a time when no program runs.

@@ -2,6 +2,8 @@
 
 #[path = "tls/guard.rs"]
 mod guard;
+#[path = "tls/http2.rs"]
+mod http2;
 #[path = "tls/servers.rs"]
 mod servers;
 #[path = "tls/stack.rs"]

@@ -4,6 +4,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::clients;
 use super::exchange::{client_left, received, sent};
+use super::io_uring;
 use super::slots::find;
 use super::socket::Socket;
 use super::source::Syscall;
@@ -40,7 +41,7 @@ pub(super) fn receive_returned<S: Socket>(
         }
         return;
     }
-    if flags & MSG_PEEK == 0 {
+    if flags & MSG_PEEK == 0 && !io_uring::is_told(socket.key()) {
         let origin = Syscall {
             socket: socket.key(),
         };
@@ -61,6 +62,9 @@ pub(super) fn send_returned<S: Socket>(socket: S, returned: i32) {
         return;
     }
     if returned > 0 {
+        if io_uring::is_told(socket.key()) {
+            return;
+        }
         let origin = Syscall {
             socket: socket.key(),
         };

@@ -1,15 +1,13 @@
 //! Where the bytes of a receive or send lie in the process's memory. A system call's buffers are
 //! found through its registers.
 //!
-//! Calls whose buffers are not plain (sendfile, splice, sendmmsg, io_uring) say nothing.
+//! Calls whose buffers are not plain (sendfile, splice, sendmmsg) say nothing.
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
-use profiler_ebpf::ABSENT;
 
-use super::descriptors;
+use super::io_uring;
 use super::payload::{Buffer, read_user};
 use super::slots;
 
@@ -19,10 +17,6 @@ pub(super) enum Direction {
     Received,
     Sent,
 }
-
-/// Where a task has its part of io_uring; it is null until it uses one.
-#[unsafe(no_mangle)]
-static TASK_IO_URING: Global<u32> = Global::new(ABSENT);
 
 /// Registers of a system call as the kernel saves them: `struct pt_regs`, an ABI.
 #[cfg(bpf_target_arch = "x86_64")]
@@ -45,7 +39,7 @@ pub(super) enum Source {
     Plain(u64),
     /// In segments: the address of an array of {address, length}, and how many there are.
     Segments(u64, u64),
-    /// In no plain buffers: sendfile, splice, sendmmsg, io_uring.
+    /// In no plain buffers: sendfile, splice, sendmmsg.
     Unknown,
 }
 
@@ -79,9 +73,6 @@ impl Origin for Syscall {
 }
 
 /// Finds the bytes of the running system call, if it is one on `socket`, through its registers.
-///
-/// The work of an io_uring is done on the way out of any system call, or by threads of its own:
-/// in a process that uses one, the call's own descriptor must lead to the socket.
 #[inline(always)]
 fn syscall_source(direction: Direction, socket: u64) -> Source {
     #[cfg(bpf_target_arch = "x86_64")]
@@ -91,15 +82,9 @@ fn syscall_source(direction: Direction, socket: u64) -> Source {
         // SAFETY: as above.
         let registers = unsafe { bpf_task_pt_regs(task) } as *const Registers;
         // SAFETY: a trusted pointer to `pt_regs`.
-        let (number, first, second, third) = unsafe {
-            (
-                (*registers).orig_ax,
-                (*registers).di,
-                (*registers).si,
-                (*registers).dx,
-            )
-        };
-        if uses_io_uring(task as *const u8) && !descriptors::leads_to(first, socket) {
+        let (number, second, third) =
+            unsafe { ((*registers).orig_ax, (*registers).si, (*registers).dx) };
+        if io_uring::works_for(socket) {
             return Source::Unknown;
         }
         let (plain, plain_to, vector, message) = match direction {
@@ -114,26 +99,22 @@ fn syscall_source(direction: Direction, socket: u64) -> Source {
             return Source::Segments(second, third);
         }
         if number == message {
-            let mut vector = MaybeUninit::<[u64; 2]>::uninit();
-            let to = vector.as_mut_ptr().cast::<u8>();
-            // SAFETY: two words; `msg_iov` and `msg_iovlen` of `struct msghdr`.
-            if unsafe { read_user(to, 16, second.wrapping_add(16)) } {
-                // SAFETY: just read.
-                let [address, count] = unsafe { vector.assume_init() };
-                return Source::Segments(address, count);
-            }
+            return message_source(second);
         }
     }
     Source::Unknown
 }
 
-/// True if the task uses an io_uring, or once did.
+/// The segments of the `struct msghdr` at this address of the process.
 #[inline(always)]
-fn uses_io_uring(task: *const u8) -> bool {
-    match TASK_IO_URING.load() {
-        // Built without: there is none to use.
-        ABSENT => false,
-        // SAFETY: a trusted pointer to a task, and a pointer among its members.
-        offset => unsafe { !(*task.add(offset as usize).cast::<*const u8>()).is_null() },
+pub(super) fn message_source(address: u64) -> Source {
+    let mut vector = MaybeUninit::<[u64; 2]>::uninit();
+    let to = vector.as_mut_ptr().cast::<u8>();
+    // SAFETY: two words; `msg_iov` and `msg_iovlen`.
+    if unsafe { read_user(to, 16, address.wrapping_add(16)) } {
+        // SAFETY: just read.
+        let [segments, count] = unsafe { vector.assume_init() };
+        return Source::Segments(segments, count);
     }
+    Source::Unknown
 }

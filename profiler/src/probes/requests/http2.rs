@@ -11,8 +11,8 @@ mod hpack;
 use std::collections::{BTreeMap, HashMap};
 
 use profiler_ebpf::request::{
-    BLOCK_BEGIN, BLOCK_END, BLOCK_PROMISE, BLOCK_SENT, ENDED, ENDED_BY_CLIENT, Facts, GRPC, HTTP2,
-    NOTICE, Notice, Outcome, Phase, SSE, TRACE,
+    BLOCK_BEGIN, BLOCK_END, BLOCK_PROMISE, BLOCK_SENT, ENDED, ENDED_BY_CLIENT, Facts, GRPC, HELD,
+    HTTP2, NDJSON, NOTICE, Notice, Outcome, Phase, SSE, TRACE,
 };
 
 use super::observed::latest;
@@ -214,11 +214,17 @@ impl Streams {
         if facts.flags & HTTP2 == 0 {
             return;
         }
+        if facts.stream == 0 {
+            return;
+        }
         let headers = self
             .connections
             .get(&facts.connection)
             .and_then(|connection| connection.streams.get(&facts.stream));
-        let Some(headers) = headers else { return };
+        let Some(headers) = headers else {
+            keep(facts, GRPC | SSE);
+            return;
+        };
         facts.status = headers.status();
         if let Some(trace) = &headers.trace {
             facts.trace = **trace;
@@ -235,17 +241,14 @@ impl Streams {
             facts.line_len = length;
         }
         let counted = match headers.content {
-            None => return,
+            // What begins like a line of JSON is more often one answer.
+            None => GRPC | SSE,
             Some(Content::Grpc) => GRPC,
             Some(Content::EventStream) => SSE,
+            Some(Content::JsonLines) => NDJSON,
             Some(Content::Other) => 0,
         };
-        // The kernel side guesses what a body is made of; here it is known.
-        if facts.flags & (GRPC | SSE) & !counted != 0 {
-            facts.flags &= !(GRPC | SSE);
-            facts.chunks = 0;
-            facts.first_chunks = 0;
-        }
+        keep(facts, counted);
     }
 
     /// A stream has ended and been told.
@@ -309,6 +312,16 @@ fn parse(record: &[u8]) -> Option<(Notice, &[u8])> {
     // be unaligned.
     let notice = unsafe { head.as_ptr().cast::<Notice>().read_unaligned() };
     (notice.mark == NOTICE).then_some((notice, bytes))
+}
+
+/// The kernel side guesses what a body is made of. Chunks of one that is `counted` stay; those of
+/// any other were none.
+fn keep(facts: &mut Facts, counted: u16) {
+    if facts.flags & (GRPC | SSE | NDJSON) & !counted != 0 {
+        facts.flags &= !(GRPC | SSE | NDJSON | HELD);
+        facts.chunks = 0;
+        facts.first_chunks = 0;
+    }
 }
 
 #[cfg(test)]
@@ -423,6 +436,25 @@ mod tests {
             (facts.chunks, facts.first_chunks, facts.flags),
             (0, 0, HTTP2)
         );
+    }
+
+    #[test]
+    fn lines_of_json_are_chunks_where_the_content_type_says_so() {
+        let types: [(&[u8], u64); 3] = [
+            (b"\x88\x5f\x14application/x-ndjson", 3),
+            (b"\x88\x5f\x10application/json", 0),
+            (b"\x88", 0),
+        ];
+        for (block, chunks) in types {
+            let mut streams = Streams::default();
+            streams.notice(&record(1, 1, WHOLE, POST_INFER));
+            streams.notice(&record(1, 1, BLOCK_SENT | WHOLE, block));
+            let mut facts = stream(1);
+            facts.flags = HTTP2 | NDJSON | HELD;
+            streams.complete(&mut facts);
+            assert_eq!(u64::from(facts.chunks), chunks, "{block:?}");
+            assert_eq!(facts.flags & (NDJSON | HELD) != 0, chunks != 0, "{block:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ const RECEIVERS: &[&str] = &[
     "unix_stream_recvmsg",
     "receive_return",
     "sys_exit",
+    "io_uring_received",
 ];
 
 /// Programs that are told of a `struct socket`.
@@ -29,12 +30,17 @@ const BEHIND_SOCKET: &[&str] = &[
     "receive_entry",
     "send_entry",
     "sys_exit",
+    "io_uring_received",
+    "io_uring_sent",
 ];
 
 /// Programs that are told of a descriptor.
 const BY_DESCRIPTOR: &[&str] = &["sys_exit"];
 
-const fn field(
+/// Programs that are told of a file.
+const BY_FILE: &[&str] = &["sys_exit", "io_uring_received", "io_uring_sent"];
+
+pub(super) const fn field(
     global: &'static str,
     structure: &'static str,
     member: &'static str,
@@ -57,15 +63,14 @@ pub(super) const FIELDS: &[Field] = &[
     field("SOCK_PEER_PORT", "sock_common", "skc_dport", &[]),
     field("SOCK_NETWORK", "sock_common", "skc_net.net", &[]),
     field("NETWORK_NUMBER", "net", "ns.inum", &[]),
-    field("TASK_IO_URING", "task_struct", "io_uring", &[]),
     field("SOCKET_SOCK", "socket", "sk", BEHIND_SOCKET),
     field("TASK_FILES", "task_struct", "files", BY_DESCRIPTOR),
     field("FILES_TABLE", "files_struct", "fdt", BY_DESCRIPTOR),
     field("TABLE_LENGTH", "fdtable", "max_fds", BY_DESCRIPTOR),
     field("TABLE_FILES", "fdtable", "fd", BY_DESCRIPTOR),
-    field("FILE_INODE", "file", "f_inode", BY_DESCRIPTOR),
-    field("FILE_PRIVATE", "file", "private_data", BY_DESCRIPTOR),
-    field("INODE_MODE", "inode", "i_mode", BY_DESCRIPTOR),
+    field("FILE_INODE", "file", "f_inode", BY_FILE),
+    field("FILE_PRIVATE", "file", "private_data", BY_FILE),
+    field("INODE_MODE", "inode", "i_mode", BY_FILE),
     field(
         "TASK_THREAD_STATUS",
         "task_struct",

@@ -12,6 +12,11 @@ use profiler::probes::requests::{Observed, RequestProbe};
 /// One test at a time: each counts what happens on this machine.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Waits until no other test is at work.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub(crate) const SERVICE: ServiceId = ServiceId(40);
 
 pub(crate) struct Watch {
@@ -46,7 +51,7 @@ impl Watch {
 
     /// The same, with other options than usual.
     pub(crate) fn attach_with(configure: impl FnOnce(&mut Options)) -> Option<Self> {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = alone();
         if !end_to_end::is_root("the request probe") {
             return None;
         }
@@ -92,6 +97,7 @@ impl Watch {
     }
 
     pub(crate) fn poll(&mut self) {
+        self.probe.follow_rings(&mut self.loader);
         self.probe.poll(&self.owners, route, &mut self.told);
     }
 

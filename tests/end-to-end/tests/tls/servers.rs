@@ -30,6 +30,8 @@ fn certificate() -> Option<tempfile::TempDir> {
         .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
         .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
         .args(["-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
         .args(["-keyout", "key.pem", "-out", "cert.pem"])
         .current_dir(folder.path())
         .stderr(Stdio::null())
@@ -124,6 +126,11 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         Some(server)
+    }
+
+    /// The file with its certificate.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("cert.pem")
     }
 
     pub(crate) fn pid(&self) -> u32 {

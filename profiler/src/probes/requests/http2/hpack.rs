@@ -35,6 +35,7 @@ pub(super) enum Field {
 pub(super) enum Content {
     Grpc,
     EventStream,
+    JsonLines,
     Other,
 }
 
@@ -263,6 +264,14 @@ fn field_of(name: Name, value: &[u8]) -> Field {
     }
 }
 
+/// Types of lines of JSON: those of HTTP/1, whose names are looked at alike.
+const JSON_LINES: [&str; 4] = [
+    "application/x-nd",
+    "application/ndjs",
+    "application/jsonl",
+    "application/x-jsonl",
+];
+
 fn content(value: &[u8]) -> Content {
     let begins = |with: &[u8]| {
         value
@@ -273,6 +282,8 @@ fn content(value: &[u8]) -> Content {
         Content::Grpc
     } else if begins(b"text/event-stream") {
         Content::EventStream
+    } else if JSON_LINES.iter().any(|name| begins(name.as_bytes())) {
+        Content::JsonLines
     } else {
         Content::Other
     }

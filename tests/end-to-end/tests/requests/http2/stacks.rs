@@ -1,7 +1,9 @@
 //! Real stacks: the h2 crate, grpcio from PyPI, and Node's own.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+#[path = "grpcio.rs"]
+mod grpcio;
+
+use std::process::Command;
 use std::time::Duration;
 
 use h2::client::SendRequest;
@@ -196,33 +198,6 @@ fn a_clients_reset_aborts_its_stream_and_no_other() {
     assert_eq!(seen[1].request.chunks, 10);
 }
 
-/// A Python with grpcio in it, made once from PyPI.
-fn python() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/http2-venv");
-    let python = folder.join("bin/python");
-    let ready = |python: &Path| {
-        let status = Command::new(python)
-            .args(["-c", "import grpc"])
-            .stderr(Stdio::null())
-            .status();
-        status.is_ok_and(|status| status.success())
-    };
-    if !ready(&python) {
-        let _ = Command::new("python3")
-            .args(["-m", "venv"])
-            .arg(&folder)
-            .status();
-        let _ = Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "grpcio"])
-            .status();
-    }
-    if ready(&python) {
-        return Some(python);
-    }
-    end_to_end::skipped("grpcio cannot be installed");
-    None
-}
-
 const GRPC_SERVER: &str = r#"
 import sys, time, grpc
 from concurrent import futures
@@ -278,7 +253,9 @@ time.sleep(0.3)
 
 #[test]
 fn grpcio_calls_are_requests_with_their_messages_and_statuses() {
-    let Some(python) = python() else { return };
+    let Some(python) = grpcio::python() else {
+        return;
+    };
     let Some(mut watch) = Watch::attach() else {
         return;
     };
@@ -366,6 +343,12 @@ server.on("stream", (stream, headers) => {
   if (headers[":path"] === "/health") {
     stream.respond({ ":status": 204 }, { endStream: true }); return;
   }
+  if (headers[":path"] === "/lines") {
+    stream.respond({ ":status": 200, "content-type": "application/x-ndjson" });
+    for (let n = 0; n < 3; n++) stream.write(`{"response":"token ${n}"}\n`);
+    setTimeout(() => stream.end('{"response":"the last, with no line\'s end"}'), 20);
+    return;
+  }
   stream.respond({ ":status": 200, "content-type": "text/event-stream" });
   let n = 0;
   const timer = setInterval(() => {
@@ -398,15 +381,18 @@ fn node_servers_streams_are_requests() {
         for one in asked {
             assert_eq!(one.await.expect("answered").0, 200);
         }
-        for (path, status) in [("missing", 404), ("health", 204)] {
+        for (path, status) in [("missing", 404), ("health", 204), ("lines", 200)] {
             let request = Request::get(format!("http://127.0.0.1:{port}/{path}"))
                 .body(())
                 .expect("a request");
             let (response, _) = client.send_request(request, true).expect("sent");
-            assert_eq!(response.await.expect("a response").status(), status);
+            let response = response.await.expect("a response");
+            assert_eq!(response.status(), status);
+            let mut body = response.into_body();
+            while body.data().await.is_some() {}
         }
     });
-    let seen = watch.wait(port, 22);
+    let seen = watch.wait(port, 23);
     let events = seen
         .iter()
         .filter(|seen| seen.request.route == Route::Completions);
@@ -421,5 +407,12 @@ fn node_servers_streams_are_requests() {
     assert_eq!(health.len(), 1);
     assert_eq!(health[0].request.status, 204);
     assert!(seen.iter().any(|seen| seen.request.status == 404));
+    let lines = seen
+        .iter()
+        .filter(|seen| seen.request.route == Route::Other && seen.request.status == 200);
+    let lines: Vec<_> = lines
+        .map(|seen| (seen.request.chunks, seen.request.streamed))
+        .collect();
+    assert_eq!(lines, [(4, true)]);
     assert!(seen.iter().all(|seen| outcome(seen) == Some(Outcome::Done)));
 }
