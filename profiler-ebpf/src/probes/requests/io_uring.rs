@@ -309,6 +309,7 @@ fn count_multishot(completion: u64) {
 /// `io_uring_complete(struct io_ring_ctx *ctx, void *req, struct io_uring_cqe *cqe)`; on older
 /// kernels (6.1) the third and more are other values.
 #[btf_tracepoint(function = "io_uring_complete")]
+#[inline(always)]
 fn io_uring_received(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::IoUringReceived);
     let tgid = ctx.tgid();

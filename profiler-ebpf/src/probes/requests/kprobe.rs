@@ -78,6 +78,7 @@ fn receive_entry(ctx: ProbeContext) -> u32 {
 }
 
 #[kretprobe]
+#[inline(always)]
 fn receive_return(ctx: RetProbeContext) -> u32 {
     let _cost = Running::enter(Program::ReceiveReturn);
     let tgid = ctx.tgid();

@@ -313,6 +313,7 @@ fn ssl_read(ctx: ProbeContext) -> u32 {
 
 /// They return.
 #[uretprobe]
+#[inline(always)]
 fn ssl_read_return(ctx: RetProbeContext) -> u32 {
     let _cost = Running::enter(Program::SslReadReturn);
     stay_on_the_threads_stack(&ctx);

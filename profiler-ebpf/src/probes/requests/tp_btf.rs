@@ -18,6 +18,7 @@ use crate::probes::owners::owner_of;
 
 /// `sock_recv_length(struct sock *sk, int ret, int flags)`
 #[btf_tracepoint(function = "sock_recv_length")]
+#[inline(always)]
 fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::SockRecvLength);
     let tgid = ctx.tgid();
