@@ -123,9 +123,11 @@ impl Agent {
             self.cpu_read = now;
             self.read_cpu();
         }
-        for booked in self.ledger.advance(now) {
-            self.book(booked);
-        }
+        let (tokens, sinks) = (&mut self.tokens, &mut self.sinks);
+        self.ledger.advance_into(now, |mut booked| {
+            tokens.count(&mut booked);
+            sinks.book(&booked);
+        });
         if now.since(self.published) >= self.config.intervals.publish.as_nanos() as u64 {
             self.published = now;
             self.publish(now);
@@ -145,8 +147,9 @@ impl Agent {
         // After the last look at requests: all that ended until then is counted.
         self.tokens.finish(&mut self.sinks, &self.services);
         let now = Timestamp::now();
-        for booked in self.ledger.finish(now) {
-            self.book(booked);
+        for mut booked in self.ledger.finish(now) {
+            self.tokens.count(&mut booked);
+            self.sinks.book(&booked);
         }
         self.sinks.summary.set_window(self.began, now);
         self.publish(now);
@@ -154,11 +157,6 @@ impl Agent {
             Some(error) => Err(error),
             None => Ok(self.sinks.summary.report()),
         }
-    }
-
-    fn book(&mut self, mut booked: Booked) {
-        self.tokens.count(&mut booked);
-        self.sinks.book(&booked);
     }
 
     fn take_news(&mut self, news: News) {

@@ -8,9 +8,8 @@
 //! whose own requests cannot be read (TLS), which are counted where they first can be. Where the
 //! kernel does not say it, the listeners decide.
 
-use std::collections::HashMap;
-
 use crate::clock::Timestamp;
+use crate::ids::Ids;
 use crate::ledger::Route;
 use crate::probes::requests::{Client, Observed};
 use crate::services::Service;
@@ -22,7 +21,7 @@ const PASSED_ON_WITHIN: u64 = 60_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Hops {
     /// The start of the latest request that each process read.
-    read: HashMap<u32, Timestamp>,
+    read: Ids<u32, Timestamp>,
 }
 
 impl Hops {

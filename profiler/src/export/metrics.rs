@@ -8,6 +8,7 @@ use super::process;
 use super::snapshot::{Exposition, Snapshot};
 use super::totals::{ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
 use crate::clock::Timestamp;
+use crate::ids::Ids;
 use crate::ledger::{
     Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Meter, MeterId, Owner,
     ServiceId, Source, TokenDelta,
@@ -22,7 +23,7 @@ pub const MAX_SERVICES: usize = 200;
 pub struct Metrics {
     totals: Totals,
     meters: HashMap<MeterId, MeterKey>,
-    services: HashMap<ServiceId, ServiceKey>,
+    services: Ids<ServiceId, ServiceKey>,
     process_start: Option<f64>,
     /// True once an interval has been booked.
     ready: bool,
@@ -59,7 +60,7 @@ impl Metrics {
                 dropped: BTreeMap::new(),
             },
             meters: HashMap::new(),
-            services: HashMap::new(),
+            services: Ids::default(),
             process_start: process::start_seconds(),
             ready: false,
             exposition: Arc::new(Exposition::default()),
@@ -153,10 +154,13 @@ impl Metrics {
 
     /// A service nobody described is `unknown`: its joules are kept.
     fn service(&mut self, id: ServiceId) -> Option<&mut ServiceTotals> {
-        if !self.services.contains_key(&id) {
-            self.describe_service(id, "", None);
-        }
-        let number = self.services.get(&id)?.number;
+        let number = match self.services.get(&id) {
+            Some(known) => known.number,
+            None => {
+                self.describe_service(id, "", None);
+                self.services.get(&id)?.number
+            }
+        };
         self.totals.service(number)
     }
 
