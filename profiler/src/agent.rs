@@ -5,6 +5,7 @@
 
 pub mod config;
 mod hops;
+mod memory;
 mod probes;
 mod sinks;
 mod start;
@@ -68,7 +69,7 @@ pub struct Agent {
     /// Since when services have no process, until they are forgotten.
     ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
-    /// When a request was last seen.
+    /// When a request last moved, other than the agent's own and those after somebody's health.
     served: Timestamp,
     hops: Hops,
     lost_requests: u64,
@@ -128,7 +129,9 @@ impl Agent {
             tokens.count(&mut booked);
             sinks.book(&booked);
         });
-        if now.since(self.published) >= self.config.intervals.publish.as_nanos() as u64 {
+        let due = now.since(self.published) >= self.config.intervals.publish.as_nanos() as u64;
+        // The first figures are waited for.
+        if due || self.sinks.metrics.has_first_figures() {
             self.published = now;
             self.publish(now);
         }
@@ -264,9 +267,6 @@ impl Agent {
         probes.poll_log();
         self.observed.clear();
         let until = probes.poll_requests(&mut self.observed);
-        if !self.observed.is_empty() {
-            self.served = Timestamp::now();
-        }
         // The agent's own requests were told before a server could see them.
         self.take_tokens();
         let Some(until) = until else {
@@ -278,7 +278,13 @@ impl Agent {
         }
         for seen in observed.drain(..) {
             let Observed { at, request, .. } = seen;
-            if self.tokens.follow(&seen) || self.hops.is_hop(&self.services, &seen) {
+            if self.tokens.follow(&seen) {
+                continue;
+            }
+            if request.route != Route::Health {
+                self.served = self.served.max(at);
+            }
+            if self.hops.is_hop(&self.services, &seen) {
                 continue;
             }
             if request.route == Route::Health {

@@ -27,6 +27,8 @@ pub struct Metrics {
     process_start: Option<f64>,
     /// True once an interval has been booked.
     ready: bool,
+    /// True once a snapshot has shown one.
+    shows_figures: bool,
     exposition: Arc<Exposition>,
 }
 
@@ -63,6 +65,7 @@ impl Metrics {
             services: Ids::default(),
             process_start: process::start_seconds(),
             ready: false,
+            shows_figures: false,
             exposition: Arc::new(Exposition::default()),
         }
     }
@@ -272,8 +275,14 @@ impl Metrics {
         *dropped = total.max(*dropped);
     }
 
+    /// True if an interval has been booked and no snapshot shows one yet.
+    pub fn has_first_figures(&self) -> bool {
+        self.ready && !self.shows_figures
+    }
+
     /// Makes everything told so far visible to scrapes.
     pub fn publish(&mut self, now: Timestamp) {
+        self.shows_figures = self.ready;
         self.exposition.set(Snapshot::new(
             self.totals.clone(),
             process::read(self.process_start),
