@@ -272,19 +272,19 @@ impl Agent {
         let Some(until) = until else {
             return;
         };
-        let mut observed = std::mem::take(&mut self.observed);
+        let observed = std::mem::take(&mut self.observed);
         for seen in &observed {
             self.hops.watch(seen);
         }
-        for seen in observed.drain(..) {
-            let Observed { at, request, .. } = seen;
-            if self.tokens.follow(&seen) {
+        for seen in &observed {
+            let Observed { at, request, .. } = *seen;
+            if self.tokens.follow(seen) {
                 continue;
             }
             if request.route != Route::Health {
                 self.served = self.served.max(at);
             }
-            if self.hops.is_hop(&self.services, &seen) {
+            if self.hops.is_hop(&self.services, seen) {
                 continue;
             }
             if request.route == Route::Health {
