@@ -134,6 +134,9 @@ impl Flights {
                 listed: !is_new,
             });
         }
+        if let Some(last) = request.last_data.max(request.first_data) {
+            service.put_out(last);
+        }
         known.follow_chunks(looked, worker, service, edges);
         if let Some(end) = request.end {
             edges.push(worker.edge(end.at, Kind::Residency, Change::End(RATE_ONE)));
@@ -194,7 +197,10 @@ impl Flights {
     }
 
     /// Says of the requests in an engine's queue that they are there: of those without first data
-    /// the youngest. An engine takes requests in the order in which they come.
+    /// the youngest. An engine takes requests in the order in which they come. It counts them
+    /// between two steps, and some count one as waiting until its first token, so that it was
+    /// certainly there only at the end of a step before it was asked: nothing goes out while a
+    /// prompt is read.
     pub(super) fn queue(&mut self, told: Timestamp) {
         if self.loads.is_empty() {
             return;
@@ -214,7 +220,11 @@ impl Flights {
             let Some(place) = self.service_index.get(&service) else {
                 continue;
             };
-            let Some(service) = self.services.get(*place as usize) else {
+            let Some(service) = self.services.get_mut(*place as usize) else {
+                continue;
+            };
+            service.tells_queue = true;
+            let Some(waited_until) = service.step_before(at) else {
                 continue;
             };
             let silent = |start: Timestamp, flight: u32| {
@@ -224,7 +234,7 @@ impl Flights {
             };
             for flight in service.youngest(waiting, silent) {
                 if let Some(known) = self.get_mut(flight) {
-                    known.queued_until = known.queued_until.max(at);
+                    known.queued_until = known.queued_until.max(waited_until);
                 }
             }
         }
