@@ -29,6 +29,10 @@ use crate::request::{
 };
 use framing::{end_head, size};
 use lines::Line;
+use window::rolled;
+
+/// The most lines of a head that is taken at once.
+const MOST_LINES: u64 = 12;
 
 /// The bytes of one send, and how they are reached.
 pub trait Payload: Memory {
@@ -44,6 +48,10 @@ pub trait Payload: Memory {
     fn skip(&mut self, bytes: u64);
     /// Repeats [`step`] until it returns true.
     fn steps(&mut self);
+    /// [`Window::is_text`], in whatever way suits the verifier.
+    fn is_text(&mut self, from: u64, bytes: u64) -> bool {
+        self.parts().0.is_text(from, bytes)
+    }
 }
 
 /// Begins a request: `slot.facts` holds its first bytes, times and owner; all else is set here.
@@ -153,6 +161,54 @@ pub fn window<P: Payload>(payload: &mut P) -> bool {
     remaining == 0 || phase(slot) == Phase::IDLE
 }
 
+/// True where a send may begin with all that [`head`] takes.
+#[inline(always)]
+pub fn may_be_head(slot: &Slot) -> bool {
+    phase(slot) == Phase::WAITING && slot.cursor.line_len == 0
+}
+
+/// Takes the head of a response, if all of it is in the `length` bytes at [`FRONT`]; returns its
+/// bytes. If it is not, or is written in an unusual way, 0 says that [`window`] must follow the
+/// send from its beginning. Where both can, they do the same.
+#[inline(always)]
+pub fn head(window: &mut Window, slot: &mut Slot, length: u64, now: u64) -> u64 {
+    let front = FRONT as u64;
+    let limit = front.wrapping_add(length);
+    window.set_line(front);
+    lines::status(&Line::new(window), slot);
+    window.set_end_offset(0);
+    if phase(slot) == Phase::HEAD {
+        let mut lines = 0;
+        while lines < MOST_LINES {
+            let line = window.line();
+            window.find_line_break(line);
+            if window.found() == 0 {
+                break;
+            }
+            let next = window.cursor();
+            if next.wrapping_add(2) > limit {
+                break;
+            }
+            // What is set here twice, since the head proves to be cut, is set to the same.
+            lines::header(&Line::new(window), slot);
+            if window.is_line_break(next) {
+                window.set_end_offset(next.wrapping_add(2));
+                break;
+            }
+            window.set_line(next);
+            lines = rolled(lines + 1);
+        }
+    }
+    let end = window.end();
+    if end == 0 {
+        slot.facts.status = 0;
+        set_phase(slot, Phase::WAITING);
+        return 0;
+    }
+    end_head(slot, now);
+    end.wrapping_sub(front)
+}
+
 /// True where a send of `length` bytes may be all that [`event`] takes.
 #[inline(always)]
 pub fn may_be_event(slot: &Slot, length: u64) -> bool {
@@ -174,6 +230,11 @@ pub fn event<P: Payload>(payload: &mut P, length: u64, now: u64) -> bool {
     let Some(event) = lines::event(window, length, flags(slot)) else {
         return false;
     };
+    let before = event.from.wrapping_sub(FRONT as u64);
+    if !payload.is_text(before, event.to.wrapping_sub(event.from)) {
+        return false;
+    }
+    let (_, slot) = payload.parts();
     let facts = &mut slot.facts;
     if facts.first_data == 0 {
         facts.first_data = now;

@@ -6,7 +6,7 @@ mod response;
 #[path = "http1/socket.rs"]
 mod socket;
 
-use profiler_ebpf::http1::{self, Start, WINDOW};
+use profiler_ebpf::http1::{self, FRONT, Start, WINDOW};
 use profiler_ebpf::request::*;
 use proptest::prelude::*;
 use response::{POST, Response, response};
@@ -143,7 +143,37 @@ proptest! {
                 (other.first_data, other.last_data, other.first_chunks, other.phase)
             );
         }
-        prop_assert_eq!(pieces.events, 0);
+        prop_assert_eq!((pieces.events, pieces.heads), (0, 0));
+        prop_assert_eq!(whole.heads, 1);
+    }
+
+    #[test]
+    fn a_head_taken_at_once_leaves_what_its_lines_one_by_one_leave(
+        response in response(),
+        stale in any::<u8>(),
+        damage in prop::option::weighted(0.3, (0..400usize, any::<u8>())),
+        cut in prop::option::of(0..500usize),
+    ) {
+        let mut bytes = response.bytes;
+        if let Some((at, byte)) = damage && let Some(old) = bytes.get_mut(at) {
+            *old = byte;
+        }
+        bytes.truncate(cut.unwrap_or(bytes.len()));
+        let mut whole = Socket::new(response.request.as_bytes(), WINDOW);
+        // What an earlier send has left in the buffer is not this one's.
+        whole.window.bytes()[FRONT..].fill(stale);
+        let mut lines = Socket::new(response.request.as_bytes(), WINDOW - 1);
+        let left_over = (whole.send(&bytes, 9), lines.send(&bytes, 9));
+        prop_assert_eq!(lines.heads, 0);
+        prop_assert_eq!(left_over.0, left_over.1);
+        let (one, other) = (whole.facts(), lines.facts());
+        prop_assert_eq!(seen(&one), seen(&other));
+        prop_assert_eq!(
+            (one.head, one.first_data, one.last_data, one.end, one.first_chunks, one.phase),
+            (other.head, other.first_data, other.last_data, other.end, other.first_chunks, other.phase)
+        );
+        let cursor = |slot: &Slot| (slot.cursor.left, slot.cursor.line_len, slot.cursor.data_len);
+        prop_assert_eq!(cursor(&whole.slot), cursor(&lines.slot));
     }
 
     #[test]

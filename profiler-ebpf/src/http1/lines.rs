@@ -150,8 +150,8 @@ pub(super) struct Event {
 }
 
 /// The event, if the `length` (at least [`LEAST_EVENT`]) bytes at [`FRONT`] are one chunk, its
-/// size of two or three digits, whose data is one line that is a chunk of output, and the blank
-/// line behind it, which NDJSON may lack.
+/// size of two or three digits, whose data is a chunk of output, and the blank line behind it, which
+/// NDJSON may lack. It is one line if it is text, which is left to ask.
 #[inline(always)]
 pub(super) fn event(window: &Window, length: u64, flags: u16) -> Option<Event> {
     let front = FRONT as u64;
@@ -185,7 +185,7 @@ pub(super) fn event(window: &Window, length: u64, flags: u16) -> Option<Event> {
         start: front + line,
     };
     let text = length.wrapping_sub(line + behind);
-    (is_chunk(&start, flags) && window.is_text(line, text)).then_some(Event {
+    is_chunk(&start, flags).then_some(Event {
         from: front + line,
         to: (front + line).wrapping_add(text),
         may_count: may_count(end),

@@ -17,6 +17,12 @@ pub const BYTES: usize = 2560;
 /// The most bytes one search looks at.
 const SEARCH: u64 = 128;
 
+/// The longest line of a head that is taken at once.
+const LONGEST_LINE: u64 = 128;
+
+/// Carriage return and newline.
+const LINE_BREAK: u64 = 0x0a0d;
+
 const OFFSET: i32 = 0x7ff;
 
 /// `x & M`, such that the verifier sees it too: LLVM would drop a mask it can prove redundant,
@@ -243,10 +249,43 @@ impl Window {
         self.set_cursor(if next < limit { next } else { limit });
     }
 
+    /// Looks for the line break of the line at `line`, of up to 128 bytes; sets `found` if it is
+    /// the line's first control character, and then the cursor to what lies behind it.
+    #[inline(always)]
+    pub(super) fn find_line_break(&mut self, line: u64) {
+        let mut block = 0;
+        self.set_found(0);
+        macro_rules! look {
+            ($at:ident $ahead:literal) => {
+                let marks = controls(self.word($at, $ahead)) & MARKS;
+                if marks != 0 {
+                    let at = $at.wrapping_add($ahead).wrapping_add(first(marks));
+                    self.set_cursor(at.wrapping_add(2));
+                    self.set_found(u64::from(self.is_line_break(at)));
+                    return;
+                }
+            };
+        }
+        while block < LONGEST_LINE {
+            let at = line.wrapping_add(block);
+            look!(at 0);
+            look!(at 8);
+            look!(at 16);
+            look!(at 24);
+            block = rolled(block + 32);
+        }
+    }
+
+    /// True if a line break lies at `at`.
+    #[inline(always)]
+    pub(super) fn is_line_break(&self, at: u64) -> bool {
+        self.word(at, 0) & 0xffff == LINE_BREAK
+    }
+
     /// True if there is no newline, nor any other control character, in the `bytes` (32 to
     /// [`WINDOW`]) that begin `from` (≤ 63) bytes behind [`FRONT`].
     #[inline(always)]
-    pub(super) fn is_text(&self, from: u64, bytes: u64) -> bool {
+    pub fn is_text(&self, from: u64, bytes: u64) -> bool {
         let start = (FRONT as u64).wrapping_add(mask::<0x3f>(from));
         let marks = |at: u64| {
             controls(self.word(at, 0))
@@ -284,7 +323,7 @@ impl Window {
     pub(super) fn pass_line_end(&mut self) {
         let cursor = self.cursor();
         let here = cursor.wrapping_add(2) <= self.end();
-        if here && self.word(cursor, 0) & 0xffff == 0x0a0d {
+        if here && self.is_line_break(cursor) {
             self.set_cursor(cursor.wrapping_add(2));
         }
     }

@@ -1,8 +1,9 @@
 //! Requests: follows each socket of a service through what it receives and sends.
 //!
-//! Tiers in front see bytes move and find the socket and the bytes: [`tp_btf`], else [`fexit`],
-//! else [`kprobe`], else [`raw_tp`]. What a call's return means is the same for all ([`calls`]);
-//! [`tls`] stands at libraries' functions; the exchange behind them ([`exchange`]) knows no hook. The state is the socket's, never a
+//! Tiers in front see bytes move: [`tp_btf`], else [`fexit`], else [`kprobe`], else [`raw_tp`];
+//! what a call's return means is the same for all ([`calls`]). [`tls`] stands at libraries'
+//! functions. Where the bytes lie says [`source`], [`payload`] reads them. The exchange behind
+//! ([`exchange`], [`response`], [`http2`]) knows no hook. The state is the socket's, never a
 //! thread's or a descriptor's.
 
 mod calls;
@@ -14,8 +15,10 @@ mod http2;
 mod kprobe;
 mod payload;
 mod raw_tp;
+mod response;
 mod slots;
 mod socket;
+mod source;
 mod state;
 mod tail;
 mod tls;

@@ -48,14 +48,19 @@ impl Payload for Sent<'_> {
     }
 }
 
+/// As much of a head as the kernel reads at a time.
+const HEAD_WINDOW: usize = 384;
+
 /// A socket on which a request has been read.
 pub(crate) struct Socket {
-    window: Box<Window>,
+    pub(crate) window: Box<Window>,
     pub(crate) slot: Slot,
     tail: Option<Box<Tail>>,
     window_size: usize,
     /// Sends that were taken as one event.
     pub(crate) events: usize,
+    /// Heads that were taken at once.
+    pub(crate) heads: usize,
 }
 
 impl Socket {
@@ -79,13 +84,20 @@ impl Socket {
             tail: Some(Box::default()),
             window_size,
             events: 0,
+            heads: 0,
         }
     }
 
     /// Sends; returns how many bytes lay behind the response's end.
     pub(crate) fn send(&mut self, bytes: &[u8], now: u64) -> u64 {
         http1::begin_send(&mut self.slot, bytes.len() as u64, now);
+        let taken = self.head(bytes, now);
+        let bytes = &bytes[taken..];
         let length = bytes.len() as u64;
+        if taken != 0 && (bytes.is_empty() || self.slot.facts.phase == Phase::IDLE) {
+            http1::end_send(&mut self.slot, now);
+            return length;
+        }
         let mut sent = Sent {
             bytes,
             window: &mut self.window,
@@ -94,7 +106,7 @@ impl Socket {
             window_size: self.window_size,
         };
         let mut ahead = 0;
-        if bytes.len() <= self.window_size && http1::may_be_event(sent.slot, length) {
+        if taken == 0 && bytes.len() <= self.window_size && http1::may_be_event(sent.slot, length) {
             sent.window.bytes()[FRONT..FRONT + bytes.len()].copy_from_slice(bytes);
             if http1::event(&mut sent, length, now) {
                 self.events += 1;
@@ -107,6 +119,23 @@ impl Socket {
         while !http1::window(&mut sent) {}
         http1::end_send(&mut self.slot, now);
         self.window.remaining()
+    }
+
+    /// The head with which a send begins, and a plain body behind it, as the kernel takes them.
+    fn head(&mut self, bytes: &[u8], now: u64) -> usize {
+        if self.window_size != WINDOW || !http1::may_be_head(&self.slot) {
+            return 0;
+        }
+        let first = &bytes[..bytes.len().min(HEAD_WINDOW)];
+        self.window.bytes()[FRONT..FRONT + first.len()].copy_from_slice(first);
+        let length = first.len() as u64;
+        let head = http1::head(&mut self.window, &mut self.slot, length, now) as usize;
+        self.heads += usize::from(head != 0);
+        let rest = (bytes.len() - head) as u64;
+        if head != 0 && rest != 0 && http1::passes(&self.slot) {
+            return head + http1::pass(&mut self.slot, rest, now) as usize;
+        }
+        head
     }
 
     pub(crate) fn facts(&self) -> Facts {

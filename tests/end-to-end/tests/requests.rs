@@ -49,8 +49,9 @@ fn the_programs_and_maps_stay_within_their_bounds() {
         println!("{}: {verified:?} instructions verified", program.program);
         let most = match program.program {
             "tcp_destroy_sock" | "inet_sock_set_state" => 2_000,
-            name if name.contains("recv") || name.contains("receive") => 100_000,
-            _ => 400_000,
+            "sys_exit" => 200_000,
+            name if name.contains("recv") || name.contains("receive") => 50_000,
+            _ => 120_000,
         };
         // Kernels before 5.16 do not say.
         assert!(verified.is_none_or(|verified| verified < most));
@@ -90,7 +91,11 @@ fn the_first_tier_that_works_is_in_use_and_told_by_its_programs() {
     let attached = health
         .iter()
         .filter(|program| program.verdict == Verdict::Ok);
-    let others = ["sched_process_fork", "tcp_destroy_sock"];
+    let others = [
+        "sched_process_fork",
+        "tcp_destroy_sock",
+        "inet_sock_set_state",
+    ];
     for program in attached.filter(|program| !others.contains(&program.program)) {
         assert_eq!(program.tier, choice.tier(), "{}", program.program);
         println!("{}: {} runs", program.program, program.runs);

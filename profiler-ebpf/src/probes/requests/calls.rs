@@ -4,9 +4,9 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::clients;
 use super::exchange::{client_left, received, sent};
-use super::payload::Syscall;
 use super::slots::find;
 use super::socket::Socket;
+use super::source::Syscall;
 use super::tls;
 
 const MSG_PEEK: i32 = 2;

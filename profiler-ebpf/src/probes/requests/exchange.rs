@@ -11,10 +11,11 @@ use profiler_ebpf::request::{
 
 use super::clients;
 use super::http2;
-use super::payload::{self, Buffer, Direction, Origin};
+use super::payload::{self, Buffer};
+use super::response::follow_send;
 use super::slots::{allocate, begin_write, count, emit, end_write, next_id, release};
 use super::socket::{AF_UNIX, Socket};
-use super::tail::keep_json;
+use super::source::{Direction, Origin};
 use super::tls;
 use super::trace::read_head;
 
@@ -68,12 +69,7 @@ pub(super) fn received<S: Socket, O: Origin>(
         }
     }
     payload::open(buffer, origin, Direction::Received, length);
-    let wanted = if length < REQUEST_LINE as u64 {
-        length
-    } else {
-        REQUEST_LINE as u64
-    };
-    let filled = payload::fill(buffer, wanted);
+    let filled = payload::beginning(buffer, length, REQUEST_LINE as u64);
     if filled == 0 {
         if phase != Phase::IDLE {
             more_received(found, buffer, origin, length);
@@ -335,33 +331,12 @@ pub(super) fn sent<O: Origin>(slot: *mut Slot, origin: O, length: u64) {
         }
         http1::begin_send(&mut *slot, length, now);
         let is_whole = http1::passes(&*slot) && length <= (*slot).cursor.left;
-        if is_whole {
+        if is_whole && !http1::is_json(&*slot) {
             http1::pass(&mut *slot, length, now);
-        } else if let Some(buffer) = origin.buffer()
-            && let Err(ahead) = payload::event(buffer, slot, origin, length, now)
-        {
-            payload::follow(buffer, slot, origin, length, ahead, now);
-            let left_over = (*buffer).window.remaining();
-            if (*slot).facts.phase == Phase::IDLE {
-                if left_over != 0 && !http1::is_session(&*slot) {
-                    count!(pipelined);
-                }
-            } else if left_over != 0 {
-                // More windows than are followed.
-                http1::unread(&mut *slot, left_over, now);
-                count!(unreadable);
-            } else if (*buffer).window.unreadable() != 0 {
-                count!(unreadable);
-            } else if (*slot).facts.phase == Phase::LOST && phase != Phase::LOST {
-                count!(malformed);
-            }
-        }
-        http1::end_send(&mut *slot, now);
-        if http1::is_json(&*slot)
-            && let Some(buffer) = origin.buffer()
-            && (is_whole || (*buffer).window.remaining() == 0)
-        {
-            keep_json(buffer, slot, origin, length);
+            http1::end_send(&mut *slot, now);
+        } else if let Some(buffer) = origin.buffer() {
+            payload::open(buffer, origin, Direction::Sent, length);
+            follow_send(buffer, slot, length, now);
         }
         if (*slot).facts.phase == Phase::IDLE {
             emit(slot);

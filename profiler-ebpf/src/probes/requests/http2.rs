@@ -14,12 +14,14 @@ use profiler_ebpf::request::{CLIENT_CLOSED, ENDED, ENDED_BY_CLIENT, Slot};
 
 use super::clients;
 use super::exchange::now;
-use super::payload::{self, Buffer, Direction, Origin};
+use super::payload::{self, Buffer};
+use super::response::follow_lines;
 use super::slots::{
     allocate_stream, begin_write, count, emit, end_write, find_stream, forget_stream, free,
     next_connection, put_end, put_notice,
 };
 use super::socket::Socket;
+use super::source::{Direction, Origin};
 
 /// The most windows of one receive or send: each is a read of up to [`WINDOW`] bytes, or bytes
 /// passed over (a frame's payload is usually passed over at once).
@@ -95,10 +97,12 @@ pub(super) fn received<O: Origin>(
         (*connection).facts.service = u32::from(owner);
     }
     payload::open(buffer, origin, Direction::Received, length);
-    follow::<false>(buffer, connection, length);
+    // SAFETY: entries of two maps.
+    unsafe { follow_received(buffer, connection, length) };
     if restart(buffer, connection, length) {
-        payload::open(buffer, origin, Direction::Received, length);
-        follow::<false>(buffer, connection, length);
+        payload::rewind(buffer);
+        // SAFETY: as above.
+        unsafe { follow_received(buffer, connection, length) };
     }
 }
 
@@ -127,7 +131,8 @@ pub(super) fn sent<O: Origin>(connection: *mut Slot, origin: O, length: u64) {
         return;
     };
     payload::open(buffer, origin, Direction::Sent, length);
-    follow::<true>(buffer, connection, length);
+    // SAFETY: entries of two maps.
+    unsafe { follow_sent(buffer, connection, length) };
 }
 
 /// The client has closed its side of a connection, or is gone.
@@ -164,8 +169,40 @@ struct Walk<const SENT: bool> {
     connection: *mut Slot,
 }
 
-/// Follows what is open in the buffer: `length` bytes.
+/// Follows what is open in the buffer: `length` bytes that were received.
+///
+/// # Safety
+/// Both are entries of their maps, or null.
+#[unsafe(no_mangle)]
 #[inline(never)]
+unsafe extern "C" fn follow_received(
+    buffer: *mut Buffer,
+    connection: *mut Slot,
+    length: u64,
+) -> u64 {
+    if buffer.is_null() || connection.is_null() {
+        return 0;
+    }
+    follow::<false>(buffer, connection, length);
+    0
+}
+
+/// The same of bytes that were sent.
+///
+/// # Safety
+/// Both are entries of their maps, or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn follow_sent(buffer: *mut Buffer, connection: *mut Slot, length: u64) -> u64 {
+    if buffer.is_null() || connection.is_null() {
+        return 0;
+    }
+    follow::<true>(buffer, connection, length);
+    0
+}
+
+/// Follows what is open in the buffer: `length` bytes.
+#[inline(always)]
 fn follow<const SENT: bool>(buffer: *mut Buffer, connection: *mut Slot, length: u64) {
     let now = now();
     // SAFETY: entries of two maps; the time says to the agent that the socket is in use.
@@ -217,7 +254,7 @@ impl<const SENT: bool> Streams for Walk<SENT> {
 
     #[inline(always)]
     fn fill(&mut self, wanted: u64) -> u64 {
-        fill(self.buffer, wanted)
+        payload::fill(self.buffer, wanted)
     }
 
     #[inline(always)]
@@ -270,7 +307,8 @@ impl<const SENT: bool> Streams for Walk<SENT> {
 
     #[inline(always)]
     fn lines(&mut self, slot: *mut Slot) {
-        lines(self.buffer, slot);
+        // SAFETY: entries of two maps.
+        unsafe { follow_lines(self.buffer, slot) };
     }
 
     #[inline(always)]
@@ -285,11 +323,6 @@ impl<const SENT: bool> Streams for Walk<SENT> {
         let (id, now) = unsafe { ((*self.connection).facts.id, (*self.buffer).window.now()) };
         put_end(id, stream, ENDED, now);
     }
-}
-
-#[inline(never)]
-fn fill(buffer: *mut Buffer, wanted: u64) -> u64 {
-    payload::fill(buffer, wanted)
 }
 
 #[inline(never)]
@@ -340,10 +373,4 @@ fn block(buffer: *mut Buffer, connection: *mut Slot, head: u64, kind: u32, lengt
     let bytes = mask::<0x3ff>(length) + NOTICE_BYTES as u64;
     // SAFETY: 24 + 1,023 + 40 + 1,023 lies in the window's bytes.
     unsafe { put_notice(window.bytes().as_ptr().add(from), bytes) };
-}
-
-/// A stream's lines in the window.
-#[inline(never)]
-fn lines(buffer: *mut Buffer, slot: *mut Slot) {
-    payload::lines(buffer, slot);
 }

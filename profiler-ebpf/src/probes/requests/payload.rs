@@ -1,29 +1,14 @@
 //! The bytes of a receive or send, read from the process's own buffers. The hooks fire after the
-//! copy, so the pages are there. A system call's buffers are found through its registers.
-//!
-//! Calls whose buffers are not plain (sendfile, splice, sendmmsg, io_uring) give nothing.
+//! copy, so the pages are there.
 
 use core::ffi::c_void;
-use core::mem::MaybeUninit;
 use core::ptr::{read_volatile, write_volatile};
 
-use aya_ebpf::Global;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs,
-};
-use profiler_ebpf::ABSENT;
-use profiler_ebpf::http1::{self, FRONT, KEPT, Memory, Payload, Tail, WINDOW, Window, mask};
-use profiler_ebpf::request::{Phase, Slot};
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
+use profiler_ebpf::http1::{FRONT, KEPT, WINDOW, Window, mask};
 
-use super::descriptors;
-use super::slots;
-use super::tail::{copy, tail};
-
-/// The most windows of one send: 63 KiB of what must be read (a plain body is not read at all).
-const WINDOWS: u32 = 64;
-
-/// Bytes of a head that are read at a time: the body behind it may not be needed.
-const HEAD_WINDOW: u64 = 384;
+use super::source::{Direction, Origin, Source};
+use super::tail::copy;
 
 /// The most pieces a window is put together from.
 const SEGMENTS: u32 = 64;
@@ -31,37 +16,14 @@ const SEGMENTS: u32 = 64;
 /// How many segments' addresses are read at a time.
 const BATCH: u64 = 4;
 
-/// Which way the bytes went.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Received,
-    Sent,
-}
-
-/// Where a task has its part of io_uring; it is null until it uses one.
-#[unsafe(no_mangle)]
-static TASK_IO_URING: Global<u32> = Global::new(ABSENT);
-
-/// Registers of a system call as the kernel saves them: `struct pt_regs`, an ABI.
-#[cfg(bpf_target_arch = "x86_64")]
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct Registers {
-    unused: [u64; 7],
-    pub(super) r10: u64,
-    unused_too: [u64; 4],
-    pub(super) dx: u64,
-    pub(super) si: u64,
-    pub(super) di: u64,
-    pub(super) orig_ax: u64,
-}
-
 /// A window of payload and where the rest of it lies in the process's memory.
 #[repr(C)]
 pub(super) struct Buffer {
     pub(super) window: Window,
-    /// An array of {address, length} in the process.
-    segments: u64,
+    /// Where the bytes begin, or an array of {address, length} in the process.
+    source: u64,
+    /// Bytes at `source`; 0 where they lie in segments, or nobody knows where.
+    plain: u64,
     segment_count: u64,
     next_segment: u64,
     /// Up to four of them, read together; the room is what the verifier allows for.
@@ -77,7 +39,7 @@ pub(super) struct Buffer {
     failed: u64,
 }
 
-/// Fields are read and written as volatile: see [`http1`].
+/// Fields are read and written as volatile: see [`profiler_ebpf::http1`].
 macro_rules! get {
     ($buffer:ident.$field:ident) => {
         // SAFETY: a field of the per-CPU buffer.
@@ -101,125 +63,28 @@ pub(super) unsafe fn read_user(to: *mut u8, length: u64, from: u64) -> bool {
     unsafe { bpf_probe_read_user(to.cast::<c_void>(), length as u32, from as *const c_void) == 0 }
 }
 
-/// Where bytes lie.
-#[derive(Clone, Copy)]
-pub(super) enum Source {
-    /// At this address.
-    Plain(u64),
-    /// In segments: the address of an array of {address, length}, and how many there are.
-    Segments(u64, u64),
-    /// In no plain buffers: sendfile, splice, sendmmsg, io_uring.
-    Unknown,
-}
-
-/// Says where the bytes of a receive or send lie. It is asked only where they must be read.
-pub(super) trait Origin: Copy {
-    /// True where a TLS session's bytes are ciphertext.
-    const BELOW_TLS: bool = true;
-
-    /// Where they are.
-    fn source(self, direction: Direction) -> Source;
-
-    /// Where they can be put.
-    #[inline(always)]
-    fn buffer(self) -> Option<*mut Buffer> {
-        slots::buffer()
-    }
-}
-
-/// In the buffers of the system call that is running, if it is one on this socket.
-#[derive(Clone, Copy)]
-pub(super) struct Syscall {
-    /// The socket's address.
-    pub(super) socket: u64,
-}
-
-impl Origin for Syscall {
-    #[inline(always)]
-    fn source(self, direction: Direction) -> Source {
-        syscall_source(direction, self.socket)
-    }
-}
-
-/// Finds the bytes of the running system call, if it is one on `socket`, through its registers.
-///
-/// The work of an io_uring is done on the way out of any system call, or by threads of its own:
-/// in a process that uses one, the call's own descriptor must lead to the socket.
-#[inline(always)]
-fn syscall_source(direction: Direction, socket: u64) -> Source {
-    #[cfg(bpf_target_arch = "x86_64")]
-    {
-        // SAFETY: the current task always exists; the helper returns a trusted pointer.
-        let task = unsafe { bpf_get_current_task_btf() };
-        // SAFETY: as above.
-        let registers = unsafe { bpf_task_pt_regs(task) } as *const Registers;
-        // SAFETY: a trusted pointer to `pt_regs`.
-        let (number, first, second, third) = unsafe {
-            (
-                (*registers).orig_ax,
-                (*registers).di,
-                (*registers).si,
-                (*registers).dx,
-            )
-        };
-        if uses_io_uring(task as *const u8) && !descriptors::leads_to(first, socket) {
-            return Source::Unknown;
-        }
-        let (plain, plain_to, vector, message) = match direction {
-            // read, recvfrom, readv, recvmsg; write, sendto, writev, sendmsg
-            Direction::Received => (0, 45, 19, 47),
-            Direction::Sent => (1, 44, 20, 46),
-        };
-        if number == plain || number == plain_to {
-            return Source::Plain(second);
-        }
-        if number == vector {
-            return Source::Segments(second, third);
-        }
-        if number == message {
-            let mut vector = MaybeUninit::<[u64; 2]>::uninit();
-            let to = vector.as_mut_ptr().cast::<u8>();
-            // SAFETY: two words; `msg_iov` and `msg_iovlen` of `struct msghdr`.
-            if unsafe { read_user(to, 16, second.wrapping_add(16)) } {
-                // SAFETY: just read.
-                let [address, count] = unsafe { vector.assume_init() };
-                return Source::Segments(address, count);
-            }
-        }
-    }
-    Source::Unknown
-}
-
-/// True if the task uses an io_uring, or once did.
-#[inline(always)]
-fn uses_io_uring(task: *const u8) -> bool {
-    match TASK_IO_URING.load() {
-        // Built without: there is none to use.
-        ABSENT => false,
-        // SAFETY: a trusted pointer to a task, and a pointer among its members.
-        offset => unsafe { !(*task.add(offset as usize).cast::<*const u8>()).is_null() },
-    }
-}
-
-/// Prepares to read the `total` bytes at `origin`. Of bytes in no plain buffers nothing will be
-/// read.
+/// Notes where the `total` bytes of a receive or send lie, which are to be read. Of bytes in no
+/// plain buffers nothing will be.
 #[inline(always)]
 pub(super) fn open<O: Origin>(buffer: *mut Buffer, origin: O, direction: Direction, total: u64) {
-    set!(buffer.segment_count = 0);
+    let (source, plain, segments) = match origin.source(direction) {
+        Source::Plain(address) => (address, total, 0),
+        Source::Segments(address, count) => (address, 0, count),
+        Source::Unknown => (0, 0, 0),
+    };
+    set!(buffer.source = source);
+    set!(buffer.plain = plain);
+    set!(buffer.segment_count = segments);
+    rewind(buffer);
+}
+
+/// Goes back to the beginning of what is open.
+#[inline(always)]
+pub(super) fn rewind(buffer: *mut Buffer) {
     set!(buffer.next_segment = 0);
-    set!(buffer.left = 0);
     set!(buffer.skip = 0);
-    match origin.source(direction) {
-        Source::Plain(address) => {
-            set!(buffer.address = address);
-            set!(buffer.left = total);
-        }
-        Source::Segments(address, count) => {
-            set!(buffer.segments = address);
-            set!(buffer.segment_count = count);
-        }
-        Source::Unknown => {}
-    }
+    set!(buffer.address = get!(buffer.source));
+    set!(buffer.left = get!(buffer.plain));
 }
 
 #[inline(always)]
@@ -254,6 +119,18 @@ fn segment(buffer: *mut Buffer, n: u64) -> [u64; 2] {
 /// Reads up to `wanted` (≤ [`WINDOW`]) bytes to [`FRONT`]; returns how many, 0 if none can be.
 #[inline(always)]
 pub(super) fn fill(buffer: *mut Buffer, wanted: u64) -> u64 {
+    // SAFETY: this CPU's buffer.
+    unsafe { fill_window(buffer, wanted) }
+}
+
+/// # Safety
+/// `buffer` is an entry of its map, or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn fill_window(buffer: *mut Buffer, wanted: u64) -> u64 {
+    if buffer.is_null() {
+        return 0;
+    }
     let wanted = if wanted < WINDOW as u64 {
         wanted
     } else {
@@ -303,7 +180,7 @@ unsafe extern "C" fn fill_step(_: u64, context: *mut *mut Buffer) -> i64 {
         }
         set!(buffer.next_segment = next + 1);
         if next % BATCH == 0 {
-            let from = get!(buffer.segments).wrapping_add(next * 16);
+            let from = get!(buffer.source).wrapping_add(next * 16);
             if !read_batch(buffer, from, get!(buffer.segment_count) - next) {
                 set!(buffer.failed = 1);
                 return 1;
@@ -340,155 +217,66 @@ pub(super) fn skip(buffer: *mut Buffer, bytes: u64) {
     set!(buffer.skip = get!(buffer.skip).wrapping_add(bytes));
 }
 
-/// A send of a followed socket. It lies on the stack, and holds nothing but two pointers into
-/// maps: loops' callbacks get at it through a stack pointer.
-#[repr(C)]
-struct Send {
-    buffer: *mut Buffer,
-    slot: *mut Slot,
-}
-
-impl Memory for Send {
-    #[inline(always)]
-    unsafe fn copy(to: *mut u8, from: *const u8, bytes: u64) {
-        copy(to, from, bytes);
-    }
-}
-
-impl Payload for Send {
-    #[inline(always)]
-    fn parts(&mut self) -> (&mut Window, &mut Slot) {
-        // SAFETY: entries of two maps; this program alone uses them while it runs (a second
-        // system call on the same socket at the same moment can garble a request, no more).
-        unsafe { (&mut (*self.buffer).window, &mut *self.slot) }
-    }
-
-    #[inline(always)]
-    fn with_tail(&mut self) -> (&mut Window, &mut Slot, Option<&mut Tail>) {
-        let tail = tail(self.slot);
-        let (window, slot) = self.parts();
-        (window, slot, tail)
-    }
-
-    #[inline(always)]
-    fn fill(&mut self) -> u64 {
-        let (window, slot) = self.parts();
-        let remaining = window.remaining();
-        let in_head = slot.facts.phase == Phase::WAITING || slot.facts.phase == Phase::HEAD;
-        let wanted = if in_head && remaining > HEAD_WINDOW {
-            HEAD_WINDOW
-        } else {
-            remaining
-        };
-        fill(self.buffer, wanted)
-    }
-
-    #[inline(always)]
-    fn skip(&mut self, bytes: u64) {
-        skip(self.buffer, bytes);
-    }
-
-    #[inline(always)]
-    fn steps(&mut self) {
-        // Every step takes a byte at least, so this many always do.
-        // SAFETY: the callback takes this context; it lives until the loop returns.
-        unsafe {
-            bpf_loop(
-                WINDOW as u32 + 1,
-                step as *const () as *mut c_void,
-                (&raw mut *self).cast::<c_void>(),
-                0,
-            );
+/// Reads the first bytes to [`FRONT`], at most `most` (≤ 511) and only those of the first piece;
+/// returns how many, 0 if they cannot be read.
+#[inline(always)]
+pub(super) fn read_first(buffer: *mut Buffer, most: u64) -> u64 {
+    let mut address = get!(buffer.source);
+    let mut piece = get!(buffer.plain);
+    if piece == 0 {
+        if get!(buffer.segment_count) == 0 || !read_batch(buffer, address, 1) {
+            return 0;
         }
+        [address, piece] = segment(buffer, 0);
     }
-}
-
-/// Follows the lines that the window holds, whose place and end its caller has set.
-#[inline(always)]
-pub(super) fn lines(buffer: *mut Buffer, slot: *mut Slot) {
-    Send { buffer, slot }.steps();
-}
-
-#[inline(never)]
-unsafe extern "C" fn step(_: u64, send: *mut Send) -> i64 {
-    // SAFETY: the context `steps` passed.
-    i64::from(http1::step(unsafe { &mut *send }))
-}
-
-#[inline(never)]
-unsafe extern "C" fn window(_: u64, send: *mut Send) -> i64 {
-    // SAFETY: the context `follow` passed.
-    i64::from(http1::window(unsafe { &mut *send }))
-}
-
-/// Takes a send of `total` bytes that is one event of a stream. If it is not, returns how many
-/// bytes it has read ahead.
-#[inline(always)]
-pub(super) fn event<O: Origin>(
-    buffer: *mut Buffer,
-    slot: *mut Slot,
-    origin: O,
-    total: u64,
-    now: u64,
-) -> Result<(), u64> {
-    // SAFETY: a slot of the array.
-    if !http1::may_be_event(unsafe { &*slot }, total) || !read_small(buffer, origin, total) {
-        return Err(0);
-    }
-    if http1::event(&mut Send { buffer, slot }, total, now) {
-        Ok(())
+    let length = mask::<0x1ff>(if piece < most { piece } else { most });
+    let to = buffer_mut(buffer).window.bytes().as_mut_ptr();
+    // SAFETY: FRONT + 511 lies in the window's bytes.
+    if unsafe { read_user(to.add(FRONT), length, address) } {
+        length
     } else {
-        Err(total)
+        0
     }
 }
 
-/// Reads the last `bytes` (≤ [`KEPT`]) of a send's `total` to `to`; false if they cannot be read.
+/// Reads the beginning to [`FRONT`], at most `wanted` (≤ 511) bytes; returns how many, 0 if none
+/// can be.
 #[inline(always)]
-pub(super) fn read_end<O: Origin>(
-    buffer: *mut Buffer,
-    to: *mut u8,
-    origin: O,
-    total: u64,
-    bytes: u64,
-) -> bool {
-    let before = total.wrapping_sub(bytes);
-    if let Source::Plain(address) = origin.source(Direction::Sent) {
-        let bytes = if bytes < KEPT as u64 {
-            bytes
-        } else {
-            KEPT as u64
-        };
-        // SAFETY: the caller's room.
-        return unsafe { read_user(to, bytes, address.wrapping_add(before)) };
+pub(super) fn beginning(buffer: *mut Buffer, total: u64, wanted: u64) -> u64 {
+    // SAFETY: this CPU's buffer.
+    unsafe { read_beginning(buffer, total, wanted) }
+}
+
+/// # Safety
+/// `buffer` is an entry of its map, or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn read_beginning(buffer: *mut Buffer, total: u64, wanted: u64) -> u64 {
+    if buffer.is_null() {
+        return 0;
     }
-    open(buffer, origin, Direction::Sent, total);
-    set!(buffer.skip = before);
-    if fill(buffer, bytes) != bytes {
+    let wanted = if total < wanted { total } else { wanted };
+    let read = read_first(buffer, wanted);
+    if read == wanted {
+        return read;
+    }
+    // In several pieces.
+    fill(buffer, wanted)
+}
+
+/// Reads all `total` (≤ [`WINDOW`]) bytes to [`FRONT`], if they lie in few segments.
+#[inline(always)]
+pub(super) fn read_small(buffer: *mut Buffer, total: u64) -> bool {
+    let to = buffer_mut(buffer).window.bytes().as_mut_ptr();
+    let source = get!(buffer.source);
+    let count = get!(buffer.segment_count);
+    if get!(buffer.plain) != 0 {
+        // SAFETY: FRONT + 1,023 lies in the window's bytes.
+        return unsafe { read_user(to.add(FRONT), mask::<0x3ff>(total), source) };
+    }
+    if count == 0 || count > BATCH || !read_batch(buffer, source, count) {
         return false;
     }
-    let from = buffer_mut(buffer).window.bytes().as_ptr();
-    // SAFETY: `fill` has put them there.
-    copy(to, unsafe { from.add(FRONT) }, KEPT as u64);
-    true
-}
-
-/// Reads all of a send's `total` (≤ [`WINDOW`]) bytes to [`FRONT`], if they lie in few segments.
-#[inline(always)]
-fn read_small<O: Origin>(buffer: *mut Buffer, origin: O, total: u64) -> bool {
-    let to = buffer_mut(buffer).window.bytes().as_mut_ptr();
-    let count = match origin.source(Direction::Sent) {
-        Source::Plain(address) => {
-            // SAFETY: FRONT + 1,023 lies in the window's bytes.
-            return unsafe { read_user(to.add(FRONT), mask::<0x3ff>(total), address) };
-        }
-        Source::Segments(address, count) if count <= BATCH => {
-            if !read_batch(buffer, address, count) {
-                return false;
-            }
-            count
-        }
-        _ => return false,
-    };
     let mut filled = 0;
     let mut i = 0;
     while i < BATCH {
@@ -514,27 +302,27 @@ fn read_small<O: Origin>(buffer: *mut Buffer, origin: O, total: u64) -> bool {
     filled == total
 }
 
-/// Follows a send of `total` bytes, of which `ahead` (all or none) lie at [`FRONT`]. What it
-/// leaves in the window as remaining lies behind the response's end.
+/// Reads the last `bytes` (≤ [`KEPT`]) of `total` to `to`; false if they cannot be read.
 #[inline(always)]
-pub(super) fn follow<O: Origin>(
-    buffer: *mut Buffer,
-    slot: *mut Slot,
-    origin: O,
-    total: u64,
-    ahead: u64,
-    now: u64,
-) {
-    open(buffer, origin, Direction::Sent, total);
-    buffer_mut(buffer).window.begin(total, now, ahead);
-    let mut send = Send { buffer, slot };
-    // SAFETY: as in `steps`.
-    unsafe {
-        bpf_loop(
-            WINDOWS,
-            window as *const () as *mut c_void,
-            (&raw mut send).cast::<c_void>(),
-            0,
-        );
+pub(super) fn read_end(buffer: *mut Buffer, to: *mut u8, total: u64, bytes: u64) -> bool {
+    let before = total.wrapping_sub(bytes);
+    if get!(buffer.plain) != 0 {
+        let bytes = if bytes < KEPT as u64 {
+            bytes
+        } else {
+            KEPT as u64
+        };
+        let from = get!(buffer.source).wrapping_add(before);
+        // SAFETY: the caller's room.
+        return unsafe { read_user(to, bytes, from) };
     }
+    rewind(buffer);
+    skip(buffer, before);
+    if fill(buffer, bytes) != bytes {
+        return false;
+    }
+    let from = buffer_mut(buffer).window.bytes().as_ptr();
+    // SAFETY: `fill` has put them there.
+    copy(to, unsafe { from.add(FRONT) }, KEPT as u64);
+    true
 }

@@ -10,8 +10,8 @@ use profiler_ebpf::owners::FIRST_SERVICE;
 
 use super::calls::{receive_matters, receive_returned, send_returned};
 use super::descriptors::socket_of;
-use super::payload::{Direction, Registers};
 use super::socket::read_kernel;
+use super::source::{Direction, Registers};
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;
 use crate::probes::syscalls::is_32_bit;

@@ -9,7 +9,7 @@ use aya_ebpf::maps::Array;
 use profiler_ebpf::http1::{KEPT, Tail};
 use profiler_ebpf::request::{Phase, Slot, TAIL};
 
-use super::payload::{Buffer, Origin, read_end};
+use super::payload::{Buffer, read_end};
 
 /// 1 if the ends of responses are kept.
 #[unsafe(no_mangle)]
@@ -46,7 +46,7 @@ pub(super) fn copy(to: *mut u8, from: *const u8, bytes: u64) {
 /// Keeps the end of a JSON response that does not stream, after a send of `total` bytes, if it
 /// is the end of the response or of a chunk.
 #[inline(always)]
-pub(super) fn keep_json<O: Origin>(buffer: *mut Buffer, slot: *mut Slot, origin: O, total: u64) {
+pub(super) fn keep_json(buffer: *mut Buffer, slot: *mut Slot, total: u64) {
     // SAFETY: a slot of the array, which is being written.
     let facts = unsafe { &mut (*slot).facts };
     let reached = facts.phase == Phase::IDLE || facts.phase == Phase::SIZE;
@@ -60,7 +60,7 @@ pub(super) fn keep_json<O: Origin>(buffer: *mut Buffer, slot: *mut Slot, origin:
         KEPT as u64
     };
     let to = tail.keep_whole(bytes);
-    if read_end(buffer, to, origin, total, bytes) {
+    if read_end(buffer, to, total, bytes) {
         facts.flags |= TAIL;
     }
 }

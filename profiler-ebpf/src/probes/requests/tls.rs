@@ -24,9 +24,10 @@ use profiler_ebpf::tls::{
 };
 
 use super::exchange::{client_left, received, sent};
-use super::payload::{Buffer, Direction, Origin, Source, read_user};
+use super::payload::{Buffer, read_user};
 use super::slots::{begin_write, end_write, find, swap};
 use super::socket::Untrusted;
+use super::source::{Direction, Origin, Source};
 use crate::probes::MMAPABLE;
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;

@@ -7,7 +7,8 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use profiler_ebpf::http1::{FRONT, WINDOW, trace};
 use profiler_ebpf::request::Slot;
 
-use super::payload::{Buffer, Direction, Origin, fill, open};
+use super::payload::{Buffer, fill, open};
+use super::source::{Direction, Origin};
 
 /// 1 if trace ids are asked for.
 #[unsafe(no_mangle)]

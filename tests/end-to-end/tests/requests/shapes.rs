@@ -104,6 +104,8 @@ fn a_client_of_the_service_is_told_from_a_foreign_one_on_every_family() {
     let mut own = Process::start(CALLER);
     let own_client = format!("{:?}", Client::Own(own.child.id()));
     let times = 50;
+    // Kept, so that no port is given out twice.
+    let mut listeners = Vec::new();
     for (bound, hosts) in [
         ("127.0.0.1:0", &["127.0.0.1"][..]),
         ("[::1]:0", &["::1"]),
@@ -131,6 +133,7 @@ fn a_client_of_the_service_is_told_from_a_foreign_one_on_every_family() {
                 let family = if bound.starts_with('[') { 10 } else { 2 };
                 assert!(seen.iter().all(|seen| seen.family == family));
                 assert!(seen.iter().all(|seen| seen.peer_port >= 1_024));
+                listeners.push(listener);
             }
         }
     }
