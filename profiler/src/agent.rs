@@ -5,6 +5,7 @@
 
 pub mod config;
 mod hops;
+mod memory;
 mod probes;
 mod sinks;
 mod start;
@@ -68,7 +69,7 @@ pub struct Agent {
     /// Since when services have no process, until they are forgotten.
     ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
-    /// When a request was last seen.
+    /// When a request last moved, other than the agent's own and those after somebody's health.
     served: Timestamp,
     hops: Hops,
     lost_requests: u64,
@@ -123,10 +124,14 @@ impl Agent {
             self.cpu_read = now;
             self.read_cpu();
         }
-        for booked in self.ledger.advance(now) {
-            self.book(booked);
-        }
-        if now.since(self.published) >= self.config.intervals.publish.as_nanos() as u64 {
+        let (tokens, sinks) = (&mut self.tokens, &mut self.sinks);
+        self.ledger.advance_into(now, |mut booked| {
+            tokens.count(&mut booked);
+            sinks.book(&booked);
+        });
+        let due = now.since(self.published) >= self.config.intervals.publish.as_nanos() as u64;
+        // The first figures are waited for.
+        if due || self.sinks.metrics.has_first_figures() {
             self.published = now;
             self.publish(now);
         }
@@ -145,8 +150,9 @@ impl Agent {
         // After the last look at requests: all that ended until then is counted.
         self.tokens.finish(&mut self.sinks, &self.services);
         let now = Timestamp::now();
-        for booked in self.ledger.finish(now) {
-            self.book(booked);
+        for mut booked in self.ledger.finish(now) {
+            self.tokens.count(&mut booked);
+            self.sinks.book(&booked);
         }
         self.sinks.summary.set_window(self.began, now);
         self.publish(now);
@@ -154,11 +160,6 @@ impl Agent {
             Some(error) => Err(error),
             None => Ok(self.sinks.summary.report()),
         }
-    }
-
-    fn book(&mut self, mut booked: Booked) {
-        self.tokens.count(&mut booked);
-        self.sinks.book(&booked);
     }
 
     fn take_news(&mut self, news: News) {
@@ -266,21 +267,24 @@ impl Agent {
         probes.poll_log();
         self.observed.clear();
         let until = probes.poll_requests(&mut self.observed);
-        if !self.observed.is_empty() {
-            self.served = Timestamp::now();
-        }
         // The agent's own requests were told before a server could see them.
         self.take_tokens();
         let Some(until) = until else {
             return;
         };
-        let mut observed = std::mem::take(&mut self.observed);
+        let observed = std::mem::take(&mut self.observed);
         for seen in &observed {
             self.hops.watch(seen);
         }
-        for seen in observed.drain(..) {
-            let Observed { at, request, .. } = seen;
-            if self.tokens.follow(&seen) || self.hops.is_hop(&self.services, &seen) {
+        for seen in &observed {
+            let Observed { at, request, .. } = *seen;
+            if self.tokens.follow(seen) {
+                continue;
+            }
+            if request.route != Route::Health {
+                self.served = self.served.max(at);
+            }
+            if self.hops.is_hop(&self.services, seen) {
                 continue;
             }
             if request.route == Route::Health {

@@ -18,7 +18,6 @@ mod flight;
 mod flights;
 mod floor;
 mod gpu;
-mod ids;
 mod meter;
 mod names;
 mod phases;
@@ -193,11 +192,19 @@ impl Ledger {
     /// Closes every interval whose facts have all been told, or that has waited long enough at
     /// `now`, and books the requests that this completes.
     pub fn advance(&mut self, now: Timestamp) -> Vec<Booked> {
+        let mut all = Vec::new();
+        self.advance_into(now, |booked| all.push(booked));
+        all
+    }
+
+    /// As [`Self::advance`], one by one: when a meter is read at last, all that waited for it
+    /// comes at once.
+    pub fn advance_into(&mut self, now: Timestamp, mut out: impl FnMut(Booked)) {
         self.close_ready(now);
         self.walk_the_silent(now);
         self.forget();
-        self.book_requests(self.told(now));
-        std::mem::take(&mut self.booked)
+        self.booked.drain(..).for_each(&mut out);
+        self.book_requests(self.told(now), out);
     }
 
     /// Closes everything: requests in flight become incomplete and are booked with what they
@@ -209,8 +216,9 @@ impl Ledger {
         self.place_edges();
         self.close_all();
         self.forget();
-        self.book_requests(Timestamp(u64::MAX));
-        std::mem::take(&mut self.booked)
+        let mut all = std::mem::take(&mut self.booked);
+        self.book_requests(Timestamp(u64::MAX), |booked| all.push(booked));
+        all
     }
 
     /// The meter's idle floor, if it is known.
@@ -276,7 +284,7 @@ impl Ledger {
             }
             for meter in &mut self.meters {
                 if edge.at <= meter.walk.until() {
-                    let place = close::energy_place(meter.meter.component, edge.kind);
+                    let place = close::energy_place(meter.meter.component, edge.kind());
                     let added = meter.walk.take_late(&edge);
                     flight.energies[place] = flight.energies[place].wrapping_add(added);
                 } else {

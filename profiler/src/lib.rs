@@ -1,6 +1,6 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
-//! Floors, and nobody reaches up: `units`, `clock`, `finding` < `ledger` < `probes`, `meters`, `services`,
+//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding` < `ledger` < `probes`, `meters`, `services`,
 //! `tokens` (sources) and `export`, `recording` (sinks) < `agent`, `report` < `cli`. See
 //! `docs/architecture.md`.
 
@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod export;
 pub mod finding;
+mod ids;
 pub mod ledger;
 pub mod meters;
 pub mod probes;

@@ -6,7 +6,7 @@
 //! processes come and go.
 //!
 //! Everything is as of the latest [`Services::refresh`]: with one a second, a new process of a
-//! service is known within a second, and so is its first listener; another one within five, if
+//! service is known within a second, and so is its first listener; another one within ten, if
 //! its processes stay the same. A child that lives for less than
 //! that may never be known; its CPU time is then `other`.
 //!

@@ -6,8 +6,10 @@
 mod bpf;
 mod inference;
 mod interval;
+mod paced;
 mod pairs;
 mod peers;
+mod plain;
 mod requests;
 mod scheduler;
 mod servers;
@@ -59,9 +61,9 @@ pub(crate) struct Options {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// At rest, and beside an inference server
+    /// At rest, beside an inference server and beside a static one
     Agent,
-    /// Following requests: per call, at a rate, and what servers lose
+    /// Following requests: per call, and what servers lose
     Requests,
     /// Per context switch
     Scheduler,
@@ -143,6 +145,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut rows = Vec::new();
     if wanted(Part::Agent) {
         rows.extend(inference::measure(&folder, lengths)?);
+        rows.extend(plain::measure(&folder, lengths)?);
     }
     if wanted(Part::Requests) {
         rows.extend(requests::measure(

@@ -29,7 +29,14 @@ const PACKAGES: &[(&str, &str)] = &[
 const SERVERS: &[&str] = &["nginx", "wrk"];
 
 /// Modules that tests of the kernel's own TLS need, in the order they are loaded.
-const MODULES: &[&str] = &["gf128mul", "ghash-generic", "ctr", "gcm", "tls"];
+const MODULES: &[&str] = &[
+    "gf128mul",
+    "ghash-generic",
+    "ctr",
+    "crypto_null",
+    "gcm",
+    "tls",
+];
 
 /// Emulated machines are slow; one that has stopped is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(900);

@@ -8,9 +8,8 @@
 //! whose own requests cannot be read (TLS), which are counted where they first can be. Where the
 //! kernel does not say it, the listeners decide.
 
-use std::collections::{HashMap, HashSet};
-
 use crate::clock::Timestamp;
+use crate::ids::{IdSet, Ids};
 use crate::ledger::{RequestId, Route};
 use crate::probes::requests::{Client, Observed};
 use crate::services::Service;
@@ -22,10 +21,10 @@ const PASSED_ON_WITHIN: u64 = 60_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Hops {
     /// The start of the latest request that each process read.
-    read: HashMap<u32, Timestamp>,
+    read: Ids<u32, Timestamp>,
     /// Requests that are open and were told: they stay told. A front whose own requests could not
     /// be read at first may have sent one.
-    told: HashSet<RequestId>,
+    told: IdSet<RequestId>,
 }
 
 impl Hops {

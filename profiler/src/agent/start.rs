@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::Agent;
 use super::config::{self, Config};
 use super::hops::Hops;
+use super::memory;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
 use super::tokens::Tokens;
@@ -66,6 +67,7 @@ impl Agent {
             requests_required,
             on_gpus,
         } = options;
+        memory::give_back_what_is_freed();
         let discovery = meters::discover(&meters_config(&config));
         for finding in &discovery.findings {
             let fix = finding

@@ -7,10 +7,10 @@
 mod endpoints;
 mod engines;
 
-use std::collections::HashMap;
 use std::io;
 
 use super::sinks::Sinks;
+use crate::ids::Ids;
 use crate::ledger::{Booked, EngineLoad, Outcome, RequestId, Route, TokenCount, Usage};
 use crate::probes::requests::Observed;
 use crate::services::Service;
@@ -25,7 +25,7 @@ const MOST_UNBOOKED: usize = 65_536;
 pub(super) struct Tokens {
     calibration: Calibration,
     /// What servers said of requests that are not booked yet.
-    said: HashMap<RequestId, Usage>,
+    said: Ids<RequestId, Usage>,
     /// `None` where engines' metrics are not to be read.
     engines: Option<Engines>,
 }

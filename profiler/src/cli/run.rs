@@ -1,14 +1,16 @@
 //! `perjoule run`: the agent as a service. Serves `/metrics` until SIGINT or SIGTERM.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::sleep;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::settings::{Target, start_log};
 use super::{EXIT_USAGE, usage};
@@ -37,39 +39,67 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        // Before anything is attached: a taken port leaves nothing behind.
+    // Before anything is attached: a taken port leaves nothing behind.
+    let (listener, signals) = runtime.block_on(async {
         let listener = TcpListener::bind(listen).await.with_context(|| {
             format!("cannot serve /metrics on {listen}; is another agent running? try --listen")
         })?;
-        let address = listener.local_addr()?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut agent = Agent::start(AgentOptions {
-            config,
-            journal: options.target.journal,
-            requests_required: false,
-            on_gpus: true,
-        })?;
-        log::info!("metrics on http://{address}/metrics");
+        anyhow::Ok((listener, Signals::new()?))
+    })?;
+    let address = listener.local_addr()?;
+    let mut agent = Agent::start(AgentOptions {
+        config,
+        journal: options.target.journal,
+        requests_required: false,
+        on_gpus: true,
+    })?;
+    log::info!("metrics on http://{address}/metrics");
 
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::spawn(export::http::serve(listener, agent.exposition(), async {
-            // The sender is dropped at the end, which is the same sign.
-            let _ = stopped.await;
+    // Scrapes and signals wait on a thread of their own: an event loop that also ticks wakes
+    // nearly three times a tick.
+    let exposition = agent.exposition();
+    let (tell, told) = mpsc::channel();
+    let front = thread::Builder::new().name("http".into()).spawn(move || {
+        runtime.block_on(export::http::serve(listener, exposition, async {
+            let name = signals.next().await;
+            // Nobody listens any more where the agent has failed.
+            let _ = tell.send(name);
         }));
-        let name = loop {
-            tokio::select! {
-                () = sleep(agent.period()) => agent.tick(),
-                _ = interrupt.recv() => break "SIGINT",
-                _ = terminate.recv() => break "SIGTERM",
-            }
-        };
-        log::info!("{name}: draining");
-        drop(stop);
-        let finished = agent.finish();
-        server.await?;
-        finished?;
-        Ok(ExitCode::SUCCESS)
-    })
+    })?;
+    let name = loop {
+        match told.recv_timeout(agent.period()) {
+            Ok(name) => break name,
+            Err(RecvTimeoutError::Timeout) => agent.tick(),
+            Err(RecvTimeoutError::Disconnected) => bail!("the thread that serves /metrics ended"),
+        }
+    };
+    log::info!("{name}: draining");
+    let finished = agent.finish();
+    if front.join().is_err() {
+        bail!("the thread that serves /metrics failed");
+    }
+    finished?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The signals that end the agent.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
 }

@@ -8,6 +8,7 @@ use super::process;
 use super::snapshot::{Exposition, Snapshot};
 use super::totals::{ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
 use crate::clock::Timestamp;
+use crate::ids::Ids;
 use crate::ledger::{
     Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Meter, MeterId, Owner,
     ServiceId, Source, TokenDelta,
@@ -22,10 +23,12 @@ pub const MAX_SERVICES: usize = 200;
 pub struct Metrics {
     totals: Totals,
     meters: HashMap<MeterId, MeterKey>,
-    services: HashMap<ServiceId, ServiceKey>,
+    services: Ids<ServiceId, ServiceKey>,
     process_start: Option<f64>,
     /// True once an interval has been booked.
     ready: bool,
+    /// True once a snapshot has shown one.
+    shows_figures: bool,
     exposition: Arc<Exposition>,
 }
 
@@ -59,9 +62,10 @@ impl Metrics {
                 dropped: BTreeMap::new(),
             },
             meters: HashMap::new(),
-            services: HashMap::new(),
+            services: Ids::default(),
             process_start: process::start_seconds(),
             ready: false,
+            shows_figures: false,
             exposition: Arc::new(Exposition::default()),
         }
     }
@@ -153,10 +157,13 @@ impl Metrics {
 
     /// A service nobody described is `unknown`: its joules are kept.
     fn service(&mut self, id: ServiceId) -> Option<&mut ServiceTotals> {
-        if !self.services.contains_key(&id) {
-            self.describe_service(id, "", None);
-        }
-        let number = self.services.get(&id)?.number;
+        let number = match self.services.get(&id) {
+            Some(known) => known.number,
+            None => {
+                self.describe_service(id, "", None);
+                self.services.get(&id)?.number
+            }
+        };
         self.totals.service(number)
     }
 
@@ -268,8 +275,14 @@ impl Metrics {
         *dropped = total.max(*dropped);
     }
 
+    /// True if an interval has been booked and no snapshot shows one yet.
+    pub fn has_first_figures(&self) -> bool {
+        self.ready && !self.shows_figures
+    }
+
     /// Makes everything told so far visible to scrapes.
     pub fn publish(&mut self, now: Timestamp) {
+        self.shows_figures = self.ready;
         self.exposition.set(Snapshot::new(
             self.totals.clone(),
             process::read(self.process_start),

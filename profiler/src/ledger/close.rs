@@ -10,7 +10,7 @@ use super::flights::Flights;
 use super::gpu::{self, Division, Question};
 use super::meter::{Held, MeterState, Pending};
 use super::walk::Stretch;
-use super::work::{ENERGY_PLACES, KINDS, Kind};
+use super::work::{ENERGY_PLACES, KINDS, Kind, Timeline};
 use super::{Accounts, Booked, BookedInterval, BookedRequest, Component, Ledger, MeterId, bound};
 use crate::clock::Timestamp;
 use crate::units::Microjoules;
@@ -37,6 +37,7 @@ impl Ledger {
             self.flights.resolve(now, &mut self.edges);
             self.place_edges();
         }
+        self.flights.list_waiting();
         for meter in 0..self.meters.len() {
             while let Some(pending) = self
                 .meters
@@ -145,7 +146,13 @@ impl Ledger {
         let Some(meter) = self.meters.get_mut(place) else {
             return;
         };
-        put(&mut self.flights, meter, &self.stretch, &division.energies);
+        put(
+            &mut self.flights,
+            meter,
+            &self.timeline,
+            &self.stretch,
+            &division.energies,
+        );
         meter.account(&division.accounts);
         self.furthest = self.furthest.max(meter.walk.until());
         let component = meter.component();
@@ -207,13 +214,15 @@ impl Ledger {
                 base,
                 kappa: meter.phases.ratio(),
                 stretch,
+                timeline: &self.timeline,
                 held: held.as_ref(),
                 services: &services,
                 spacing: &spacing,
                 lost,
             }),
             Component::Cpu | Component::Dram => {
-                cpu::divide(pending.energy, base, stretch, &self.cpu_times)
+                let (timeline, times) = (&self.timeline, &self.cpu_times);
+                cpu::divide(pending.energy, base, stretch, timeline, times)
             }
         };
         if known_base.is_some() && division.busy > 0.0 {
@@ -233,7 +242,8 @@ impl Ledger {
         };
         if meter.walk.until() < to {
             meter.walk.look(&self.timeline, to, &mut self.stretch);
-            put(&mut self.flights, meter, &self.stretch, &[]);
+            let timeline = &self.timeline;
+            put(&mut self.flights, meter, timeline, &self.stretch, &[]);
             self.furthest = self.furthest.max(to);
         }
     }
@@ -242,7 +252,8 @@ impl Ledger {
         if self.meters.is_empty() && self.before_meters.until() < to {
             self.before_meters
                 .look(&self.timeline, to, &mut self.stretch);
-            self.before_meters.go(&self.stretch, &[], |_, _| {});
+            self.before_meters
+                .go(&self.timeline, &self.stretch, &[], |_, _| {});
             self.furthest = self.furthest.max(to);
         }
     }
@@ -294,8 +305,11 @@ impl Ledger {
     }
 
     /// Books the requests that ended by `told` and that every meter has passed.
-    pub(super) fn book_requests(&mut self, told: Timestamp) {
+    pub(super) fn book_requests(&mut self, told: Timestamp, mut out: impl FnMut(Booked)) {
         let until = self.walked().min(told);
+        let meters = &self.meters;
+        let has = [Component::Gpu, Component::Cpu, Component::Dram]
+            .map(|component| meters.iter().any(|m| m.meter.component == component));
         while let Some(flight) = self.flights.take_ended(until) {
             let Some(service) = self.flights.services.get_mut(flight.service as usize) else {
                 continue;
@@ -319,20 +333,18 @@ impl Ledger {
                 service.booked[component] += part;
                 sums[component] = Microjoules(u64::try_from(part).unwrap_or(0));
             }
-            let joules = |exact: u128| exact as f64 / (1_u128 << ENERGY_PLACES) as f64;
+            let joules = |exact: u128| match exact {
+                0 => 0.0,
+                exact => exact as f64 / (1_u128 << ENERGY_PLACES) as f64,
+            };
             let (class, error_ratio) =
                 bound::judge(&flight, &flight.energies.map(joules), &self.meters);
-            let has = |component| {
-                self.meters
-                    .iter()
-                    .any(|meter| meter.meter.component == component)
-            };
             let [gpu, cpu, dram] = sums;
-            self.booked.push(Booked::Request(BookedRequest {
+            out(Booked::Request(BookedRequest {
                 request: flight.request,
-                gpu: has(Component::Gpu).then_some(gpu),
-                cpu: has(Component::Cpu).then_some(cpu),
-                dram: has(Component::Dram).then_some(dram),
+                gpu: has[0].then_some(gpu),
+                cpu: has[1].then_some(cpu),
+                dram: has[2].then_some(dram),
                 class,
                 error_ratio,
                 tokens: None,
@@ -345,13 +357,14 @@ impl Ledger {
 fn put(
     flights: &mut Flights,
     meter: &mut MeterState,
+    timeline: &Timeline,
     stretch: &Stretch,
     energies: &[[u64; KINDS]],
 ) {
     let component = meter.meter.component;
-    meter.walk.go(stretch, energies, |edge, added| {
+    meter.walk.go(timeline, stretch, energies, |edge, added| {
         if let Some(flight) = flights.get_mut(edge.flight) {
-            let energy = &mut flight.energies[energy_place(component, edge.kind)];
+            let energy = &mut flight.energies[energy_place(component, edge.kind())];
             *energy = energy.wrapping_add(added);
         }
     });

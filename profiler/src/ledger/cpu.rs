@@ -9,7 +9,7 @@ use super::floor::Base;
 use super::gpu::{Division, ServiceShareParts, above};
 use super::split::split;
 use super::walk::Stretch;
-use super::work::{KINDS, Kind};
+use super::work::{KINDS, Kind, Timeline};
 use super::{CpuTime, Owner};
 use crate::clock::Timestamp;
 use crate::units::Microjoules;
@@ -98,6 +98,7 @@ pub(super) fn divide(
     energy: Microjoules,
     base: Base,
     stretch: &Stretch,
+    timeline: &Timeline,
     times: &CpuTimes,
 ) -> Division {
     let (mut accounts, left) = above(energy, base);
@@ -141,7 +142,7 @@ pub(super) fn divide(
     }
     accounts.unattributed = Microjoules(left - placed);
     let services: Vec<u32> = (0..stretch.amounts.len() as u32).collect();
-    let busy = stretch.busy(&services) as f64 * 1e-9;
+    let busy = stretch.busy(timeline, &services) as f64 * 1e-9;
     Division {
         accounts,
         shares,

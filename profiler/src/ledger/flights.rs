@@ -15,12 +15,12 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::flight::{Flight, Mode, in_order};
-use super::ids::{IdSet, Ids};
 use super::prefill::{Prompt, SAME_STEP};
 use super::service::Service;
 use super::work::{Change, Edge, Kind, RATE_ONE, Worker};
 use super::{End, EngineLoad, Outcome, Request, RequestId, Route, ServiceId};
 use crate::clock::Timestamp;
+use crate::ids::{IdSet, Ids};
 
 /// Identities of booked requests that are remembered, so that a late word about one of them does
 /// not bring it back.
@@ -33,6 +33,8 @@ struct First {
     id: RequestId,
     flight: u32,
     service: u32,
+    /// Among those of its service that wait.
+    listed: bool,
 }
 
 /// All requests that are not booked yet.
@@ -81,13 +83,17 @@ impl Flights {
         told: Timestamp,
         edges: &mut Vec<Edge>,
     ) {
+        let mut is_new = false;
         let flight = match self.index.get(&request.id) {
             Some(&flight) => flight,
             None if self.booked.contains(&request.id) || (request.end.is_none() && at < told) => {
                 self.ignored += 1;
                 return;
             }
-            None => self.start(at, request, edges),
+            None => {
+                is_new = true;
+                self.start(at, request, edges)
+            }
         };
         let Some(known) = self.slots.get_mut(flight as usize).and_then(Option::as_mut) else {
             return;
@@ -120,13 +126,16 @@ impl Flights {
             return;
         }
         if let (None, Some(first)) = (had_first_data, request.first_data) {
-            let service = known.service;
             self.firsts.push(First {
                 at: first,
                 id: request.id,
                 flight,
-                service,
+                service: known.service,
+                listed: !is_new,
             });
+        }
+        if let Some(last) = request.last_data.max(request.first_data) {
+            service.put_out(last);
         }
         known.follow_chunks(looked, worker, service, edges);
         if let Some(end) = request.end {
@@ -152,6 +161,7 @@ impl Flights {
         let service = self.service(request.service);
         let flight = self.free.pop().unwrap_or(self.slots.len() as u32);
         let free = request.route == Route::Health || request.begins_session();
+        let known_first = request.first_data;
         let known = Flight::new(at, request, service, free);
         if let Some(slot) = self.slots.get_mut(flight as usize) {
             *slot = Some(known);
@@ -165,7 +175,9 @@ impl Flights {
                 service.carry = [1 << 63; 3];
             }
             service.open += 1;
-            if !free {
+            // With first data already there it rarely waits for longer than this poll: see
+            // `list_waiting`.
+            if !free && known_first.is_none() {
                 service.waiting.insert((request.start, flight));
             }
         }
@@ -185,8 +197,15 @@ impl Flights {
     }
 
     /// Says of the requests in an engine's queue that they are there: of those without first data
-    /// the youngest. An engine takes requests in the order in which they come.
+    /// the youngest. An engine takes requests in the order in which they come. It counts them
+    /// between two steps, and some count one as waiting until its first token, so that it was
+    /// certainly there only at the end of a step before it was asked: nothing goes out while a
+    /// prompt is read.
     pub(super) fn queue(&mut self, told: Timestamp) {
+        if self.loads.is_empty() {
+            return;
+        }
+        self.list_waiting();
         while let Some(&EngineLoad {
             service,
             asked: at,
@@ -201,7 +220,11 @@ impl Flights {
             let Some(place) = self.service_index.get(&service) else {
                 continue;
             };
-            let Some(service) = self.services.get(*place as usize) else {
+            let Some(service) = self.services.get_mut(*place as usize) else {
+                continue;
+            };
+            service.tells_queue = true;
+            let Some(waited_until) = service.step_before(at) else {
                 continue;
             };
             let silent = |start: Timestamp, flight: u32| {
@@ -211,8 +234,23 @@ impl Flights {
             };
             for flight in service.youngest(waiting, silent) {
                 if let Some(known) = self.get_mut(flight) {
-                    known.queued_until = known.queued_until.max(at);
+                    known.queued_until = known.queued_until.max(waited_until);
                 }
+            }
+        }
+    }
+
+    /// Lists the requests whose first data is known and not resolved yet among those that wait.
+    /// Most are resolved before anybody asks, so this is put off until then.
+    pub(super) fn list_waiting(&mut self) {
+        for first in self.firsts.iter_mut().filter(|first| !first.listed) {
+            first.listed = true;
+            let known = self.slots.get(first.flight as usize);
+            if let Some(known) = known.and_then(Option::as_ref)
+                && known.request.id == first.id
+                && let Some(service) = self.services.get_mut(first.service as usize)
+            {
+                service.waiting.insert((known.request.start, first.flight));
             }
         }
     }
@@ -220,9 +258,6 @@ impl Flights {
     /// Resolves first data up to `told`, in order of time.
     pub(super) fn resolve(&mut self, told: Timestamp, edges: &mut Vec<Edge>) {
         let ready = |first: &First| first.at <= told;
-        if !self.firsts.iter().any(ready) {
-            return;
-        }
         let mut firsts: Vec<First> = self.firsts.extract_if(.., |first| ready(first)).collect();
         firsts.sort_unstable_by_key(|first| (first.service, first.at, first.id));
         let mut rest = firsts.as_slice();
@@ -237,12 +272,13 @@ impl Flights {
 
     /// Resolves first data that left the same step.
     fn resolve_step(&mut self, step: &[First], edges: &mut Vec<Edge>) {
-        let mut prompts = Vec::with_capacity(step.len());
+        let mut prompts = Vec::new();
         let mut last = Timestamp(0);
         for &First {
             at,
             flight,
             service,
+            listed,
             ..
         } in step
         {
@@ -260,7 +296,9 @@ impl Flights {
                 end,
                 ..
             } = known.request;
-            service.forget(start, flight);
+            if listed {
+                service.forget(start, flight);
+            }
             let start = known.queued_until.min(at);
             service.kinds.count(streamed);
             if matches!(known.mode, Mode::Presumed(_)) {

@@ -15,7 +15,7 @@ use super::floor::Base;
 use super::meter::Held;
 use super::split::split;
 use super::walk::Stretch;
-use super::work::{CHUNK, KINDS, Kind, RATE_ONE};
+use super::work::{CHUNK, KINDS, Kind, RATE_ONE, Timeline};
 use super::{Accounts, ServiceShare};
 use crate::units::Microjoules;
 
@@ -25,6 +25,7 @@ pub(super) struct Question<'a> {
     pub(super) base: Base,
     pub(super) kappa: f64,
     pub(super) stretch: &'a Stretch,
+    pub(super) timeline: &'a Timeline,
     /// Who holds the GPU, if that is known.
     pub(super) held: Option<&'a Held>,
     /// The services whose requests count, by place.
@@ -121,7 +122,7 @@ pub(super) fn divide(question: &Question<'_>) -> Division {
             ..Division::default()
         };
     }
-    let busy = stretch.busy(services) as f64 * 1e-9;
+    let busy = stretch.busy(question.timeline, services) as f64 * 1e-9;
     let total = |kind| {
         services
             .iter()

@@ -1,11 +1,17 @@
 //! One service as the ledger knows it: which of its requests wait for first data, what its
 //! responses mostly are, its prefill speed, and what has been given to its requests so far.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use super::ServiceId;
 use super::prefill::PrefillSpeed;
 use crate::clock::Timestamp;
+
+/// Outputs closer together than this are one step's.
+const ONE_STEP: Duration = Duration::from_millis(1);
+/// Steps that are remembered: more than pass while an engine's metrics are read.
+const STEPS: usize = 64;
 
 /// One service's requests.
 #[derive(Debug)]
@@ -27,6 +33,10 @@ pub(super) struct Service {
     pub(super) kinds: Kinds,
     /// The same of those whose first data was overdue.
     pub(super) overdue_kinds: Kinds,
+    /// Its engine says how many requests wait in its queue.
+    pub(super) tells_queue: bool,
+    /// When its responses last put something out; kept only for a queue that is told.
+    outputs: VecDeque<Timestamp>,
 }
 
 /// How many responses streamed and how many did not, lately.
@@ -61,7 +71,27 @@ impl Service {
             overdue: BTreeSet::new(),
             kinds: Kinds::default(),
             overdue_kinds: Kinds::default(),
+            tells_queue: false,
+            outputs: VecDeque::new(),
         }
+    }
+
+    /// One of its responses put something out.
+    pub(super) fn put_out(&mut self, at: Timestamp) {
+        let is_later = |last: &Timestamp| at > last.plus(ONE_STEP);
+        if self.tells_queue && self.outputs.back().is_none_or(is_later) {
+            if self.outputs.len() == STEPS {
+                self.outputs.pop_front();
+            }
+            self.outputs.push_back(at);
+        }
+    }
+
+    /// The end of the last step but one by `until`, as far as outputs show it: they may be late,
+    /// and then the latest lies in the step that follows.
+    pub(super) fn step_before(&self, until: Timestamp) -> Option<Timestamp> {
+        let earlier = self.outputs.iter().rev().filter(|at| **at <= until);
+        earlier.copied().nth(1)
     }
 
     /// True if a request that started before `before` has no first data yet.

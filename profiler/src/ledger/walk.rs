@@ -32,8 +32,6 @@ pub(super) struct Stretch {
     pub(super) amounts: Vec<Amounts>,
     /// Each service's rates when it starts, by its place.
     pub(super) rates: Vec<Amounts>,
-    /// The edges in it.
-    pub(super) edges: Vec<Edge>,
 }
 
 /// A meter's walk along the timeline.
@@ -72,9 +70,9 @@ impl Walk {
     /// Takes an edge that lies behind this walk: it counts from here on. A point behind is lost.
     /// Gives what the edge adds to the energy of its request.
     pub(super) fn take_late(&mut self, edge: &Edge) -> u128 {
-        let kind = edge.kind as usize;
-        let pool = self.pool(edge.service);
-        match edge.change {
+        let kind = edge.kind() as usize;
+        let pool = self.pool(edge.service());
+        match edge.change() {
             Change::Begin(rate) => pool.begin(kind, rate, pool.level[kind]),
             Change::End(rate) => pool.end(kind, rate, pool.level[kind]),
             Change::Point(_) => 0,
@@ -85,11 +83,7 @@ impl Walk {
     pub(super) fn look(&mut self, timeline: &Timeline, to: Timestamp, stretch: &mut Stretch) {
         stretch.from = self.until;
         stretch.to = to.max(self.until);
-        stretch.edges.clear();
-        stretch
-            .edges
-            .extend(timeline.within(stretch.from, stretch.to));
-        if let Some(highest) = stretch.edges.iter().map(|edge| edge.service).max() {
+        if let Some(highest) = stretch.edges(timeline).map(Edge::service).max() {
             self.pool(highest);
         }
         let length = u128::from(stretch.to.since(stretch.from));
@@ -100,10 +94,10 @@ impl Walk {
         stretch.amounts.clear();
         let whole = |pool: &Pool| pool.rate.map(|rate| rate.wrapping_mul(length));
         stretch.amounts.extend(self.pools.iter().map(whole));
-        for edge in &stretch.edges {
+        for edge in timeline.within(stretch.from, stretch.to) {
             let left = u128::from(stretch.to.since(edge.at));
-            let amount = &mut stretch.amounts[edge.service as usize][edge.kind as usize];
-            *amount = match edge.change {
+            let amount = &mut stretch.amounts[edge.service() as usize][edge.kind() as usize];
+            *amount = match edge.change() {
                 Change::Begin(rate) => amount.wrapping_add(u128::from(rate).wrapping_mul(left)),
                 Change::End(rate) => amount.wrapping_sub(u128::from(rate).wrapping_mul(left)),
                 Change::Point(chunks) => amount.wrapping_add(u128::from(chunks) * CHUNK),
@@ -111,11 +105,12 @@ impl Walk {
         }
     }
 
-    /// Goes to the end of `stretch`, which [`Self::look`] gave, and puts `energies` (µJ, by
+    /// Goes to the end of `stretch`, which [`Self::look`] gave of the same timeline, and puts `energies` (µJ, by
     /// service and kind) on the work in it. `account` is given what an edge adds to the energy of
     /// its request.
     pub(super) fn go(
         &mut self,
+        timeline: &Timeline,
         stretch: &Stretch,
         energies: &[[u64; KINDS]],
         mut account: impl FnMut(&Edge, u128),
@@ -138,13 +133,13 @@ impl Walk {
             }
             prices.push(price);
         }
-        for edge in &stretch.edges {
-            let (kind, place) = (edge.kind as usize, edge.service as usize);
+        for edge in stretch.edges(timeline) {
+            let (kind, place) = (edge.kind() as usize, edge.service() as usize);
             let pool = &mut self.pools[place];
             let price = prices[place][kind];
             let passed = u128::from(edge.at.since(stretch.from));
             let level = pool.level[kind].wrapping_add(price.wrapping_mul(passed));
-            let added = match edge.change {
+            let added = match edge.change() {
                 Change::Begin(rate) => pool.begin(kind, rate, level),
                 Change::End(rate) => pool.end(kind, rate, level),
                 Change::Point(chunks) => price.wrapping_mul(u128::from(chunks) * CHUNK),
@@ -178,6 +173,11 @@ impl Pool {
 }
 
 impl Stretch {
+    /// The edges in it.
+    fn edges<'t>(&self, timeline: &'t Timeline) -> impl Iterator<Item = &'t Edge> + use<'t> {
+        timeline.within(self.from, self.to)
+    }
+
     /// The amount of `kind` that a service did.
     pub(super) fn amount(&self, service: u32, kind: Kind) -> u128 {
         self.amounts
@@ -186,7 +186,7 @@ impl Stretch {
     }
 
     /// Nanoseconds in which at least one request of `services` was in flight.
-    pub(super) fn busy(&self, services: &[u32]) -> u64 {
+    pub(super) fn busy(&self, timeline: &Timeline, services: &[u32]) -> u64 {
         let length = self.to.since(self.from);
         let rate = |service: &u32| {
             self.rates
@@ -194,16 +194,16 @@ impl Stretch {
                 .map_or(0, |rates| rates[Kind::Residency as usize])
         };
         let mut in_flight = services.iter().map(rate).sum::<u128>() / u128::from(RATE_ONE);
-        let ours = |edge: &&Edge| edge.kind == Kind::Residency && services.contains(&edge.service);
-        let ends = |edge: &&Edge| matches!(edge.change, Change::End(_));
-        let ended = self.edges.iter().filter(ours).filter(ends).count() as u128;
+        let ours =
+            |edge: &&Edge| edge.kind() == Kind::Residency && services.contains(&edge.service());
+        let ends = |edge: &&Edge| matches!(edge.change(), Change::End(_));
+        let ended = self.edges(timeline).filter(ours).filter(ends).count() as u128;
         if in_flight > ended {
             return length;
         }
         // Only here can it have fallen to nothing, so only here the order of edges matters.
         let mut changes: Vec<(Timestamp, bool)> = self
-            .edges
-            .iter()
+            .edges(timeline)
             .filter(ours)
             .map(|edge| (edge.at, ends(&edge)))
             .collect();

@@ -21,6 +21,9 @@ pub(super) const ENERGY_PLACES: u32 = 64;
 /// A time bin is 2²⁴ ns (16.8 ms): shorter than any meter's tick, longer than most gaps.
 const BIN_SHIFT: u32 = 24;
 
+/// Bins' memory that is kept: about a second's.
+const MOST_SPARE: usize = 64;
+
 /// Spread over less than this, work is as good as at a point.
 const SHORTEST_SPREAD: u64 = 1_000;
 
@@ -44,7 +47,7 @@ pub(super) const KINDS: usize = 4;
 pub(super) type Amounts = [u128; KINDS];
 
 /// What happens at an edge.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// Work begins at this rate.
     Begin(u64),
@@ -54,19 +57,46 @@ pub(super) enum Change {
     Point(u64),
 }
 
-/// A request's work changes.
+/// A request's work changes. A busy server's requests leave a hundred thousand of them between
+/// two readings of a slow meter, so each is packed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Edge {
     /// When.
     pub(super) at: Timestamp,
+    /// A rate, or chunks.
+    amount: u64,
     /// Whose: the request's slot.
     pub(super) flight: u32,
-    /// Its service's place.
-    pub(super) service: u32,
+    /// The service's place, the kind of work (2 bits), the kind of change (2 bits).
+    what: u32,
+}
+
+const _: () = assert!(size_of::<Edge>() == 24);
+
+impl Edge {
+    /// The service's place.
+    pub(super) const fn service(&self) -> u32 {
+        self.what >> 4
+    }
+
     /// Which kind of work.
-    pub(super) kind: Kind,
+    pub(super) const fn kind(&self) -> Kind {
+        match self.what >> 2 & 3 {
+            0 => Kind::Prefill,
+            1 => Kind::Decode,
+            2 => Kind::Unstreamed,
+            _ => Kind::Residency,
+        }
+    }
+
     /// How it changes.
-    pub(super) change: Change,
+    pub(super) const fn change(&self) -> Change {
+        match self.what & 3 {
+            0 => Change::Begin(self.amount),
+            1 => Change::End(self.amount),
+            _ => Change::Point(self.amount),
+        }
+    }
 }
 
 /// A request as the timeline knows it.
@@ -81,12 +111,16 @@ pub(super) struct Worker {
 impl Worker {
     /// An edge of this request's work.
     pub(super) fn edge(self, at: Timestamp, kind: Kind, change: Change) -> Edge {
+        let (change, amount) = match change {
+            Change::Begin(rate) => (0, rate),
+            Change::End(rate) => (1, rate),
+            Change::Point(chunks) => (2, chunks),
+        };
         Edge {
             at,
+            amount,
             flight: self.flight,
-            service: self.service,
-            kind,
-            change,
+            what: self.service << 4 | (kind as u32) << 2 | change,
         }
     }
 
@@ -154,6 +188,8 @@ impl Worker {
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
     bins: BTreeMap<u64, Vec<Edge>>,
+    /// Memory of bins that were forgotten, for new ones.
+    spare: Vec<Vec<Edge>>,
 }
 
 impl Timeline {
@@ -161,7 +197,7 @@ impl Timeline {
     pub(super) fn insert(&mut self, edge: Edge) {
         self.bins
             .entry(edge.at.0 >> BIN_SHIFT)
-            .or_default()
+            .or_insert_with(|| self.spare.pop().unwrap_or_default())
             .push(edge);
     }
 
@@ -180,7 +216,44 @@ impl Timeline {
             if *bin.key() >= until.0 >> BIN_SHIFT {
                 break;
             }
-            bin.remove();
+            let mut edges = bin.remove();
+            if self.spare.len() < MOST_SPARE {
+                edges.clear();
+                self.spare.push(edges);
+            }
+        }
+        if self.bins.is_empty() {
+            self.spare.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_is_what_was_packed_into_it() {
+        let worker = Worker {
+            flight: u32::MAX,
+            service: (1 << 28) - 1,
+        };
+        for kind in [
+            Kind::Prefill,
+            Kind::Decode,
+            Kind::Unstreamed,
+            Kind::Residency,
+        ] {
+            for change in [
+                Change::Begin(u64::MAX),
+                Change::End(RATE_ONE),
+                Change::Point(3),
+            ] {
+                let edge = worker.edge(Timestamp(7), kind, change);
+                assert_eq!((edge.at, edge.flight), (Timestamp(7), worker.flight));
+                assert_eq!(edge.service(), worker.service);
+                assert_eq!((edge.kind(), edge.change()), (kind, change));
+            }
         }
     }
 }

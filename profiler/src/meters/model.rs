@@ -19,6 +19,8 @@ use crate::ledger::{Component, Event, Meter, MeterId, Reading, Source};
 use crate::units::{Microjoules, Watts};
 
 const EVERY: Duration = Duration::from_millis(500);
+/// The first interval is short: it is waited for.
+const FIRST: Duration = Duration::from_millis(100);
 const STALE_AFTER: Duration = Duration::from_secs(2);
 const GAIN_ERROR: f64 = 0.5;
 
@@ -110,7 +112,7 @@ impl Estimate {
         let mut health = Health::new("model");
         let mut last: Option<(Timestamp, Usage)> = None;
         let mut energy = Microjoules::ZERO;
-        let mut next = Timestamp::now();
+        let mut next = Timestamp::now().plus(FIRST);
         loop {
             let start = Timestamp::now();
             let read = Usage::read(&self.proc);
@@ -141,10 +143,10 @@ impl Estimate {
                 }
             }
             feed.health(&mut health)?;
-            next = next.plus(EVERY).max(Timestamp::now());
             if stop.wait_until(next) {
                 return Ok(());
             }
+            next = next.plus(EVERY).max(Timestamp::now());
         }
     }
 }

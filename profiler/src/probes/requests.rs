@@ -538,18 +538,19 @@ impl RequestProbe {
         out: &mut Vec<Observed>,
     ) {
         let mut pending = std::mem::take(&mut self.pending);
-        for record in pending.drain(..) {
+        for record in &mut pending {
             match record {
-                Record::Request(mut facts, counts) => {
-                    self.clients.ask(owners, &mut facts);
-                    self.headers.complete(&mut facts);
-                    self.headers.forget(&facts);
-                    let service = service(owners, &facts);
-                    self.follower.ended(&facts, counts, service, &route, out);
+                Record::Request(facts, counts) => {
+                    self.clients.ask(owners, facts);
+                    self.headers.complete(facts);
+                    self.headers.forget(facts);
+                    let service = service(owners, facts);
+                    self.follower.ended(facts, *counts, service, &route, out);
                 }
-                Record::Connection(ended) => self.end_connection(&ended, owners, &route, out),
+                Record::Connection(ended) => self.end_connection(ended, owners, &route, out),
             }
         }
+        pending.clear();
         // Its memory serves the next poll.
         self.pending = pending;
         self.follower.drained(route, out);

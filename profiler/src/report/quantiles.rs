@@ -3,15 +3,18 @@
 //! Buckets grow by 1 %, so that a bucket's middle is within 0.5 % of every value in it (DDSketch:
 //! Masson, Rim, Lee, VLDB 2019). 2⁶⁴ values fill at most 4,460 buckets.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 const GROWTH: f64 = 1.01;
 
 /// A sketch of a set of integers.
 #[derive(Debug, Clone, Default)]
 pub struct Quantiles {
-    /// How many values lie in (GROWTHⁱ⁻¹, GROWTHⁱ]; zeros are under `i32::MIN`.
-    buckets: BTreeMap<i32, u64>,
+    zeros: u64,
+    /// How many values lie in (GROWTHⁱ⁻¹, GROWTHⁱ], from `first` on without holes: a request
+    /// finds its bucket at once.
+    buckets: VecDeque<u64>,
+    first: i32,
     count: u64,
     min: u64,
     max: u64,
@@ -20,12 +23,14 @@ pub struct Quantiles {
 impl Quantiles {
     /// Adds a value.
     pub fn add(&mut self, value: u64) {
-        let bucket = if value == 0 {
-            i32::MIN
+        if value == 0 {
+            self.zeros += 1;
         } else {
-            ((value as f64).ln() / GROWTH.ln()).ceil() as i32
-        };
-        *self.buckets.entry(bucket).or_default() += 1;
+            let bucket = ((value as f64).ln() / GROWTH.ln()).ceil() as i32;
+            if let Some(count) = self.bucket(bucket) {
+                *count += 1;
+            }
+        }
         self.min = if self.count == 0 {
             value
         } else {
@@ -33,6 +38,22 @@ impl Quantiles {
         };
         self.max = self.max.max(value);
         self.count += 1;
+    }
+
+    /// The bucket `number`, made if it is not there; there are at most 4,460.
+    fn bucket(&mut self, number: i32) -> Option<&mut u64> {
+        if self.buckets.is_empty() {
+            self.first = number;
+        }
+        while number < self.first {
+            self.buckets.push_front(0);
+            self.first -= 1;
+        }
+        let place = usize::try_from(number - self.first).ok()?;
+        if place >= self.buckets.len() {
+            self.buckets.resize(place + 1, 0);
+        }
+        self.buckets.get_mut(place)
     }
 
     /// How many values were added.
@@ -55,14 +76,17 @@ impl Quantiles {
         if rank == 0 {
             return self.min as f64;
         }
-        let mut seen = 0;
-        for (&bucket, &count) in &self.buckets {
+        if rank + 1 >= self.count {
+            return self.max as f64;
+        }
+        let mut seen = self.zeros;
+        if seen > rank {
+            return 0.0;
+        }
+        for (bucket, &count) in (self.first..).zip(&self.buckets) {
             seen += count;
-            if rank + 1 < self.count && seen > rank {
-                let middle = match bucket {
-                    i32::MIN => 0.0,
-                    bucket => 2.0 * GROWTH.powi(bucket) / (GROWTH + 1.0),
-                };
+            if seen > rank {
+                let middle = 2.0 * GROWTH.powi(bucket) / (GROWTH + 1.0);
                 return middle.clamp(self.min as f64, self.max as f64);
             }
         }

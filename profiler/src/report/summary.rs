@@ -10,6 +10,7 @@ use super::quantiles::Quantiles;
 use super::tokens::{Figures, ServiceTokens};
 use crate::clock::Timestamp;
 use crate::export::labels::clean;
+use crate::ids::Ids;
 use crate::ledger::{
     Accounts, Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo,
     Holders, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
@@ -22,8 +23,10 @@ pub struct Summary {
     simulated: bool,
     window: Option<(Timestamp, Timestamp)>,
     meters: BTreeMap<MeterId, MeterSums>,
-    names: HashMap<ServiceId, String>,
-    services: BTreeMap<String, ServiceSums>,
+    /// Places in `services`.
+    places: Ids<ServiceId, usize>,
+    /// By name, in no order.
+    services: Vec<(String, ServiceSums)>,
     holders: HashMap<MeterId, Holders>,
     /// Context energy was booked on a meter of which nobody said who holds it.
     context_unknown: bool,
@@ -89,12 +92,11 @@ impl Summary {
     /// Tells a service's name and model; services of one name are summed. One that is described
     /// appears in the report even if nothing was booked on it.
     pub fn describe_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
-        let name = clean(name);
-        let service = self.services.entry(name.clone()).or_default();
+        let place = self.place(clean(name));
+        self.places.insert(id, place);
         if let Some(model) = model {
-            service.model = Some(clean(model));
+            self.service(id).model = Some(clean(model));
         }
-        self.names.insert(id, name);
     }
 
     /// What serves; a model it names is the service's.
@@ -171,20 +173,37 @@ impl Summary {
 
     /// A service nobody described is `unknown`: its joules are kept.
     fn service(&mut self, id: ServiceId) -> &mut ServiceSums {
-        let name = self.names.entry(id).or_insert_with(|| clean(""));
-        self.services.entry(name.clone()).or_default()
+        let place = match self.places.get(&id) {
+            Some(&place) => place,
+            None => {
+                let place = self.place(clean(""));
+                self.places.insert(id, place);
+                place
+            }
+        };
+        &mut self.services[place].1
+    }
+
+    /// The place of this name's sums.
+    fn place(&mut self, name: String) -> usize {
+        let known = self.services.iter().position(|(known, _)| *known == name);
+        known.unwrap_or_else(|| {
+            self.services.push((name, ServiceSums::default()));
+            self.services.len() - 1
+        })
     }
 
     /// The figures as they stand.
     pub fn report(&self) -> Report {
         let mut meters: Vec<&MeterSums> = self.meters.values().collect();
         meters.sort_by(|one, two| (one.component, &one.device).cmp(&(two.component, &two.device)));
+        let mut services: Vec<&(String, ServiceSums)> = self.services.iter().collect();
+        services.sort_by_key(|(name, _)| name);
         Report {
             schema: 1,
             simulated: self.simulated,
             duration_s: self.window.map(|(from, to)| to.seconds_since(from)),
-            services: self
-                .services
+            services: services
                 .iter()
                 .map(|(name, service)| self.service_report(name, service))
                 .collect(),

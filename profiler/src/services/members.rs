@@ -14,7 +14,7 @@ use crate::ledger::ServiceId;
 const CONNECTIONS_EVERY: u32 = 2;
 /// Refreshes between two looks at the listening sockets around a service that listens already:
 /// the kernel walks its whole table of connections for each, which takes milliseconds.
-const LISTENERS_EVERY: u32 = 5;
+const LISTENERS_EVERY: u32 = 10;
 
 /// Something whose processes belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]

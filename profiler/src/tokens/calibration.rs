@@ -6,9 +6,10 @@
 //! other streams in whole tokens, whose sum is never a token away from chunks times this ratio. Tokens of a response that does not stream have no chunks:
 //! the time in which one is served is left out, whole.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::clock::Timestamp;
+use crate::ids::Ids;
 use crate::ledger::{Request, RequestId, ServiceId, TokenCount, TokenDelta, TokenSource, Usage};
 
 /// Fewer chunks than this say nothing.
@@ -23,7 +24,7 @@ const MOST_REQUESTS: usize = 65_536;
 /// What is learned of each service.
 #[derive(Debug, Default)]
 pub struct Calibration {
-    services: HashMap<ServiceId, Learned>,
+    services: Ids<ServiceId, Learned>,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ struct Learned {
     spans: VecDeque<Span>,
     /// Chunks since the latest read.
     since: u64,
-    in_flight: HashMap<RequestId, Flight>,
+    in_flight: Ids<RequestId, Flight>,
     /// What was counted up to here cannot be used.
     spoilt: Timestamp,
     /// The engine's own counters are read.

@@ -32,6 +32,8 @@ pub(crate) struct Load {
     pub(crate) unstreamed: f64,
     /// Seconds between two reads of the engine's queue, if it is read.
     pub(crate) gauges: Option<f64>,
+    /// It counts a request until its first token is out, not until its prompt is taken up.
+    pub(crate) counts_prompts: bool,
     /// Requests that run together at most.
     pub(crate) most: usize,
 }
@@ -47,6 +49,7 @@ impl Default for Load {
             prefill_watts: 480.0,
             unstreamed: 0.0,
             gauges: None,
+            counts_prompts: false,
             most: 256,
         }
     }
@@ -76,9 +79,13 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Requests in the engine's queue.
-    pub(crate) fn waiting(&self, time: f64) -> u64 {
-        let waits = |served: &&Served| served.start + HANDOVER <= time && served.taken > time;
+    /// Requests in the engine's queue, as `load` counts them.
+    pub(crate) fn waiting(&self, time: f64, load: Load) -> u64 {
+        let until = |served: &Served| match served.tokens_at.first() {
+            Some(first) if load.counts_prompts => *first,
+            _ => served.taken,
+        };
+        let waits = |served: &&Served| served.start + HANDOVER <= time && until(served) > time;
         self.requests.iter().filter(waits).count() as u64
     }
 

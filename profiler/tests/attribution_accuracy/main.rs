@@ -184,12 +184,14 @@ fn the_engines_queue_helps_where_its_batch_is_full_and_changes_no_stream_elsewhe
             1.001,
         ),
     ] {
-        let mut errors = [[0.0; 2]; 2];
+        let mut errors = [[0.0; 2]; 3];
+        let gauges = [(None, false), (Some(1.0), false), (Some(1.0), true)];
         for seed in 1..=2 {
-            for (gauges, errors) in [None, Some(1.0)].into_iter().zip(&mut errors) {
+            for ((gauges, counts_prompts), errors) in gauges.into_iter().zip(&mut errors) {
                 let run = observe(Load {
                     seed,
                     gauges,
+                    counts_prompts,
                     ..load
                 });
                 assert_eq!(run.residual, 0);
@@ -197,11 +199,16 @@ fn the_engines_queue_helps_where_its_batch_is_full_and_changes_no_stream_elsewhe
                 errors[1] += run.error(0.95) / 2.0;
             }
         }
-        let [without, with] = errors;
-        println!("{name}: median and p95 {without:.4?} without, {with:.4?} with");
-        assert!(
-            with[0] <= least * without[0] && with[1] <= least * without[1],
-            "{name}"
+        let [without, with, late] = errors;
+        println!(
+            "{name}: median and p95 {without:.4?} without, {with:.4?} with, {late:.4?} where it \
+             counts requests until their first tokens"
         );
+        for with in [with, late] {
+            assert!(
+                with[0] <= least * without[0] && with[1] <= least * without[1],
+                "{name}"
+            );
+        }
     }
 }

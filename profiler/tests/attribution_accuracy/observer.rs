@@ -140,7 +140,7 @@ pub(crate) fn observe(load: Load) -> Run {
                     asked: at(next_poll),
                     answered: at(next_poll + 0.004),
                     running: None,
-                    waiting: Some(history.waiting(next_poll + 0.002)),
+                    waiting: Some(history.waiting(next_poll + 0.002, load)),
                 }));
             }
             tell(&mut ledger, &history, next_poll, &mut told);

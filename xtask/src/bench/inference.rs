@@ -19,6 +19,17 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
     let server = Inference::start(folder)?;
 
     step("the agent at rest and under streams");
+    let mut first = Vec::new();
+    for _ in 0..lengths.pairs {
+        let agent = server.agent(None)?;
+        first.push(agent.first_figure()?);
+        agent.stop()?;
+    }
+    rows.push(
+        Row::new("first figure after the start", "s", first)
+            .budget(Budget::Figure(2.0))
+            .remark("from the start of the program until /metrics shows booked joules"),
+    );
     let agent = server.agent(None)?;
     // It looks around at its start: at rest is what comes after.
     sleep(lengths.ramp);

@@ -1,5 +1,5 @@
-//! The cost of following requests: per call at the socket hooks, of the agent at a given rate, and
-//! what servers lose that have nothing else to do.
+//! The cost of following requests: per call at the socket hooks, and what servers lose that have
+//! nothing else to do.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::pairs::Pairs;
-use super::servers::{Nginx, Saturated, Server as _, Streams};
+use super::servers::{Nginx, Saturated, Streams};
 use super::sockets::{self, Load, Plan};
 use super::table::{Budget, Row};
 use super::{Lengths, memory, step, usage};
@@ -46,8 +46,6 @@ pub(super) fn measure(folder: &Path, lengths: Lengths, against: Option<&Path>) -
     drop(server);
 
     if let Some(server) = &nginx {
-        step("the agent under 10,000 requests/s");
-        rows.extend(steady(server, lengths)?);
         step("a static server with the agent and without");
         rows.extend(lost("static server", 10.0, server, lengths)?);
     }
@@ -59,33 +57,6 @@ pub(super) fn measure(folder: &Path, lengths: Lengths, against: Option<&Path>) -
         lengths,
     )?);
     Ok(rows)
-}
-
-fn steady(server: &Nginx, lengths: Lengths) -> Result<Vec<Row>> {
-    let agent = server.agent(None)?;
-    let mut windows = Vec::new();
-    let (rate, ()) = server.steady(lengths.steady_s, || {
-        sleep(Duration::from_secs(1));
-        for _ in 0..lengths.steady_s - 2 {
-            windows.push(usage::percent_of_a_core(
-                agent.id(),
-                Duration::from_secs(1),
-            )?);
-        }
-        Ok(())
-    })?;
-    let drops = agent.ring_drops()?;
-    agent.stop()?;
-    Ok(vec![
-        Row::new(
-            "agent CPU, about 10,000 requests/s (static)",
-            "% of a core",
-            windows,
-        )
-        .budget(Budget::Figure(2.0))
-        .remark(format!("it was {rate:.0} requests/s; windows of a second")),
-        Row::new("ring drops at that rate", "requests", [drops]).budget(Budget::Figure(0.0)),
-    ])
 }
 
 /// What `server` loses, in pairs: off and on, on and off.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::usage;
+use super::{paced, usage};
 use crate::demo::stack::{Process, SCENARIO};
 use crate::project::{find_on_path, target};
 
@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Agent {
     process: Process,
+    started: Instant,
     pub(super) metrics_url: String,
 }
 
@@ -34,12 +35,25 @@ impl Agent {
         } else {
             "agent"
         };
+        let started = Instant::now();
         let mut process = Process::start(name, command, folder)?;
         let metrics_url = process.line_after("metrics on ")?;
         Ok(Self {
             process,
+            started,
             metrics_url,
         })
+    }
+
+    /// Waits until `/metrics` shows booked energy; returns seconds since the agent was started.
+    pub(super) fn first_figure(&self) -> Result<f64> {
+        while !usage::has_figures(&self.metrics_url)? {
+            if self.started.elapsed() > PATIENCE {
+                bail!("the agent has booked nothing");
+            }
+            sleep(Duration::from_millis(10));
+        }
+        Ok(self.started.elapsed().as_secs_f64())
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -189,8 +203,6 @@ impl Nginx {
                server {{ listen 127.0.0.1:{port}; root {at}; }} }}\n"
         );
         fs::write(root.join("nginx.conf"), configuration)?;
-        // wrk waits so many milliseconds before each request of a connection.
-        fs::write(root.join("delay.lua"), "function delay() return 1 end\n")?;
         let mut process = Process::start(
             "nginx",
             Command::new(nginx).arg("-c").arg(root.join("nginx.conf")),
@@ -228,24 +240,14 @@ impl Nginx {
         Process::start("wrk", &mut command, &self.folder)
     }
 
-    /// About 10,000 requests a second while `measure` runs; returns how many it was, and what was
+    /// `per_s` requests a second while `measure` runs; returns how many it was, and what was
     /// measured.
-    pub(super) fn steady<T>(
+    pub(super) fn paced<T>(
         &self,
-        seconds: u64,
+        per_s: u32,
         measure: impl FnOnce() -> Result<T>,
     ) -> Result<(f64, T)> {
-        let mut command = self.client(seconds);
-        command.arg("-c12").arg("-s");
-        command.arg(self.folder.join("delay.lua")).arg(self.url());
-        std::thread::scope(|scope| {
-            let client = scope.spawn(|| requests_per_s(&mut command));
-            let measured = measure();
-            let rate = client
-                .join()
-                .unwrap_or_else(|_| bail!("wrk could not be followed"))?;
-            Ok((rate, measured?))
-        })
+        paced::during(self.port, "/file.txt", per_s, measure)
     }
 }
 

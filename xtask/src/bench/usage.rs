@@ -81,6 +81,17 @@ pub(super) fn metrics(url: &str) -> Result<String> {
     }
 }
 
+/// True if `/metrics` shows energy in an account.
+pub(super) fn has_figures(url: &str) -> Result<bool> {
+    let is_figure = |line: &str| {
+        let value = line
+            .strip_prefix("perjoule_energy_account_joules_total{")
+            .and_then(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok());
+        value.is_some_and(|value| value > 0.0)
+    };
+    Ok(metrics(url)?.lines().any(is_figure))
+}
+
 /// Scrapes `count` times, each on a connection of its own.
 pub(super) fn scrape(url: &str, count: usize) -> Result<Scrapes> {
     let mut body = String::new();

@@ -32,6 +32,8 @@ pub(super) struct Engines {
     endpoints: Endpoints,
     /// Ports on which requests were seen.
     http: HashSet<(ServiceId, u16)>,
+    /// The latest of them: mostly the next one too.
+    latest_http: Option<(ServiceId, u16)>,
     http_is_new: bool,
     told: Vec<Watched>,
     /// The agent's own connections, of which each carries one request, that the probes have not
@@ -47,6 +49,7 @@ impl Engines {
             tokens: Tokens::start()?,
             endpoints: Endpoints::new(chosen),
             http: HashSet::new(),
+            latest_http: None,
             http_is_new: false,
             told: Vec::new(),
             own: VecDeque::new(),
@@ -79,7 +82,8 @@ impl Engines {
 
     /// A request was seen at this port.
     pub(super) fn saw(&mut self, service: ServiceId, port: u16) {
-        if port != 0 && self.http.insert((service, port)) {
+        let seen = (service, port);
+        if port != 0 && self.latest_http.replace(seen) != Some(seen) && self.http.insert(seen) {
             self.http_is_new = true;
         }
     }

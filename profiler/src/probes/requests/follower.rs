@@ -4,13 +4,12 @@
 //! the record, so a request whose end is in the ring is never told alive afterwards; and one
 //! that has left its slot without a record in the drain that follows has lost it.
 
-use std::collections::{HashMap, HashSet};
-
 use profiler_ebpf::request::{Facts, Phase, UPGRADED};
 
 use super::observed::{Observed, end_of, latest, observe};
 use super::usage::Found;
 use crate::clock::Timestamp;
+use crate::ids::{IdSet, Ids};
 use crate::ledger::{End, Outcome, Route, ServiceId};
 
 /// Nanoseconds without data after which a response is given up.
@@ -25,11 +24,11 @@ pub(super) struct Follower {
     /// The request last seen alive in each slot; 0 for none.
     alive: Vec<u64>,
     /// Requests told alive, not ended.
-    open: HashMap<u64, (Facts, ServiceId)>,
+    open: Ids<u64, (Facts, ServiceId)>,
     /// Left their slot since the last drain.
     gone: Vec<u64>,
     /// Given up, while the kernel still follows them.
-    given_up: HashSet<u64>,
+    given_up: IdSet<u64>,
     /// Ended without a record.
     recovered: u64,
     /// Belonged to a service that is no longer known.
@@ -67,7 +66,10 @@ impl Follower {
             return;
         }
         let Some(service) = service else { return };
-        let facts = same_client(self.open.get(&now_alive), facts);
+        let facts = match self.open.get(&now_alive) {
+            Some((first, _)) => same_client(first, facts),
+            None => *facts,
+        };
         self.open.insert(now_alive, (facts, service));
         out.push(observe(&facts, service, None, None, route));
     }
@@ -82,7 +84,14 @@ impl Follower {
         out: &mut Vec<Observed>,
     ) {
         let open = self.open.remove(&facts.id);
-        let facts = &same_client(open.as_ref(), facts);
+        let told;
+        let facts = match &open {
+            Some((first, _)) => {
+                told = same_client(first, facts);
+                &told
+            }
+            None => facts,
+        };
         if facts.flags & UPGRADED != 0 {
             self.sessions += 1;
         }
@@ -153,11 +162,10 @@ impl Follower {
 }
 
 /// A request that was told as one client's stays that client's.
-fn same_client(told: Option<&(Facts, ServiceId)>, facts: &Facts) -> Facts {
-    let client = told.map_or(facts, |(told, _)| told);
+fn same_client(told: &Facts, facts: &Facts) -> Facts {
     Facts {
-        peer: client.peer,
-        peer_tgid: client.peer_tgid,
+        peer: told.peer,
+        peer_tgid: told.peer_tgid,
         ..*facts
     }
 }

@@ -1,17 +1,17 @@
-//! Maps and sets by identities that the agent itself gave out.
+//! Maps and sets by identities that the agent or the kernel gave out.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// A map by identity.
-pub(super) type Ids<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+pub(crate) type Ids<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 /// A set of identities.
-pub(super) type IdSet<K> = HashSet<K, BuildHasherDefault<IdHasher>>;
+pub(crate) type IdSet<K> = HashSet<K, BuildHasherDefault<IdHasher>>;
 
-/// Hashes identities that the agent itself gave out: nobody can choose them to collide.
+/// Hashes identities that the agent or the kernel gave out: no client can choose them to collide.
 #[derive(Debug, Default)]
-pub(super) struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
