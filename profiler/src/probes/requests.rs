@@ -10,8 +10,11 @@ mod clients;
 mod follower;
 mod http2;
 mod io_uring;
+mod losses;
 mod observed;
 mod self_test;
+mod slots;
+mod sweep;
 mod tiers;
 mod trace;
 mod usage;
@@ -21,10 +24,11 @@ use std::time::Duration;
 use aya::maps::{HashMap, Map, MapData, RingBuf, Stack};
 use profiler_ebpf::http1::TAILS;
 use profiler_ebpf::owners::OwnerIndex;
-use profiler_ebpf::request::{Counters, Ended, Facts, HTTP2, Phase, SLOTS, STREAMS, Slot};
+use profiler_ebpf::request::{Counters, Ended, Facts, Phase, SLOTS, STREAMS};
 
 pub use choice::Choice;
 pub use clients::Client;
+pub use losses::Losses;
 pub use observed::Observed;
 pub use usage::{Found, usage};
 
@@ -39,6 +43,8 @@ use clients::Clients;
 use follower::Follower;
 use io_uring::Rings;
 use observed::found;
+use slots::{Copied, SEQUENCE, read_slot};
+use sweep::SOCKET_IDLE;
 
 /// Bytes of the ring: between two polls 4,200 finished requests, or 1,360 with the end of their
 /// response; of HTTP/2, which has its header blocks there too, about 1,700.
@@ -50,32 +56,8 @@ const PUBLISHING: Duration = Duration::from_millis(5);
 /// Time between two looks for requests and sockets that have been idle for long.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// A socket that has no end of its own to be seen is forgotten after this long without a request.
-const SOCKET_IDLE: u64 = 60_000_000_000;
-
-/// A stream that has been quiet for this long is looked after: its connection may be gone.
-const STREAM_QUIET: u64 = 5_000_000_000;
-
-const AF_UNIX: u16 = 1;
-
-/// A copy of a slot, word by word.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Copied(Slot);
-
-// SAFETY: `Slot` is `repr(C)` and made of integers without padding between them; its size, a
-// multiple of 8, is checked below.
-unsafe impl Words for Copied {}
-const _: () = assert!(size_of::<Slot>() == 320 && size_of::<Facts>() == 240);
-
-/// Where a slot says which HTTP/2 connection its request is a stream of.
-const CONNECTION: usize = std::mem::offset_of!(Slot, facts.connection) / size_of::<u64>();
-
 /// How long a stream may wait to be told for its header block, which comes right behind it.
 const HEADERS_LATE: u64 = 500_000_000;
-
-/// The word of a slot that changes with every change of its facts.
-const SEQUENCE: usize = std::mem::offset_of!(Slot, sequence) / size_of::<u64>();
 
 /// A copy of one CPU's counters.
 #[derive(Clone, Copy)]
@@ -84,69 +66,6 @@ struct CpuCounters(Counters);
 
 // SAFETY: `repr(C)`, `u64` fields only.
 unsafe impl Words for CpuCounters {}
-
-/// What the probe refused or lost since it was attached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Losses {
-    /// Finished requests whose record found the ring full. Those that a poll had seen alive
-    /// ended `Incomplete`; see `recovered`.
-    pub ring_full: u64,
-    /// Of `ring_full`, those that were still told, as `Incomplete`.
-    pub recovered: u64,
-    /// Requests on sockets for which there was no slot.
-    pub slots_exhausted: u64,
-    /// Requests sent before the response to the one before.
-    pub pipelined: u64,
-    /// Sends or receives that had to be read and could not be.
-    pub unreadable: u64,
-    /// Responses whose framing made no sense.
-    pub malformed: u64,
-    /// Requests of services forgotten before they ended.
-    pub unowned: u64,
-    /// Header blocks (or the end) of HTTP/2 connections that found the ring full: the streams
-    /// are told, some of them without route and status.
-    pub notices: u64,
-    /// Not a loss: requests that a closing server read and threw away; the client asks again.
-    pub drained: u64,
-}
-
-impl Losses {
-    /// Each count with its reason, as metrics have it; a drained request is no loss.
-    pub const fn by_reason(&self) -> [(&'static str, u64); 7] {
-        let Self {
-            ring_full,
-            slots_exhausted,
-            pipelined,
-            unreadable,
-            malformed,
-            unowned,
-            notices,
-            ..
-        } = *self;
-        [
-            ("ring_full", ring_full),
-            ("slots_exhausted", slots_exhausted),
-            ("pipelined", pipelined),
-            ("unreadable", unreadable),
-            ("malformed", malformed),
-            ("unowned", unowned),
-            ("notices", notices),
-        ]
-    }
-
-    /// Losses of any kind, of parts of requests included.
-    pub fn events(&self) -> u64 {
-        self.by_reason().iter().map(|(_, count)| count).sum()
-    }
-
-    /// Requests of which nothing was ever told.
-    pub const fn requests(&self) -> u64 {
-        self.ring_full.saturating_sub(self.recovered)
-            + self.slots_exhausted
-            + self.pipelined
-            + self.unowned
-    }
-}
 
 /// What the ring says beside headers.
 #[derive(Debug)]
@@ -555,131 +474,6 @@ impl RequestProbe {
         self.pending = pending;
         self.follower.drained(route, out);
     }
-
-    /// Ends the streams that a connection left open: the kernel side has no list of them.
-    fn end_connection(
-        &mut self,
-        ended: &http2::Ended,
-        owners: &Owners,
-        route: impl Fn(&[u8]) -> Route,
-        out: &mut Vec<Observed>,
-    ) {
-        let used = (self.totals.high_water as usize).min(self.slots.len());
-        for index in 0..used {
-            if self.slots.word(index, CONNECTION) != Some(ended.connection) {
-                continue;
-            }
-            let Some((sequence, mut facts)) = read_slot(&self.slots, index) else {
-                continue;
-            };
-            let is_its = facts.connection == ended.connection && facts.stream > ended.above;
-            // Whoever takes a stream from the table ends it.
-            let key = [facts.connection, u64::from(facts.stream)];
-            if !is_its || facts.phase == Phase::IDLE || self.streams.remove(&key).is_err() {
-                continue;
-            }
-            if let Some(known) = self.sequences.get_mut(index) {
-                *known = sequence;
-            }
-            http2::close(&mut facts, ended);
-            self.clients.ask(owners, &mut facts);
-            self.headers.complete(&mut facts);
-            self.headers.forget(&facts);
-            let service = service(owners, &facts);
-            self.follower.ended(&facts, None, service, &route, out);
-            let _ = self.free.push(index as u32, 0);
-        }
-        if ended.above == 0 {
-            self.headers.forget_connection(ended.connection);
-        }
-    }
-
-    /// Ends the streams of connections whose own end was lost.
-    fn end_forgotten_connections(
-        &mut self,
-        now: Timestamp,
-        owners: &Owners,
-        route: impl Fn(&[u8]) -> Route,
-        out: &mut Vec<Observed>,
-    ) {
-        let mut quiet = std::collections::HashMap::new();
-        for index in 0..self.sequences.len() {
-            if self
-                .slots
-                .word(index, CONNECTION)
-                .is_none_or(|word| word == 0)
-            {
-                continue;
-            }
-            if let Some((_, facts)) = read_slot(&self.slots, index)
-                && facts.phase != Phase::IDLE
-                && now.since(observed::latest(&facts)) > STREAM_QUIET
-            {
-                quiet.insert(facts.connection, facts.socket);
-            }
-        }
-        for (connection, socket) in quiet {
-            let slot = self.sockets.get(&socket, 0).ok();
-            let alive = slot
-                .and_then(|index| read_slot(&self.slots, index as usize))
-                .is_some_and(|(_, facts)| facts.flags & HTTP2 != 0 && facts.id == connection);
-            if !alive {
-                let ended = http2::Ended::forgotten(connection);
-                self.end_connection(&ended, owners, &route, out);
-            }
-        }
-    }
-
-    /// Frees slots of sockets that have no end to be seen and have long been quiet. The socket
-    /// is forgotten first; the slot is used again only if the kernel side has not touched it
-    /// since, one sweep later.
-    fn release_idle_sockets(&mut self, now: Timestamp) {
-        for (index, sequence) in std::mem::take(&mut self.quarantine) {
-            match read_slot(&self.slots, index) {
-                Some((current, facts)) if facts.phase == Phase::IDLE => {
-                    let untouched = current == sequence;
-                    if !untouched || self.free.push(index as u32, 0).is_err() {
-                        self.quarantine.push((index, current));
-                    }
-                }
-                _ => self.quarantine.push((index, sequence)),
-            }
-        }
-        for index in 0..self.sequences.len() {
-            let Some((sequence, facts)) = read_slot(&self.slots, index) else {
-                continue;
-            };
-            // A connection of HTTP/2 is idle itself while its streams are not.
-            let limit = if facts.flags & HTTP2 != 0 {
-                self.socket_idle.saturating_mul(15)
-            } else {
-                self.socket_idle
-            };
-            let quiet = facts.phase == Phase::IDLE
-                && facts.stream == 0
-                && now.since(observed::latest(&facts)) > limit;
-            let endless = facts.family == AF_UNIX || !self.sees_ends;
-            if quiet
-                && endless
-                && self.sockets.get(&facts.socket, 0).ok() == Some(index as u32)
-                && self.sockets.remove(&facts.socket).is_ok()
-            {
-                self.quarantine.push((index, sequence));
-            }
-        }
-    }
-}
-
-/// A slot's facts with the sequence they belong to; `None` while the kernel side writes.
-fn read_slot(slots: &SharedArray<Copied>, index: usize) -> Option<(u64, Facts)> {
-    for _ in 0..4 {
-        let before = slots.word(index, SEQUENCE)?;
-        let Copied(slot) = slots.get(index)?;
-        if before % 2 == 0 && slots.word(index, SEQUENCE)? == before {
-            return Some((before, slot.facts));
-        }
-    }
-    None
 }
 
 /// The oldest record of the ring.
