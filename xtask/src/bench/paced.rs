@@ -93,6 +93,7 @@ mod tests {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.expect("a client");
+                stream.set_nodelay(true).expect("a TCP socket");
                 thread::spawn(move || {
                     let mut bytes = [0; 256];
                     while stream.read(&mut bytes).is_ok_and(|read| read > 0) {
