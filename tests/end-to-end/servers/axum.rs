@@ -1,7 +1,8 @@
 //! The application of app.py on axum and hyper: `axum-server PORT`.
 //!
 //! Its log is the same. The first part of the body counts as sent when hyper takes it, the response
-//! when hyper lets go of its body; events of a response that was left, when they were written.
+//! when hyper lets go of its body, or, of a long one, when it was written; so do events of a response
+//! that was left.
 
 #[path = "axum_wire.rs"]
 mod wire;
@@ -32,7 +33,7 @@ struct Asked {
 }
 
 /// A line of the log.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct Line {
     n: u64,
     status: u16,
@@ -61,6 +62,7 @@ struct Parts {
     pause: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
     whole: bool,
+    long: bool,
 }
 
 impl Stream for Parts {
@@ -89,11 +91,41 @@ impl Drop for Parts {
     fn drop(&mut self) {
         self.line.end_s = now();
         self.line.aborted = !self.whole;
-        let written = wire::take(self.line.n);
-        if self.line.aborted {
-            self.line.chunks = written;
+        let line = self.line.clone();
+        if self.whole && self.long {
+            tokio::spawn(line.log_when_written());
+            return;
         }
-        let line = serde_json::to_string(&self.line).unwrap_or_default() + "\n";
+        let written = wire::take(line.n);
+        if line.aborted && !self.long {
+            Line {
+                chunks: written,
+                ..line
+            }
+            .log();
+        } else {
+            line.log();
+        }
+    }
+}
+
+impl Line {
+    /// Logs a response whose long body hyper has taken. If nobody takes it from there within a
+    /// second, its client has left.
+    async fn log_when_written(mut self) {
+        for _ in 0..1_000 {
+            if let Some(end_s) = wire::take_end(self.n) {
+                self.end_s = end_s;
+                return self.log();
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.aborted = true;
+        self.log();
+    }
+
+    fn log(&self) {
+        let line = serde_json::to_string(self).unwrap_or_default() + "\n";
         if let Some(mut log) = LOG.get().map(|log| &**log) {
             // The test misses the line.
             let _ = log.write_all(line.as_bytes());
@@ -101,10 +133,10 @@ impl Drop for Parts {
     }
 }
 
-fn plain(path: &str) -> (u16, String) {
+fn plain(path: &str, n: u64) -> (u16, String) {
     match path {
         "/v1/completions" => (200, r#"{"choices": [{"text": "all of it"}]}"#.to_owned()),
-        "/v1/embeddings" => (200, format!("{{\"data\": [{}1]}}", "0.25,".repeat(30_000))),
+        "/v1/embeddings" => (200, wire::long(n)),
         "/v1/models" => (200, r#"{"data": [{"id": "model"}]}"#.to_owned()),
         "/upload" | "/health" => (200, "{}".to_owned()),
         "/none" => (204, String::new()),
@@ -121,7 +153,7 @@ async fn answer(Query(asked): Query<Asked>, request: Request) -> Response {
     let headless = request.method() == Method::HEAD;
     let mut body = request.into_body().into_data_stream();
     while let Some(Ok(_)) = body.next().await {}
-    let (status, text) = plain(&path);
+    let (status, text) = plain(&path, n);
     let mut response = Response::builder().status(StatusCode::from_u16(status).unwrap_or_default());
     let mut parts: Vec<(Bytes, u64)> = Vec::new();
     let mut waiting = None;
@@ -150,6 +182,7 @@ async fn answer(Query(asked): Query<Asked>, request: Request) -> Response {
             aborted: false,
         },
         whole: headless || parts.is_empty(),
+        long: path == "/v1/embeddings" && events == 0 && !headless,
         parts: parts.into_iter(),
         pause,
         waiting,

@@ -5,19 +5,26 @@ use std::collections::HashMap;
 use std::io::{IoSlice, Result};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Events written of each request that is open.
-static WRITTEN: LazyLock<Mutex<HashMap<u64, u64>>> = LazyLock::new(Mutex::default);
+/// Events written of each request that is open, and when the last of them was.
+static WRITTEN: LazyLock<Mutex<HashMap<u64, (u64, f64)>>> = LazyLock::new(Mutex::default);
 
 /// What an event of request `n` holds.
 pub(crate) fn text(n: u64, event: u64) -> String {
     format!("data: {{\"choices\": [{{\"text\": \"token {event} of {n}\"}}]}}\n\n")
+}
+
+/// A long body of request `n`, which ends as an event does. HTTP/2's flow control may hold it up long
+/// after hyper has taken it.
+pub(crate) fn long(n: u64) -> String {
+    let numbers = "0.25,".repeat(30_000);
+    format!("{{\"data\": [{numbers}1], \"of\": [{{\"text\": \"embeddings of {n}\"}}]}}\n")
 }
 
 /// What stands before the request's number in an event, and behind it.
@@ -26,8 +33,16 @@ const BEHIND: &[u8] = b"\"}]}\n";
 
 /// The events written of request `n`, which has ended.
 pub(crate) fn take(n: u64) -> u64 {
-    let mut written = WRITTEN.lock().unwrap_or_else(|broken| broken.into_inner());
-    written.remove(&n).unwrap_or(0)
+    written().remove(&n).map_or(0, |(events, _)| events)
+}
+
+/// When the long body of request `n` was written to its end; once.
+pub(crate) fn take_end(n: u64) -> Option<f64> {
+    written().remove(&n).map(|(_, at)| at)
+}
+
+fn written() -> MutexGuard<'static, HashMap<u64, (u64, f64)>> {
+    WRITTEN.lock().unwrap_or_else(|broken| broken.into_inner())
 }
 
 /// Accepts connections whose writes are looked through.
@@ -57,6 +72,8 @@ pub(crate) struct Wire {
 
 impl Wire {
     fn wrote<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>, mut bytes: usize) {
+        // Before the search, which takes milliseconds in a long body.
+        let now = crate::now();
         for part in parts {
             let part = &part[..bytes.min(part.len())];
             bytes -= part.len();
@@ -72,8 +89,10 @@ impl Wire {
                 .and_then(|at| std::str::from_utf8(&line[at + BEFORE.len()..]).ok())
                 .and_then(|number| number.parse().ok());
             if let Some(number) = number {
-                let mut written = WRITTEN.lock().unwrap_or_else(|broken| broken.into_inner());
-                *written.entry(number).or_default() += 1;
+                let mut written = written();
+                let (events, at) = written.entry(number).or_default();
+                *events += 1;
+                *at = now;
             }
         }
         // No event is longer.
