@@ -55,8 +55,9 @@ fn the_programs_and_maps_stay_within_their_bounds() {
         let most = match program.program {
             "tcp_destroy_sock" | "inet_sock_set_state" => 2_000,
             "sys_exit" => 200_000,
-            name if name.contains("recv") || name.contains("receive") => 50_000,
-            _ => 120_000,
+            // Verifiers differ: 37,000 and 100,000 on 6.18, 61,000 on 6.1, 124,000 on 6.12.
+            name if name.contains("recv") || name.contains("receive") => 80_000,
+            _ => 150_000,
         };
         // Kernels before 5.16 do not say.
         assert!(verified.is_none_or(|verified| verified < most));
