@@ -38,9 +38,13 @@ fn main() {
     let code = match object {
         Some(object) => {
             let embedded = out.join("profiler-ebpf.o");
-            if let Err(error) = fs::copy(&object, &embedded) {
+            let stripped = fs::read(&object)
+                .map_err(|error| error.to_string())
+                .and_then(|bytes| without_debug_info(&bytes).map_err(|error| error.to_string()))
+                .and_then(|bytes| fs::write(&embedded, bytes).map_err(|error| error.to_string()));
+            if let Err(error) = stripped {
                 fail(&format!(
-                    "cannot copy the BPF object {}: {error}",
+                    "cannot embed the BPF object {}: {error}",
                     object.display()
                 ));
             }
@@ -68,6 +72,25 @@ fn main() {
     if let Err(error) = fs::write(out.join("object.rs"), code) {
         fail(&format!("cannot write object.rs: {error}"));
     }
+}
+
+/// The object without DWARF, three quarters of it: only the BTF made from that is loaded.
+fn without_debug_info(object: &[u8]) -> object::build::Result<Vec<u8>> {
+    let mut elf = object::build::elf::Builder::read(object)?;
+    for section in &mut elf.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    elf.delete_orphans();
+    // LLVM keeps all names in one table, which cannot be written.
+    let names = elf.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// Builds the object with cargo in a target folder of its own; returns its path.
