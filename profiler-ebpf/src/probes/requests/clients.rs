@@ -1,10 +1,10 @@
 //! Who is at the client's end: a process of the same service, or anybody else.
 //!
 //! A Unix socket names the process that connected. A TCP socket does not; but a client on this
-//! machine sends before the server reads, so each send of a service's process on a socket that
-//! is not followed leaves its process id in a table, and the end of that socket takes it out.
-//! The send is told when it is over: a server on another CPU may have read the request by then,
-//! so it asks again when it begins to answer.
+//! machine connects and sends before the server reads, so either leaves the process id of a
+//! service's process in a table, for a socket that is not followed, and the end of that socket
+//! takes it out. A send is told when it is over: a server on another CPU may have answered by
+//! then. One that reads before asks again when it begins to answer.
 
 use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
@@ -90,7 +90,7 @@ fn is_near<S: Socket>(socket: S, family: u16) -> Option<bool> {
     Some(own[0] == peer[0] && own[1] == peer[1])
 }
 
-/// Process `tgid` sent on a socket that is not followed: it may be a client.
+/// Process `tgid` connected, or sent on a socket that is not followed: it may be a client.
 #[inline(always)]
 pub(super) fn note<S: Socket>(socket: S, tgid: u32) {
     if owner_of(tgid) < FIRST_SERVICE {

@@ -60,6 +60,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("SOCK_STATE", "sock_common", "skc_state", RECEIVERS),
     field("SOCK_PORT", "sock_common", "skc_num", RECEIVERS),
     field("SOCK_ERROR", "sock", "sk_err", &[]),
+    field("SOCK_LOCK_OWNED", "sock", "sk_lock.owned", &[]),
     field("SOCK_PEER_PORT", "sock_common", "skc_dport", &[]),
     field("SOCK_NETWORK", "sock_common", "skc_net.net", &[]),
     field("NETWORK_NUMBER", "net", "ns.inum", &[]),
