@@ -120,6 +120,7 @@ impl Agent {
         }
         self.poll_requests();
         let now = Timestamp::now();
+        self.watch.check(now);
         if now.since(self.cpu_read) >= CPU_PERIOD.as_nanos() as u64 {
             self.cpu_read = now;
             self.read_cpu();
