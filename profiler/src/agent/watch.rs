@@ -17,9 +17,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Timestamp;
 use crate::ledger::{Holders, MeterId, ServiceId};
 use crate::meters::GpuProcesses;
-use crate::services::{
-    Changes, LISTENERS_EVERY, Population, Selection, Service, Services, Target,
-};
+use crate::services::{Changes, LISTENERS_EVERY, Population, Selection, Service, Services, Target};
 
 /// Between two checks whether processes have come or gone. A service that has ended is looked for
 /// as often, for it may be being started again: what a new process does is not seen until it is
