@@ -372,7 +372,7 @@ impl Follower {
         // and shrinking.
         self.lead = (self.lead * 985 / 1_000).max(FINEST_STEP * self.strain);
         let changes = if self.rests {
-            (REST / self.period).floor().max(1.0)
+            (REST / self.period).round().max(1.0)
         } else {
             1.0
         };
