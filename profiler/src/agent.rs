@@ -51,6 +51,10 @@ const AT_REST: Duration = Duration::from_secs(1);
 /// each chunk. A divisor of [`CPU_PERIOD`].
 const UNSTREAMED_PERIOD: Duration = Duration::from_millis(50);
 
+/// More requests than this at one tick want the next one soon, whatever they are: the ring, which
+/// has room for seven times as many, must not fill while the agent waits for a CPU.
+const CROWD: usize = 600;
+
 /// After its last process a service's last requests and CPU time have long been told.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
@@ -73,6 +77,8 @@ pub struct Agent {
     /// Since when services have no process, until they are forgotten.
     ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
+    /// Many requests at the latest tick.
+    crowded: bool,
     /// When a request last moved, other than the agent's own and those after somebody's health.
     served: Timestamp,
     hops: Hops,
@@ -90,11 +96,11 @@ impl Agent {
         self.sinks.metrics.exposition()
     }
 
-    /// How long after one [`Self::tick`] it wants the next: less often while no response streams.
-    /// What 80,000 requests a second leave behind until then has room in the ring.
+    /// How long after one [`Self::tick`] it wants the next: less often while no response streams
+    /// and requests are few.
     pub fn period(&self) -> Duration {
         let drain = self.config.intervals.drain;
-        if self.probes.as_ref().is_some_and(Probes::sees_streams) {
+        if self.crowded || self.probes.as_ref().is_some_and(Probes::sees_streams) {
             drain
         } else {
             drain.max(UNSTREAMED_PERIOD)
@@ -286,6 +292,7 @@ impl Agent {
         let Some(until) = until else {
             return;
         };
+        self.crowded = self.observed.len() > CROWD;
         let observed = std::mem::take(&mut self.observed);
         for seen in &observed {
             self.hops.watch(seen);
