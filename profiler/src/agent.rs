@@ -26,7 +26,7 @@ use crate::ledger::{
 use crate::meters::{News, Running};
 use crate::probes::health::{ProgramHealth, Verdict};
 use crate::probes::requests::Observed;
-use crate::recording::JournalError;
+use crate::recording::RecordingError;
 use crate::report::Report;
 use crate::services::Service;
 use config::Config;
@@ -159,7 +159,7 @@ impl Agent {
 
     /// Ends the sources, drains the kernel side a last time, closes every interval and returns
     /// the summary. Takes under a second; a source that hangs in a call is left behind.
-    pub fn finish(mut self) -> Result<Report, JournalError> {
+    pub fn finish(mut self) -> Result<Report, RecordingError> {
         if let Some(running) = self.running.take() {
             for name in running.stop() {
                 log::warn!("the {name} thread hangs in a call and is left behind");
@@ -176,7 +176,8 @@ impl Agent {
         }
         self.sinks.summary.set_window(self.began, now);
         self.publish(now);
-        match self.sinks.take_journal_error() {
+        self.sinks.close();
+        match self.sinks.take_recording_error() {
             Some(error) => Err(error),
             None => Ok(self.sinks.summary.report()),
         }

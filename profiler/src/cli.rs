@@ -1,8 +1,10 @@
 //! The command line: one module a verb. Results go to stdout, chatter to stderr.
 
 mod doctor;
+mod replay;
 mod report;
 mod run;
+mod script;
 mod settings;
 mod stat;
 
@@ -40,8 +42,12 @@ enum Verb {
     Run(run::Options),
     /// Count joules and requests while a command runs, like perf stat
     Stat(stat::Options),
-    /// Print a summary of a journal
+    /// Print a summary of a recording
     Report(report::Options),
+    /// Print a recording's requests, for other tools
+    Script(script::Options),
+    /// Book any tool's power and request logs into a recording
+    Replay(replay::Options),
     /// Say what works on this machine, what does not, and the exact fix
     Doctor(doctor::Options),
 }
@@ -57,6 +63,8 @@ pub fn main() -> ExitCode {
         Verb::Run(options) => run::run(config.as_deref(), verbose, options),
         Verb::Stat(options) => stat::run(config.as_deref(), verbose, options),
         Verb::Report(options) => report::run(options),
+        Verb::Script(options) => script::run(options),
+        Verb::Replay(options) => replay::run(options),
         Verb::Doctor(options) => doctor::run(config.as_deref(), verbose, options),
     };
     match result {

@@ -1,7 +1,7 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
 //! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding` < `ledger` < `probes`, `meters`, `services`,
-//! `tokens` (sources) and `export`, `recording` (sinks) < `agent`, `report` < `cli`. See
+//! `tokens` (sources) and `export`, `recording` (sinks) < `agent`, `replay`, `report` < `cli`. See
 //! `docs/architecture.md`.
 
 pub mod agent;
@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod meters;
 pub mod probes;
 pub mod recording;
+pub mod replay;
 pub mod report;
 pub mod services;
 pub mod tokens;

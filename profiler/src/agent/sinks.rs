@@ -1,4 +1,4 @@
-//! Where booked values go: `/metrics`, the journal, the summary. Each sees the same values in the
+//! Where booked values go: `/metrics`, the recording, the summary. Each sees the same values in the
 //! same order.
 
 use crate::clock::Timestamp;
@@ -6,7 +6,7 @@ use crate::export::Metrics;
 use crate::ledger::{
     Booked, CpuTime, EngineInfo, Holders, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
 };
-use crate::recording::{Journal, JournalError};
+use crate::recording::{Recording, RecordingError};
 use crate::report::Summary;
 
 /// All sinks of one agent.
@@ -14,47 +14,47 @@ use crate::report::Summary;
 pub(super) struct Sinks {
     pub(super) metrics: Metrics,
     pub(super) summary: Summary,
-    journal: Option<Journal>,
-    /// Why the journal ended early, told once.
-    journal_error: Option<JournalError>,
+    recording: Option<Recording>,
+    /// Why the recording ended early, told once.
+    recording_error: Option<RecordingError>,
 }
 
 impl Sinks {
-    pub(super) fn new(journal: Option<Journal>, simulated: bool) -> Self {
+    pub(super) fn new(recording: Option<Recording>, simulated: bool) -> Self {
         Self {
             metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
             summary: Summary::new(simulated),
-            journal,
-            journal_error: None,
+            recording,
+            recording_error: None,
         }
     }
 
     pub(super) fn describe_meter(&mut self, id: MeterId, meter: &Meter) {
         self.metrics.describe_meter(id, meter);
         self.summary.describe_meter(id, meter);
-        self.write(|journal| journal.meter(id, meter));
+        self.write(|recording| recording.meter(id, meter));
     }
 
     pub(super) fn describe_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
         self.metrics.describe_service(id, name, model);
         self.summary.describe_service(id, name, model);
-        self.write(|journal| journal.service(id, name));
+        self.write(|recording| recording.service(id, name, model));
     }
 
     pub(super) fn describe_engine(&mut self, info: &EngineInfo) {
         self.metrics.describe_engine(info);
         self.summary.describe_engine(info);
-        self.write(|journal| journal.engine(info));
+        self.write(|recording| recording.engine(info));
     }
 
     pub(super) fn count_tokens(&mut self, delta: &TokenDelta) {
         self.metrics.record_tokens(delta);
         self.summary.add_tokens(delta);
-        self.write(|journal| journal.tokens(delta));
+        self.write(|recording| recording.tokens(delta));
     }
 
     pub(super) fn trace(&mut self, request: RequestId, trace: TraceId) {
-        self.write(|journal| journal.trace(request, trace));
+        self.write(|recording| recording.trace(request, trace));
     }
 
     pub(super) fn hold(&mut self, holders: &Holders) {
@@ -69,28 +69,36 @@ impl Sinks {
     pub(super) fn book(&mut self, booked: &Booked) {
         self.metrics.book(booked);
         self.summary.add(booked);
-        self.write(|journal| journal.book(booked));
+        self.write(|recording| recording.book(booked));
     }
 
-    /// Makes what was booked visible to readers: scrapes, and who follows the journal.
+    /// Makes what was booked visible to readers: scrapes, and who follows the recording.
     pub(super) fn publish(&mut self, now: Timestamp) {
         self.metrics.publish(now);
-        self.write(Journal::flush);
+        self.write(Recording::commit);
     }
 
-    /// Why the journal ended early, once.
-    pub(super) fn take_journal_error(&mut self) -> Option<JournalError> {
-        self.journal_error.take()
+    /// Closes the recording.
+    pub(super) fn close(&mut self) {
+        if let Some(Err(error)) = self.recording.take().map(Recording::close) {
+            log::error!("{error}");
+            self.recording_error = Some(error);
+        }
     }
 
-    fn write(&mut self, write: impl FnOnce(&mut Journal) -> Result<(), JournalError>) {
-        let Some(journal) = &mut self.journal else {
+    /// Why the recording ended early, once.
+    pub(super) fn take_recording_error(&mut self) -> Option<RecordingError> {
+        self.recording_error.take()
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut Recording) -> Result<(), RecordingError>) {
+        let Some(recording) = &mut self.recording else {
             return;
         };
-        if let Err(error) = write(journal) {
+        if let Err(error) = write(recording) {
             log::error!("{error}; nothing more is written to it");
-            self.journal = None;
-            self.journal_error = Some(error);
+            self.recording = None;
+            self.recording_error = Some(error);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::ledger::{self, Component, Ledger};
 use crate::meters::{self, Discovery};
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
-use crate::recording::{Journal, JournalError};
+use crate::recording::{Recording, RecordingError};
 use crate::services::{Selection, Target};
 
 /// The GPU's name when it is a simulator's.
@@ -32,9 +32,9 @@ pub enum StartError {
     /// Requests must be seen and cannot be.
     #[error("requests cannot be seen: {0}")]
     Requests(String),
-    /// The journal cannot be written.
+    /// The recording cannot be written.
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Recording(#[from] RecordingError),
     /// A service chosen by hand is not there.
     #[error("{0}")]
     NoService(String),
@@ -49,7 +49,7 @@ pub struct Options {
     /// Settings.
     pub config: Config,
     /// Where everything booked is written, if anywhere.
-    pub journal: Option<PathBuf>,
+    pub recording: Option<PathBuf>,
     /// True if measuring without seeing requests, or without a service named by hand, makes no
     /// sense.
     pub requests_required: bool,
@@ -63,7 +63,7 @@ impl Agent {
     pub fn start(options: Options) -> Result<Self, StartError> {
         let Options {
             config,
-            journal,
+            recording,
             requests_required,
             on_gpus,
         } = options;
@@ -103,10 +103,10 @@ impl Agent {
             return Err(StartError::Requests(failed_programs(probes)));
         }
 
-        let journal = journal
-            .map(|path| Journal::create(&path, simulated))
+        let recording = recording
+            .map(|path| Recording::create(&path, "run", simulated))
             .transpose()?;
-        let mut sinks = Sinks::new(journal, simulated);
+        let mut sinks = Sinks::new(recording, simulated);
         let mut ledger = Ledger::new(ledger::Config {
             requests: probes.as_ref().is_some_and(Probes::sees_requests),
             cpu: probes.as_ref().is_some_and(Probes::sees_cpu_time),

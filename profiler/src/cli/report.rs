@@ -1,20 +1,20 @@
-//! `perjoule report`: a journal's summary.
+//! `perjoule report`: a recording's summary.
 
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::print;
-use crate::ledger::Booked;
-use crate::recording;
+use crate::recording::{Recorded, RecordingError};
 use crate::report::Summary;
 
 /// What to print, and how.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// A journal that `perjoule run --journal` wrote
+    /// A recording that `perjoule run --record` or `perjoule replay` wrote
     file: PathBuf,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -33,35 +33,7 @@ enum Format {
 
 /// Prints the summary on stdout.
 pub(super) fn run(options: Options) -> Result<ExitCode> {
-    let recorded = recording::read(&options.file)?;
-    let mut summary = Summary::new(recorded.simulated);
-    for (id, meter) in &recorded.meters {
-        summary.describe_meter(*id, meter);
-    }
-    for (id, name) in &recorded.services {
-        let model = recorded.models.get(id).map(String::as_str);
-        summary.describe_service(*id, name, model);
-    }
-    // Before the requests: whether a request's tokens are counted is known from the start.
-    for delta in &recorded.tokens {
-        summary.add_tokens(delta);
-    }
-    for booked in &recorded.booked {
-        summary.add(booked);
-    }
-    let intervals = || {
-        recorded.booked.iter().filter_map(|booked| match booked {
-            Booked::Interval(interval) => Some(interval),
-            _ => None,
-        })
-    };
-    if let (Some(from), Some(to)) = (
-        intervals().map(|i| i.from).min(),
-        intervals().map(|i| i.to).max(),
-    ) {
-        summary.set_window(from, to);
-    }
-    let report = summary.report();
+    let report = summary(&options.file)?.report();
     match options.format {
         Format::Table => print(&report.to_table())?,
         Format::Md => {
@@ -71,4 +43,23 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
         Format::Json => print(&(report.to_json()? + "\n"))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sums up a recording, row by row.
+fn summary(file: &Path) -> Result<Summary, RecordingError> {
+    let recorded = Recorded::open(file)?;
+    let mut summary = Summary::new(recorded.simulated);
+    recorded.meters(|id, meter| summary.describe_meter(id, &meter))?;
+    recorded.services(|id, name, model| summary.describe_service(id, name, model))?;
+    // Before the requests: whether a request's tokens are counted is known from the start.
+    recorded.tokens(|delta| summary.add_tokens(&delta))?;
+    recorded.intervals(|interval| summary.add(&interval))?;
+    let _all: ControlFlow<()> = recorded.requests(|request| {
+        summary.add_request(&request.booked);
+        ControlFlow::Continue(())
+    })?;
+    if let Some((from, to)) = recorded.window()? {
+        summary.set_window(from, to);
+    }
+    Ok(summary)
 }

@@ -49,7 +49,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     let address = listener.local_addr()?;
     let mut agent = Agent::start(AgentOptions {
         config,
-        journal: options.target.journal,
+        recording: options.target.record,
         requests_required: false,
         on_gpus: true,
     })?;

@@ -44,15 +44,15 @@ pub(super) struct Target {
     /// Do not read the server's own token counts at the end of its responses
     #[arg(long)]
     no_usage: bool,
-    /// Read the traceparent header of requests, and write the trace's id to the journal
+    /// Read the traceparent header of requests, and write the trace's id to the recording
     #[arg(long)]
     trace_ids: bool,
     /// The model's name, for service_info
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Write everything booked to this file, one JSON object a line
+    /// Record everything booked in this file (SQLite); `perjoule report` and `script` read it
     #[arg(long, value_name = "FILE")]
-    pub(super) journal: Option<PathBuf>,
+    pub(super) record: Option<PathBuf>,
 }
 
 impl Target {

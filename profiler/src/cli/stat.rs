@@ -81,7 +81,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         let mut agent = Agent::start(AgentOptions {
             config,
             on_gpus: !target.names_services(),
-            journal: target.journal,
+            recording: target.record,
             requests_required: true,
         })?;
         let mut ticks = interval(agent.period());

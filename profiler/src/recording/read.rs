@@ -1,161 +1,337 @@
-//! Reads a journal back.
+//! Reads a recording back, row by row: memory does not grow with the file.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
-use super::lines::{Entry, timestamp};
-use super::{JournalError, SCHEMA};
-use crate::ledger::{Booked, BookedInterval, Meter, MeterId, ServiceId, ServiceShare, TokenDelta};
-use crate::units::Microjoules;
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, OpenFlags, Row};
 
-/// A journal, read back.
-#[derive(Debug, Default)]
+use super::schema::{APPLICATION_ID, SCHEMA, counter, named};
+use super::{RecordedRequest, RecordingError};
+use crate::clock::Timestamp;
+use crate::ledger::{
+    Accounts, Booked, BookedInterval, BookedRequest, End, Input, Meter, MeterId, Request,
+    RequestId, ServiceId, ServiceShare, TokenCount, TokenDelta,
+};
+use crate::units::{Microjoules, Watts};
+
+/// A recording that is read, as it stood when it was opened: whoever writes it goes on.
+#[derive(Debug)]
 pub struct Recorded {
+    path: PathBuf,
+    connection: Connection,
     /// True if the figures come from a simulator.
     pub simulated: bool,
-    /// The meters.
-    pub meters: HashMap<MeterId, Meter>,
-    /// Each service's name.
-    pub services: HashMap<ServiceId, String>,
-    /// The model that each service's engine named.
-    pub models: HashMap<ServiceId, String>,
-    /// What engines counted, in order.
-    pub tokens: Vec<TokenDelta>,
-    /// What was booked, in order.
-    pub booked: Vec<Booked>,
 }
 
-/// Reads a journal. A last line without its end (the agent was killed) is left out.
-pub fn read(path: &Path) -> Result<Recorded, JournalError> {
-    let io = |error| JournalError::Io {
-        path: path.to_owned(),
-        error,
-    };
-    let mut reader = BufReader::new(File::open(path).map_err(io)?);
-    let mut recorded = Recorded::default();
-    let mut text = String::new();
-    let mut line = 0;
-    loop {
-        text.clear();
-        if reader.read_line(&mut text).map_err(io)? == 0 || !text.ends_with('\n') {
-            break;
-        }
-        line += 1;
-        let format = |reason: String| JournalError::Format {
+impl Recorded {
+    /// Opens a recording.
+    ///
+    /// # Errors
+    /// If there is none, or it is of a newer layout.
+    pub fn open(path: &Path) -> Result<Self, RecordingError> {
+        let sqlite = RecordingError::sqlite(path);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(&sqlite)?;
+        let number = |pragma: &str| -> Result<i32, RecordingError> {
+            connection
+                .pragma_query_value(None, pragma, |row| row.get(0))
+                .map_err(|error| match error.sqlite_error_code() {
+                    Some(rusqlite::ErrorCode::NotADatabase) => RecordingError::Format {
+                        path: path.to_owned(),
+                        reason: "it is no SQLite file".into(),
+                    },
+                    _ => sqlite(error),
+                })
+        };
+        let format = |reason: String| RecordingError::Format {
             path: path.to_owned(),
-            line,
             reason,
         };
-        let entry = serde_json::from_str(&text).map_err(|error| format(error.to_string()))?;
-        match entry {
-            Entry::Journal {
-                schema, simulated, ..
-            } => {
-                if schema > SCHEMA {
-                    return Err(format(format!(
-                        "schema {schema} is newer than this perjoule"
-                    )));
+        if number("application_id")? != APPLICATION_ID {
+            return Err(format("it is a SQLite file of another program".into()));
+        }
+        let schema = number("user_version")?;
+        if schema > SCHEMA {
+            return Err(format(format!(
+                "its schema {schema} is newer than this perjoule"
+            )));
+        }
+        connection.execute_batch("BEGIN").map_err(&sqlite)?;
+        let simulated: String = connection
+            .query_row(
+                "SELECT value FROM meta WHERE key = 'simulated'",
+                [],
+                |row| row.get(0),
+            )
+            .map_err(&sqlite)?;
+        Ok(Self {
+            path: path.to_owned(),
+            connection,
+            simulated: simulated == "1",
+        })
+    }
+
+    /// The meters.
+    ///
+    /// # Errors
+    /// If the file cannot be read, as with every method here.
+    pub fn meters(&self, mut each: impl FnMut(MeterId, Meter)) -> Result<(), RecordingError> {
+        self.rows("SELECT * FROM meters ORDER BY meter", |row| {
+            let meter = Meter {
+                component: name(row, "component")?,
+                device: row.get("device")?,
+                source: name(row, "source")?,
+                limit: row.get::<_, Option<f64>>("limit_watts")?.map(Watts),
+                tick: count(row, "tick_ns")?,
+                stale_after: count(row, "stale_after_ns")?,
+                gain_error_ratio: row.get("gain_error_ratio")?,
+                idle: row.get::<_, Option<f64>>("idle_watts")?.map(Watts),
+            };
+            each(MeterId(row.get("meter")?), meter);
+            Ok(())
+        })
+    }
+
+    /// The services: name, and the model that was given or that the engine named last.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn services(
+        &self,
+        mut each: impl FnMut(ServiceId, &str, Option<&str>),
+    ) -> Result<(), RecordingError> {
+        let sql = "SELECT service, name, coalesce(
+                (SELECT model FROM engines WHERE engines.service = services.service
+                    AND model IS NOT NULL ORDER BY rowid DESC LIMIT 1), model) AS model
+            FROM services ORDER BY service";
+        self.rows(sql, |row| {
+            let model: Option<String> = row.get("model")?;
+            let name: String = row.get("name")?;
+            each(ServiceId(row.get("service")?), &name, model.as_deref());
+            Ok(())
+        })
+    }
+
+    /// What engines counted, in order.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn tokens(&self, mut each: impl FnMut(TokenDelta)) -> Result<(), RecordingError> {
+        self.rows("SELECT * FROM tokens ORDER BY rowid", |row| {
+            each(TokenDelta {
+                service: ServiceId(row.get("service")?),
+                from: time(row, "from_ns")?,
+                to: time(row, "to_ns")?,
+                input: known(row, "input")?,
+                output: known(row, "output")?,
+            });
+            Ok(())
+        })
+    }
+
+    /// The intervals, in the order in which they were booked.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn intervals(&self, mut each: impl FnMut(Booked)) -> Result<(), RecordingError> {
+        let sql = "SELECT i.*, s.service AS share, s.requests_uj AS share_requests_uj,
+                s.overhead_uj AS share_overhead_uj
+            FROM intervals i LEFT JOIN interval_services s USING (interval) ORDER BY interval";
+        let mut latest: Option<(i64, BookedInterval)> = None;
+        self.rows(sql, |row| {
+            let id: i64 = row.get("interval")?;
+            if latest.as_ref().is_none_or(|(latest, _)| *latest != id) {
+                if let Some((_, whole)) = latest.replace((id, interval(row)?)) {
+                    each(Booked::Interval(whole));
                 }
-                recorded.simulated = simulated;
             }
-            _ if line == 1 => return Err(format("the first line does not begin a journal".into())),
-            Entry::Meter {
-                meter,
-                component,
-                device,
-                source,
-                tick_ns,
-                stale_after_ns,
-                gain_error_ratio,
-            } => {
-                recorded.meters.insert(
-                    MeterId(meter),
-                    Meter {
-                        component,
-                        device,
-                        source,
-                        limit: None,
-                        tick: tick_ns,
-                        stale_after: stale_after_ns,
-                        gain_error_ratio,
-                        idle: None,
-                    },
-                );
+            if let (Some(service), Some((_, interval))) = (row.get("share")?, &mut latest) {
+                interval.services.push(ServiceShare {
+                    service: ServiceId(service),
+                    requests: energy(row, "share_requests_uj")?,
+                    overhead: energy(row, "share_overhead_uj")?,
+                });
             }
-            Entry::Service { service, name } => {
-                recorded.services.insert(ServiceId(service), name);
-            }
-            Entry::Interval {
-                meter,
-                from_s,
-                to_s,
-                energy_uj,
-                accounts_uj,
-                services,
-            } => {
-                let services = services
-                    .into_iter()
-                    .map(|share| ServiceShare {
-                        service: ServiceId(share.service),
-                        requests: Microjoules(share.requests_uj),
-                        overhead: Microjoules(share.overhead_uj),
-                    })
-                    .collect();
-                recorded.booked.push(Booked::Interval(BookedInterval {
-                    meter: MeterId(meter),
-                    from: timestamp(from_s),
-                    to: timestamp(to_s),
-                    energy: Microjoules(energy_uj),
-                    accounts: accounts_uj,
-                    services,
-                }));
-            }
-            // For who looks at the file; a report has no use for it.
-            Entry::Trace { .. } => {}
-            Entry::Request(line) => recorded.booked.push(Booked::Request(line.into())),
-            Entry::Engine { service, model, .. } => {
-                if let Some(model) = model {
-                    recorded.models.insert(ServiceId(service), model);
-                }
-            }
-            Entry::Tokens {
-                service,
-                from_s,
-                to_s,
-                input,
-                output,
-            } => recorded.tokens.push(TokenDelta {
-                service: ServiceId(service),
-                from: timestamp(from_s),
-                to: timestamp(to_s),
-                input,
-                output,
-            }),
-            Entry::Hole {
-                meter,
-                from_s,
-                to_s,
-                reason,
-            } => recorded.booked.push(Booked::Hole {
-                meter: MeterId(meter),
-                from: timestamp(from_s),
-                to: timestamp(to_s),
+            Ok(())
+        })?;
+        if let Some((_, last)) = latest {
+            each(Booked::Interval(last));
+        }
+        Ok(())
+    }
+
+    /// The holes in meters' time.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn holes(&self, mut each: impl FnMut(Booked)) -> Result<(), RecordingError> {
+        self.rows("SELECT * FROM holes ORDER BY rowid", |row| {
+            let reason: String = row.get("reason")?;
+            each(Booked::Hole {
+                meter: MeterId(row.get("meter")?),
+                from: time(row, "from_ns")?,
+                to: time(row, "to_ns")?,
                 reason: if reason == "reset" {
                     "reset"
                 } else {
                     "refused"
                 },
-            }),
-        }
+            });
+            Ok(())
+        })
     }
-    if line == 0 {
-        return Err(JournalError::Format {
-            path: path.to_owned(),
-            line: 1,
-            reason: "the file is empty".into(),
-        });
+
+    /// The requests, in the order of their numbers, until `each` breaks off.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn requests<B>(
+        &self,
+        mut each: impl FnMut(&RecordedRequest) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RecordingError> {
+        let mut flow = ControlFlow::Continue(());
+        self.walk("SELECT * FROM requests ORDER BY request", |row| {
+            flow = each(&request(row)?);
+            Ok(flow.is_continue())
+        })?;
+        Ok(flow)
     }
-    Ok(recorded)
+
+    /// When the first interval begins and the last one ends.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn window(&self) -> Result<Option<(Timestamp, Timestamp)>, RecordingError> {
+        let mut window = None;
+        let sql = "SELECT min(from_ns) AS from_ns, max(to_ns) AS to_ns FROM intervals";
+        self.rows(sql, |row| {
+            window = known(row, "from_ns")?
+                .map(Timestamp)
+                .zip(known(row, "to_ns")?.map(Timestamp));
+            Ok(())
+        })?;
+        Ok(window)
+    }
+
+    fn rows(
+        &self,
+        sql: &str,
+        mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), RecordingError> {
+        self.walk(sql, |row| each(row).map(|()| true))
+    }
+
+    fn walk(
+        &self,
+        sql: &str,
+        mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<bool>,
+    ) -> Result<(), RecordingError> {
+        let mut walk = || -> rusqlite::Result<()> {
+            let mut statement = self.connection.prepare(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                if !each(row)? {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        walk().map_err(RecordingError::sqlite(&self.path))
+    }
+}
+
+fn interval(row: &Row<'_>) -> rusqlite::Result<BookedInterval> {
+    Ok(BookedInterval {
+        meter: MeterId(row.get("meter")?),
+        from: time(row, "from_ns")?,
+        to: time(row, "to_ns")?,
+        energy: energy(row, "energy_uj")?,
+        accounts: Accounts {
+            idle: energy(row, "idle_uj")?,
+            context: energy(row, "context_uj")?,
+            requests: energy(row, "requests_uj")?,
+            overhead: energy(row, "overhead_uj")?,
+            other: energy(row, "other_uj")?,
+            agent: energy(row, "agent_uj")?,
+            unattributed: energy(row, "unattributed_uj")?,
+            gap: energy(row, "gap_uj")?,
+        },
+        services: Vec::new(),
+    })
+}
+
+fn request(row: &Row<'_>) -> rusqlite::Result<RecordedRequest> {
+    let chunks: Option<u64> = known(row, "chunks")?;
+    let bytes = known(row, "prompt_bytes")?.unwrap_or(0);
+    let outcome: Option<String> = row.get("outcome")?;
+    let end = known(row, "end_ns")?.map(Timestamp);
+    let source: Option<String> = row.get("tokens_source")?;
+    let tokens = match source.as_deref().and_then(named) {
+        Some(source) => Some(TokenCount {
+            source,
+            input: known(row, "tokens_in")?,
+            output: known(row, "tokens_out")?,
+            calibrated: row
+                .get::<_, Option<bool>>("tokens_calibrated")?
+                .unwrap_or(false),
+        }),
+        None => None,
+    };
+    let joules = |column| Ok::<_, rusqlite::Error>(known(row, column)?.map(Microjoules));
+    Ok(RecordedRequest {
+        booked: BookedRequest {
+            request: Request {
+                id: RequestId(row.get::<_, i64>("request")?.cast_unsigned()),
+                service: ServiceId(row.get("service")?),
+                route: name(row, "route")?,
+                start: time(row, "start_ns")?,
+                first_data: known(row, "first_token_ns")?.map(Timestamp),
+                last_data: known(row, "last_data_ns")?.map(Timestamp),
+                input: known(row, "prompt_tokens")?.map_or(Input::Bytes(bytes), Input::Tokens),
+                chunks: chunks.unwrap_or(0),
+                streamed: row.get("streamed")?,
+                status: row.get::<_, Option<u16>>("status")?.unwrap_or(0),
+                end: end
+                    .zip(outcome.as_deref().and_then(named))
+                    .map(|(at, outcome)| End { at, outcome }),
+            },
+            gpu: joules("gpu_uj")?,
+            cpu: joules("cpu_uj")?,
+            dram: joules("dram_uj")?,
+            class: name(row, "class")?,
+            error_ratio: row.get("error_ratio")?,
+            tokens,
+        },
+        name: row.get("id")?,
+        chunks_seen: chunks.is_some(),
+    })
+}
+
+fn known(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(counter))
+}
+
+fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    Ok(counter(row.get(column)?))
+}
+
+fn time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
+    count(row, column).map(Timestamp)
+}
+
+fn energy(row: &Row<'_>, column: &str) -> rusqlite::Result<Microjoules> {
+    count(row, column).map(Microjoules)
+}
+
+/// A value that stands there by its name.
+fn name<T: for<'de> serde::Deserialize<'de>>(
+    row: &Row<'_>,
+    column: &'static str,
+) -> rusqlite::Result<T> {
+    let text = String::column_result(row.get_ref(column)?)?;
+    named(&text).ok_or_else(|| {
+        let unknown = format!("{column} `{text}` is not known");
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, unknown.into())
+    })
 }

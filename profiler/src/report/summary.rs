@@ -134,10 +134,15 @@ impl Summary {
     pub fn add(&mut self, booked: &Booked) {
         match booked {
             Booked::Interval(interval) => self.add_interval(interval),
-            Booked::Request(request) => self.service(request.request.service).add(request),
+            Booked::Request(request) => self.add_request(request),
             // Time without known energy: the exporter counts it; no joule of it is in any sum.
             Booked::Hole { .. } => {}
         }
+    }
+
+    /// Takes a request that the ledger booked.
+    pub fn add_request(&mut self, request: &BookedRequest) {
+        self.service(request.request.service).add(request);
     }
 
     fn add_interval(&mut self, interval: &BookedInterval) {

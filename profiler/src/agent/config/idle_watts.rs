@@ -29,6 +29,11 @@ impl IdleWatts {
         self.devices.get(device).copied().or(self.all)
     }
 
+    /// The devices that are named.
+    pub fn devices(&self) -> impl Iterator<Item = &str> {
+        self.devices.keys().map(String::as_str)
+    }
+
     /// Adds what another flag says; a later one wins.
     #[must_use]
     pub fn and(mut self, later: Self) -> Self {

@@ -1,0 +1,129 @@
+//! `perjoule script`: a recording's requests, raw, for other tools.
+
+use std::collections::HashMap;
+use std::io::{self, BufWriter};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::ledger::ServiceId;
+use crate::recording::{Recorded, RecordedRequest, RecordingError};
+
+/// What to print, and how.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// A recording that `perjoule run --record` or `perjoule replay` wrote
+    file: PathBuf,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// One JSON object a line, one line a request
+    Jsonl,
+}
+
+/// One line. What is not known is null.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    id: &'a str,
+    service: &'a str,
+    route: &'static str,
+    code: Option<&'static str>,
+    outcome: Option<&'static str>,
+    start_s: f64,
+    first_token_s: Option<f64>,
+    end_s: Option<f64>,
+    chunks: Option<u64>,
+    tokens_in: Option<u64>,
+    tokens_out: Option<u64>,
+    energy_uj: Energy,
+    class: &'static str,
+    error_ratio: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Energy {
+    gpu: Option<u64>,
+    cpu: Option<u64>,
+    dram: Option<u64>,
+}
+
+/// Prints the requests on stdout.
+pub(super) fn run(options: Options) -> Result<ExitCode> {
+    let Format::Jsonl = options.format;
+    let recorded = Recorded::open(&options.file)?;
+    match write(&recorded, BufWriter::new(io::stdout().lock()))? {
+        // A reader that has seen enough is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn write(
+    recorded: &Recorded,
+    mut out: impl io::Write,
+) -> Result<Result<(), io::Error>, RecordingError> {
+    let mut services: HashMap<ServiceId, String> = HashMap::new();
+    recorded.services(|id, name, _| {
+        services.insert(id, name.to_owned());
+    })?;
+    let ended = recorded.requests(|request| {
+        // A change of protocol is a session, and no request.
+        if request.booked.request.begins_session() {
+            return ControlFlow::Continue(());
+        }
+        let number = request.booked.request.id.0.to_string();
+        let service = services.get(&request.booked.request.service);
+        let line = line(request, &number, service.map_or("unknown", String::as_str));
+        let written = serde_json::to_writer(&mut out, &line).map_err(io::Error::from);
+        match written.and_then(|()| out.write_all(b"\n")) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    })?;
+    Ok(match ended {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => out.flush(),
+    })
+}
+
+fn line<'a>(recorded: &'a RecordedRequest, number: &'a str, service: &'a str) -> Line<'a> {
+    let booked = &recorded.booked;
+    let request = &booked.request;
+    let tokens = booked.token_count();
+    Line {
+        id: recorded.name.as_deref().unwrap_or(number),
+        service,
+        route: request.route.name(),
+        code: request.code(),
+        outcome: request.end.map(|end| end.outcome.name()),
+        start_s: seconds(request.start),
+        first_token_s: request.first_data.map(seconds),
+        end_s: request.end.map(|end| seconds(end.at)),
+        chunks: recorded.chunks_seen.then_some(request.chunks),
+        tokens_in: tokens.and_then(|tokens| tokens.input),
+        tokens_out: tokens.and_then(|tokens| tokens.output),
+        energy_uj: Energy {
+            gpu: booked.gpu.map(|energy| energy.0),
+            cpu: booked.cpu.map(|energy| energy.0),
+            dram: booked.dram.map(|energy| energy.0),
+        },
+        class: booked.class.name(),
+        error_ratio: booked.error_ratio,
+    }
+}
+
+/// Seconds as they were before they became nanoseconds: whole and fraction apart, so that times
+/// since 1970 come out as they went in.
+fn seconds(at: Timestamp) -> f64 {
+    const SECOND: u64 = 1_000_000_000;
+    (at.0 / SECOND) as f64 + (at.0 % SECOND) as f64 / SECOND as f64
+}

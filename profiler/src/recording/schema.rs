@@ -1,0 +1,121 @@
+//! The tables of a recording, and how values stand in them.
+//!
+//! Times are nanoseconds, energies are microjoules, both integers; what is not known is NULL.
+
+use serde::Deserialize;
+use serde::de::value::{Error as NameError, StrDeserializer};
+
+/// `pjou`: what `file` and SQLite call the kind of a file.
+pub(super) const APPLICATION_ID: i32 = 0x706A_6F75;
+
+/// The layout of the tables; a reader refuses a higher one.
+pub(super) const SCHEMA: i32 = 1;
+
+/// All tables.
+pub(super) const TABLES: &str = "
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE meters (
+    meter INTEGER PRIMARY KEY,
+    component TEXT NOT NULL,
+    device TEXT NOT NULL,
+    source TEXT NOT NULL,
+    limit_watts REAL,
+    tick_ns INTEGER NOT NULL,
+    stale_after_ns INTEGER NOT NULL,
+    gain_error_ratio REAL NOT NULL,
+    idle_watts REAL
+);
+CREATE TABLE services (
+    service INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    model TEXT
+);
+CREATE TABLE requests (
+    request INTEGER PRIMARY KEY,
+    id TEXT,
+    service INTEGER NOT NULL REFERENCES services,
+    route TEXT NOT NULL,
+    status INTEGER,
+    outcome TEXT,
+    start_ns INTEGER NOT NULL,
+    first_token_ns INTEGER,
+    last_data_ns INTEGER,
+    end_ns INTEGER,
+    streamed INTEGER NOT NULL,
+    chunks INTEGER,
+    prompt_bytes INTEGER,
+    prompt_tokens INTEGER,
+    tokens_in INTEGER,
+    tokens_out INTEGER,
+    tokens_source TEXT,
+    tokens_calibrated INTEGER,
+    gpu_uj INTEGER,
+    cpu_uj INTEGER,
+    dram_uj INTEGER,
+    class TEXT NOT NULL,
+    error_ratio REAL
+);
+CREATE TABLE intervals (
+    interval INTEGER PRIMARY KEY,
+    meter INTEGER NOT NULL REFERENCES meters,
+    from_ns INTEGER NOT NULL,
+    to_ns INTEGER NOT NULL,
+    energy_uj INTEGER NOT NULL,
+    idle_uj INTEGER NOT NULL,
+    context_uj INTEGER NOT NULL,
+    requests_uj INTEGER NOT NULL,
+    overhead_uj INTEGER NOT NULL,
+    other_uj INTEGER NOT NULL,
+    agent_uj INTEGER NOT NULL,
+    unattributed_uj INTEGER NOT NULL,
+    gap_uj INTEGER NOT NULL
+);
+CREATE TABLE interval_services (
+    interval INTEGER NOT NULL REFERENCES intervals,
+    service INTEGER NOT NULL REFERENCES services,
+    requests_uj INTEGER NOT NULL,
+    overhead_uj INTEGER NOT NULL,
+    PRIMARY KEY (interval, service)
+) WITHOUT ROWID;
+CREATE TABLE engines (
+    service INTEGER NOT NULL REFERENCES services,
+    engine TEXT NOT NULL,
+    version TEXT,
+    model TEXT
+);
+CREATE TABLE tokens (
+    service INTEGER NOT NULL REFERENCES services,
+    from_ns INTEGER NOT NULL,
+    to_ns INTEGER NOT NULL,
+    input INTEGER,
+    output INTEGER
+);
+CREATE TABLE holes (
+    meter INTEGER NOT NULL REFERENCES meters,
+    from_ns INTEGER NOT NULL,
+    to_ns INTEGER NOT NULL,
+    reason TEXT NOT NULL
+);
+CREATE TABLE traces (
+    request INTEGER PRIMARY KEY,
+    trace TEXT NOT NULL
+);
+";
+
+/// A counter in a column: SQLite's integers have a sign. 2⁶³ ns are 292 years, 2⁶³ µJ 9 TJ.
+pub(super) fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A counter out of a column.
+pub(super) fn counter(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+/// The value of this name, as in metric labels.
+pub(super) fn named<'a, T: Deserialize<'a>>(name: &'a str) -> Option<T> {
+    T::deserialize(StrDeserializer::<NameError>::new(name)).ok()
+}
