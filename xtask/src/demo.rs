@@ -1,8 +1,8 @@
 //! The demo: a serving stack with a simulated GPU, the real agent on the real kernel, and what it
 //! says beside what is true.
 
-mod journal;
 mod live;
+mod recording;
 pub(crate) mod stack;
 mod summary;
 
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::project::{cargo, is_root, run as run_command, target};
 use crate::setup;
-use journal::Journal;
+use recording::Recording;
 use stack::Stack;
 use summary::Summary;
 
@@ -119,16 +119,16 @@ fn measure(options: &Options, live: bool) -> Result<Summary> {
     eprintln!("learning the idle floor for {} s", QUIET.as_secs());
     sleep(QUIET);
 
-    let mut journal = Journal::follow(&stack.journal());
+    let mut recording = Recording::follow(&stack.recording());
     let mut load = stack.load(options.rate, options.seconds, options.seed)?;
     let start = Instant::now();
     let mut table = live::Table::new();
     let mut ended = None;
     let load_summary = loop {
         sleep(Duration::from_secs(1));
-        journal.read_on()?;
+        recording.read_on()?;
         if live {
-            table.row(start.elapsed(), &journal);
+            table.row(start.elapsed(), &recording);
         }
         stack.still_up()?;
         if ended.is_none() && load.has_ended()? {
@@ -137,7 +137,7 @@ fn measure(options: &Options, live: bool) -> Result<Summary> {
         // All that was sent has been served: wait until it is booked, too.
         if let Some(at) = ended {
             let served = stack.truths()?.len();
-            if journal.requests.len() >= served || at.elapsed() > BOOKING {
+            if recording.requests.len() >= served || at.elapsed() > BOOKING {
                 break load.summary()?;
             }
         }
@@ -145,9 +145,9 @@ fn measure(options: &Options, live: bool) -> Result<Summary> {
     if !options.keep {
         stack.stop_agent()?;
     }
-    journal.read_on()?;
-    let summary = Summary::new(&journal, &stack, &load_summary)?;
-    fs::write(folder.join("report.md"), stack::report(&stack.journal())?)
+    recording.read_on()?;
+    let summary = Summary::new(&recording, &stack, &load_summary)?;
+    fs::write(folder.join("report.md"), stack::report(&stack.recording())?)
         .context("cannot write the report")?;
     eprint!("{}", summary.to_text());
     eprintln!("report for a planner: target/demo/report.md");
@@ -175,20 +175,20 @@ fn measure_real(options: &Options, driver: &str) -> Result<()> {
     );
     let folder = target("demo");
     fs::create_dir_all(&folder).context("cannot make target/demo")?;
-    let journal = folder.join("journal.jsonl");
+    let recording = folder.join("perjoule.pj");
     let mut stat = Command::new(target("release/perjoule"));
     stat.args([
         "stat",
         "--duration",
         &options.seconds.to_string(),
-        "--journal",
+        "--record",
     ])
-    .arg(&journal);
+    .arg(&recording);
     if options.json {
         stat.arg("--json");
     }
     run_command(&mut stat)?;
-    fs::write(folder.join("report.md"), stack::report(&journal)?)
+    fs::write(folder.join("report.md"), stack::report(&recording)?)
         .context("cannot write the report")?;
     eprintln!("report for a planner: target/demo/report.md");
     Ok(())

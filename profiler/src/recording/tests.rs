@@ -1,1 +1,396 @@
+use std::fs;
+use std::ops::ControlFlow;
+use std::process::{Command, Stdio};
 
+use rusqlite::Connection;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::ledger::{
+    Accounts, Booked, BookedInterval, Class, Component, Counts, End, EngineInfo, Input, Meter,
+    MeterId, Outcome, Request, RequestId, Route, ServiceId, ServiceShare, Source, TokenCount,
+    TokenDelta, TokenSource, TraceId,
+};
+use crate::units::{Microjoules, Watts};
+
+fn booked_request() -> BookedRequest {
+    BookedRequest {
+        request: Request {
+            id: RequestId(u64::MAX - 7),
+            service: ServiceId(1),
+            route: Route::ChatCompletions,
+            start: Timestamp(1_500_000_001),
+            first_data: Some(Timestamp(1_700_000_002)),
+            last_data: Some(Timestamp(2_500_000_003)),
+            input: Input::Bytes(4_000),
+            chunks: 12,
+            streamed: true,
+            status: 200,
+            end: Some(End {
+                at: Timestamp(2_500_000_004),
+                outcome: Outcome::Done,
+            }),
+        },
+        gpu: Some(Microjoules(123_456_789)),
+        cpu: Some(Microjoules(0)),
+        dram: None,
+        class: Class::A,
+        error_ratio: Some(0.03),
+        tokens: Some(TokenCount {
+            source: TokenSource::Usage,
+            input: Some(900),
+            output: None,
+            calibrated: true,
+        }),
+    }
+}
+
+fn meter() -> Meter {
+    Meter {
+        component: Component::Gpu,
+        device: "GPU-0".into(),
+        source: Source::Counter,
+        limit: Some(Watts(700.0)),
+        tick: 100_000_000,
+        stale_after: 2_000_000_000,
+        gain_error_ratio: 0.05,
+        idle: Some(Watts(83.25)),
+    }
+}
+
+fn interval() -> BookedInterval {
+    let accounts = [1, 2, 3, 4, 5, 6, 7, 8].map(Microjoules);
+    let [
+        idle,
+        context,
+        requests,
+        overhead,
+        other,
+        agent,
+        unattributed,
+        gap,
+    ] = accounts;
+    BookedInterval {
+        meter: MeterId(0),
+        from: Timestamp(1),
+        to: Timestamp(2),
+        energy: Microjoules(36),
+        accounts: Accounts {
+            idle,
+            context,
+            requests,
+            overhead,
+            other,
+            agent,
+            unattributed,
+            gap,
+        },
+        services: vec![
+            ServiceShare {
+                service: ServiceId(1),
+                requests: Microjoules(3),
+                overhead: Microjoules(0),
+            },
+            ServiceShare {
+                service: ServiceId(2),
+                requests: Microjoules(0),
+                overhead: Microjoules(4),
+            },
+        ],
+    }
+}
+
+fn requests(recorded: &Recorded) -> Vec<RecordedRequest> {
+    let mut all = Vec::new();
+    let _: ControlFlow<()> = recorded
+        .requests(|request| {
+            all.push(request.clone());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    all
+}
+
+#[test]
+fn every_value_that_is_written_is_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    let mut recording = Recording::create(&path, "run", true).unwrap();
+    recording.meter(MeterId(0), &meter()).unwrap();
+    recording
+        .service(ServiceId(1), "vllm", Some("given"))
+        .unwrap();
+    recording.service(ServiceId(2), "other", None).unwrap();
+    let request = Booked::Request(booked_request());
+    recording.book(&request).unwrap();
+    let mut unknown = booked_request();
+    unknown.request = Request {
+        id: RequestId(3),
+        route: Route::Other,
+        first_data: None,
+        last_data: None,
+        input: Input::Tokens(17),
+        streamed: false,
+        chunks: 0,
+        status: 0,
+        end: None,
+        ..unknown.request
+    };
+    (unknown.gpu, unknown.tokens, unknown.error_ratio) = (None, None, None);
+    unknown.class = Class::C;
+    recording
+        .request(&RecordedRequest {
+            booked: unknown,
+            name: Some("réq \"7\"".into()),
+            chunks_seen: false,
+        })
+        .unwrap();
+    recording.book(&Booked::Interval(interval())).unwrap();
+    let lone = BookedInterval {
+        from: Timestamp(2),
+        to: Timestamp(5),
+        services: Vec::new(),
+        ..interval()
+    };
+    recording.book(&Booked::Interval(lone)).unwrap();
+    let hole = Booked::Hole {
+        meter: MeterId(0),
+        from: Timestamp(5),
+        to: Timestamp(9),
+        reason: "reset",
+    };
+    recording.book(&hole).unwrap();
+    let info = EngineInfo {
+        service: ServiceId(1),
+        engine: "vllm",
+        counts: Counts::Step,
+        version: None,
+        model: Some("llama".into()),
+    };
+    recording.engine(&info).unwrap();
+    let delta = TokenDelta {
+        service: ServiceId(1),
+        from: Timestamp(987_654_321_000_000_001),
+        to: Timestamp(987_654_322_000_000_002),
+        input: Some(12),
+        output: None,
+    };
+    recording.tokens(&delta).unwrap();
+    recording.trace(RequestId(3), TraceId([0xAB; 16])).unwrap();
+    recording.close().unwrap();
+
+    let recorded = Recorded::open(&path).unwrap();
+    assert!(recorded.simulated);
+    let mut meters = Vec::new();
+    recorded
+        .meters(|id, meter| meters.push((id, meter)))
+        .unwrap();
+    assert_eq!(
+        format!("{meters:?}"),
+        format!("{:?}", [(MeterId(0), meter())])
+    );
+    let mut services = Vec::new();
+    recorded
+        .services(|id, name, model| {
+            services.push((id.0, name.to_owned(), model.map(str::to_owned)))
+        })
+        .unwrap();
+    let models = [
+        (1, "vllm".to_owned(), Some("llama".to_owned())),
+        (2, "other".into(), None),
+    ];
+    assert_eq!(services, models);
+    let mut tokens = Vec::new();
+    recorded.tokens(|delta| tokens.push(delta)).unwrap();
+    assert_eq!(tokens, [delta]);
+    let mut booked = Vec::new();
+    recorded
+        .intervals(|interval| booked.push(interval))
+        .unwrap();
+    recorded.holes(|hole| booked.push(hole)).unwrap();
+    let written = [
+        Booked::Interval(interval()),
+        Booked::Interval(lone_copy()),
+        hole,
+    ];
+    assert_eq!(format!("{booked:?}"), format!("{written:?}"));
+    assert_eq!(
+        recorded.window().unwrap(),
+        Some((Timestamp(1), Timestamp(5)))
+    );
+    let read = requests(&recorded);
+    assert_eq!(read.len(), 2);
+    for read in read {
+        if read.name.is_none() {
+            assert_eq!(
+                format!("{:?}", read.booked),
+                format!("{:?}", booked_request())
+            );
+            assert!(read.chunks_seen);
+        } else {
+            assert_eq!(read.name.as_deref(), Some("réq \"7\""));
+            assert_eq!(format!("{:?}", read.booked), format!("{unknown:?}"));
+            assert!(!read.chunks_seen);
+        }
+    }
+    let plain = Connection::open(&path).unwrap();
+    let trace: String = plain
+        .query_row("SELECT trace FROM traces WHERE request = 3", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    assert_eq!(trace, "ab".repeat(16));
+}
+
+fn lone_copy() -> BookedInterval {
+    BookedInterval {
+        from: Timestamp(2),
+        to: Timestamp(5),
+        services: Vec::new(),
+        ..interval()
+    }
+}
+
+#[test]
+fn a_recording_says_what_it_is_and_is_read_while_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    let mut recording = Recording::create(&path, "run", false).unwrap();
+    recording.service(ServiceId(1), "vllm", None).unwrap();
+    recording.book(&Booked::Request(booked_request())).unwrap();
+    recording.commit().unwrap();
+
+    let recorded = Recorded::open(&path).unwrap();
+    assert_eq!(requests(&recorded).len(), 1);
+    let plain = Connection::open(&path).unwrap();
+    let pragma = |name| {
+        plain
+            .pragma_query_value(None, name, |row| row.get(0))
+            .unwrap()
+    };
+    assert_eq!(pragma("application_id"), 0x706A_6F75);
+    assert_eq!(pragma("user_version"), 1);
+    let mode: String = plain
+        .pragma_query_value(None, "journal_mode", |row| row.get(0))
+        .unwrap();
+    assert_eq!(mode, "wal");
+    let schema: String = plain
+        .query_row("SELECT value FROM meta WHERE key = 'schema'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    assert_eq!(schema, "1");
+    let documented = include_str!("../../../docs/recording.md");
+    let mut tables = plain
+        .prepare("SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'")
+        .unwrap();
+    let columns = tables
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    for column in columns {
+        let (table, column): (String, String) = column.unwrap();
+        assert!(
+            documented.contains(&format!("`{table}`")),
+            "{table} is not documented"
+        );
+        assert!(
+            documented.contains(&column),
+            "{table}.{column} is not documented"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_recording_is_neither_read_nor_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.txt");
+    fs::write(&path, "not to be lost").unwrap();
+    let error = Recorded::open(&path).unwrap_err().to_string();
+    assert!(error.contains("no SQLite file"), "{error}");
+    let error = Recording::create(&path, "run", false)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("choose another name"), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "not to be lost");
+
+    let foreign = folder.path().join("foreign.db");
+    let connection = Connection::open(&foreign).unwrap();
+    connection.execute_batch("CREATE TABLE a (b)").unwrap();
+    let error = Recorded::open(&foreign).unwrap_err().to_string();
+    assert!(error.contains("another program"), "{error}");
+
+    let newer = folder.path().join("newer.pj");
+    Recording::create(&newer, "run", false)
+        .unwrap()
+        .close()
+        .unwrap();
+    Connection::open(&newer)
+        .unwrap()
+        .pragma_update(None, "user_version", 2)
+        .unwrap();
+    let error = Recorded::open(&newer).unwrap_err().to_string();
+    assert!(error.contains("newer"), "{error}");
+    assert!(Recorded::open(&folder.path().join("absent.pj")).is_err());
+}
+
+/// Not a test of its own: the process that the next one kills.
+#[test]
+fn writer_for_the_next_test() {
+    let Some(path) = std::env::var_os("PERJOULE_TEST_RECORDING") else {
+        return;
+    };
+    let mut recording = Recording::create(Path::new(&path), "run", false).unwrap();
+    recording.meter(MeterId(0), &meter()).unwrap();
+    recording.service(ServiceId(1), "vllm", None).unwrap();
+    for id in 0.. {
+        let mut booked = booked_request();
+        booked.request.id = RequestId(id);
+        recording.book(&Booked::Request(booked)).unwrap();
+        recording.book(&Booked::Interval(interval())).unwrap();
+        if id % 100 == 99 {
+            recording.commit().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_killed_writer_leaves_a_file_with_whole_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("killed.pj");
+    let mut writer = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "recording::tests::writer_for_the_next_test"])
+        .env("PERJOULE_TEST_RECORDING", &path)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = std::time::Instant::now();
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let count = Recorded::open(&path).map_or(0, |recorded| requests(&recorded).len());
+        if count >= 1_000 {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 60, "nothing is written");
+    }
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+
+    let recorded = Recorded::open(&path).unwrap();
+    let count = requests(&recorded).len();
+    assert!(count >= 1_000 && count % 100 == 0, "{count}");
+    let mut intervals = 0;
+    recorded.intervals(|_| intervals += 1).unwrap();
+    assert_eq!(intervals, count);
+    let check: String = Connection::open(&path)
+        .unwrap()
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(check, "ok");
+    // A new one with this name has nothing of the old one.
+    drop(recorded);
+    Recording::create(&path, "run", false)
+        .unwrap()
+        .close()
+        .unwrap();
+    assert_eq!(requests(&Recorded::open(&path).unwrap()).len(), 0);
+}

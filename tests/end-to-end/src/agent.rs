@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 use crate::binary;
@@ -94,8 +96,8 @@ impl Agent {
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
         let child = command
-            .args(["run", "--listen", "127.0.0.1:0", "--journal"])
-            .arg(folder.path().join("journal.jsonl"))
+            .args(["run", "--listen", "127.0.0.1:0", "--record"])
+            .arg(folder.path().join("perjoule.pj"))
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -136,36 +138,78 @@ impl Agent {
     }
 
     /// Where it writes what it books.
-    pub fn journal_path(&self) -> PathBuf {
-        self.folder.path().join("journal.jsonl")
+    pub fn recording_path(&self) -> PathBuf {
+        self.folder.path().join("perjoule.pj")
     }
 
-    /// The requests it has booked, health checks included.
+    /// The requests it has booked, health checks included: the columns of the table, and times in
+    /// seconds.
     ///
     /// # Panics
-    /// If the journal is not one.
+    /// If the recording is not one.
     pub fn requests(&self) -> Vec<Value> {
-        self.entries("request")
+        let mut rows = self.rows(
+            "SELECT request AS id, service, route, coalesce(status, 0) AS status, outcome,
+                start_ns / 1e9 AS start_s, first_token_ns / 1e9 AS first_token_s,
+                last_data_ns / 1e9 AS last_data_s, end_ns / 1e9 AS end_s,
+                streamed, chunks,
+                prompt_bytes AS input_bytes, gpu_uj, cpu_uj, dram_uj, class, error_ratio,
+                tokens_in, tokens_out, tokens_source
+            FROM requests ORDER BY end_ns",
+        );
+        for row in &mut rows {
+            row["streamed"] = (row["streamed"] == 1).into();
+        }
+        rows
     }
 
     /// The traces of its requests, by the requests' ids.
     ///
     /// # Panics
-    /// If the journal is not one.
+    /// If the recording is not one.
     pub fn traces(&self) -> HashMap<u64, String> {
-        let told = |entry: Value| {
-            let trace = entry["trace"].as_str()?.to_owned();
-            Some((entry["request"].as_u64()?, trace))
+        let told = |row: Value| {
+            let trace = row["trace"].as_str()?.to_owned();
+            Some((row["request"].as_u64()?, trace))
         };
-        self.entries("trace").into_iter().filter_map(told).collect()
+        let rows = self.rows("SELECT request, trace FROM traces");
+        rows.into_iter().filter_map(told).collect()
     }
 
-    fn entries(&self, kind: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.journal_path()).expect("a journal");
-        text.lines()
-            .map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"))
-            .filter(|entry| entry["entry"] == kind)
-            .collect()
+    /// What a query of the recording gives, a JSON object a row.
+    ///
+    /// # Panics
+    /// If there is no recording, or no such column.
+    pub fn rows(&self, sql: &str) -> Vec<Value> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let file = Connection::open_with_flags(self.recording_path(), flags).expect("a recording");
+        let mut statement = file.prepare(sql).expect("a query");
+        let names: Vec<String> = statement
+            .column_names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        let rows = statement.query_map([], |row| {
+            let value = |(place, name): (usize, &String)| {
+                let value = match row.get_ref(place)? {
+                    ValueRef::Null => Value::Null,
+                    ValueRef::Integer(number) => number.into(),
+                    ValueRef::Real(number) => number.into(),
+                    ValueRef::Text(text) | ValueRef::Blob(text) => {
+                        String::from_utf8_lossy(text).into()
+                    }
+                };
+                Ok((name.clone(), value))
+            };
+            names
+                .iter()
+                .enumerate()
+                .map(value)
+                .collect::<rusqlite::Result<_>>()
+        });
+        let rows: rusqlite::Result<Vec<Value>> =
+            rows.and_then(|rows| rows.map(|row| row.map(Value::Object)).collect());
+        rows.expect("rows")
     }
 
     /// Sends a signal, waits for the end and returns how long that took.

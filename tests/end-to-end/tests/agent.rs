@@ -50,7 +50,7 @@ fn a_second_agent_beside_the_first_gives_the_same_answers() {
         requests.retain(|request| request["route"] != "health");
         let microjoules: u64 = requests
             .iter()
-            .filter_map(|request| request["energy_uj"]["gpu"].as_u64())
+            .filter_map(|request| request["gpu_uj"].as_u64())
             .sum();
         (requests.len(), microjoules)
     });
@@ -150,6 +150,6 @@ fn it_finds_the_serving_stack_by_its_gpu_context_and_keeps_health_checks_apart()
         .filter(|request| request["route"] == "health")
         .collect();
     assert_eq!(health.len(), 1);
-    assert!(health[0]["energy_uj"]["gpu"].is_null());
+    assert!(health[0]["gpu_uj"].is_null());
     assert_eq!(requests.len() - health.len(), stack.served());
 }

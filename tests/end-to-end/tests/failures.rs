@@ -145,7 +145,7 @@ fn without_root_run_goes_on_with_its_meters_and_says_what_is_off() {
     fs::set_permissions(folder.path(), mode).expect("a mode");
     let copy = folder.path().join("perjoule");
     fs::copy(binary("perjoule"), &copy).expect("a copy");
-    // The journal's folder belongs to root; the capability to write there is all that is kept.
+    // The recording's folder belongs to root; the capability to write there is all that is kept.
     let mut command = Command::new("setpriv");
     command.args([
         "--reuid=65534",

@@ -21,10 +21,10 @@ fn value(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
-fn journal_report(agent: &Agent) -> Value {
+fn recorded_report(agent: &Agent) -> Value {
     let output = Command::new(binary("perjoule"))
         .args(["report", "--format", "json"])
-        .arg(agent.journal_path())
+        .arg(agent.recording_path())
         .output()
         .expect("it can be started");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -84,7 +84,7 @@ fn tokens_in_and_out_are_exactly_those_of_the_load_in_metrics_and_report() {
     assert_eq!(up, Some(1.0), "{text}");
 
     agent.end_with(libc::SIGTERM);
-    let report = journal_report(&agent);
+    let report = recorded_report(&agent);
     let told = service(&report);
     assert_eq!(told["tokens"]["input"], load["tokens_in"]);
     assert_eq!(told["tokens"]["output"], load["tokens_out"]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::journal::Journal;
+use super::recording::Recording;
 use super::summary::quantile;
 
 /// Rows are over the last few seconds, so that a figure is not one request's.
@@ -20,8 +20,8 @@ impl Table {
         Self { rows: 0 }
     }
 
-    pub(super) fn row(&mut self, elapsed: Duration, journal: &Journal) {
-        let Some(now) = journal.intervals.iter().map(|i| i.to_s).reduce(f64::max) else {
+    pub(super) fn row(&mut self, elapsed: Duration, recording: &Recording) {
+        let Some(now) = recording.intervals.iter().map(|i| i.to_s).reduce(f64::max) else {
             return;
         };
         if self.rows.is_multiple_of(20) {
@@ -45,7 +45,7 @@ impl Table {
         }
         self.rows += 1;
 
-        let recent: Vec<_> = journal
+        let recent: Vec<_> = recording
             .intervals
             .iter()
             .rev()
@@ -58,14 +58,14 @@ impl Table {
         let watts = |energy: u64| energy as f64 * 1e-6 / seconds;
         let active = watts(recent.iter().map(|i| i.accounts_uj.requests).sum());
         let idle = watts(recent.iter().map(|i| i.accounts_uj.idle).sum());
-        let residual: i128 = journal
+        let residual: i128 = recording
             .intervals
             .iter()
             .map(|i| i128::from(i.energy_uj) - i128::from(i.accounts_uj.total))
             .sum();
 
         let mut services: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-        for request in &journal.requests {
+        for request in &recording.requests {
             services.entry(&request.service).or_default().push(request);
         }
         for (service, requests) in services {

@@ -63,8 +63,8 @@ impl Stack {
             Command::new(target("release/perjoule"))
                 .args(["run", "--listen", "127.0.0.1:0", "--nvml-library"])
                 .arg(&library)
-                .arg("--journal")
-                .arg(folder.join("journal.jsonl"))
+                .arg("--record")
+                .arg(folder.join("perjoule.pj"))
                 .env("PERJOULE_NVML_SIM_SCENARIO", &scenario),
             folder,
         )?;
@@ -88,8 +88,8 @@ impl Stack {
         &self.metrics_url
     }
 
-    pub(super) fn journal(&self) -> PathBuf {
-        self.folder.join("journal.jsonl")
+    pub(super) fn recording(&self) -> PathBuf {
+        self.folder.join("perjoule.pj")
     }
 
     /// Starts the load.
@@ -188,9 +188,7 @@ impl Stack {
     fn wait_for_first_interval(&self) -> Result<()> {
         let start = Instant::now();
         loop {
-            let booked = fs::read_to_string(self.journal())
-                .is_ok_and(|text| text.contains("\"entry\":\"interval\""));
-            if booked {
+            if recording::has_begun(&self.recording()) {
                 return Ok(());
             }
             if start.elapsed() > PATIENCE {
@@ -201,11 +199,11 @@ impl Stack {
     }
 }
 
-/// A journal as Markdown for a planner.
-pub(super) fn report(journal: &Path) -> Result<String> {
+/// A recording as Markdown for a planner.
+pub(super) fn report(recording: &Path) -> Result<String> {
     let output = Command::new(target("release/perjoule"))
         .arg("report")
-        .arg(journal)
+        .arg(recording)
         .args(["--format", "md"])
         .output()
         .context("cannot run perjoule report")?;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::Bars;
-use super::journal::{Journal, Request};
+use super::recording::{Recording, Request};
 use super::stack::{Stack, Truth};
 
 /// A booked request and a true one are the same if they began within this time of each other.
@@ -30,9 +30,9 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    pub(super) fn new(journal: &Journal, stack: &Stack, load: &Value) -> Result<Self> {
+    pub(super) fn new(recording: &Recording, stack: &Stack, load: &Value) -> Result<Self> {
         let truths = stack.truths()?;
-        let intervals = &journal.intervals;
+        let intervals = &recording.intervals;
         ensure!(!intervals.is_empty(), "the agent booked no interval");
 
         // Per GPU: the counter at the first and at the last booked tick, read from the simulator.
@@ -48,7 +48,7 @@ impl Summary {
                 stack.counter_joules(index, to)? - stack.counter_joules(index, from)?;
         }
 
-        let mut errors: Vec<f64> = pairs(&journal.requests, &truths)
+        let mut errors: Vec<f64> = pairs(&recording.requests, &truths)
             .filter_map(|(request, truth)| {
                 let estimated = request.gpu_uj? as f64;
                 let true_uj = truth.energy_uj as f64;
@@ -59,14 +59,14 @@ impl Summary {
 
         Ok(Self {
             served: truths.len(),
-            seen: journal.requests.len(),
+            seen: recording.requests.len(),
             residual_microjoules: intervals
                 .iter()
                 .map(|i| i128::from(i.energy_uj) - i128::from(i.accounts_uj.total))
                 .sum(),
             energy_measured: intervals.iter().map(|i| i.energy_uj as f64 * 1e-6).sum(),
             counter_delta,
-            energy_requests: journal
+            energy_requests: recording
                 .requests
                 .iter()
                 .filter_map(|r| Some(r.gpu_uj? as f64 * 1e-6))
@@ -74,13 +74,13 @@ impl Summary {
             energy_requests_true: truths.iter().map(|t| t.energy_uj as f64 * 1e-6).sum(),
             error_median: quantile(&errors, 0.5),
             error_p95: quantile(&errors, 0.95),
-            aborted: journal
+            aborted: recording
                 .requests
                 .iter()
                 .filter(|r| r.outcome == "aborted")
                 .count(),
             load: load.clone(),
-            simulated: journal.simulated,
+            simulated: recording.simulated,
         })
     }
 
@@ -213,7 +213,6 @@ mod tests {
     fn request(start_s: f64, chunks: u64) -> Request {
         Request {
             service: "s".into(),
-            route: "chat_completions".into(),
             start_s,
             end_s: start_s + 1.0,
             chunks,

@@ -15,7 +15,7 @@ const P99: f64 = 5e-3;
 /// No more of what is wrong is shown than this.
 const SHOWN: usize = 4;
 
-/// A request in perjoule's journal.
+/// A request in perjoule's recording.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Seen {
     pub(crate) id: u64,
@@ -32,7 +32,7 @@ pub(crate) struct Seen {
     pub(crate) trace: Option<String>,
 }
 
-/// How a request of the journal is known in the server's log.
+/// How a request of the recording is known in the server's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
     /// By its length in bytes: each has its own.
@@ -182,7 +182,7 @@ impl Stretch<'_> {
         Compared { row, wrong, late }
     }
 
-    /// Brings each request of the journal together with its line in the log; what is on one side
+    /// Brings each request of the recording together with its line in the log; what is on one side
     /// only is wrong.
     fn pairs<'a>(
         &'a self,

@@ -12,7 +12,7 @@ use end_to_end::{http, is_root};
 
 use crate::compare::MEDIAN;
 use crate::idle;
-use crate::run::{ATTEMPTS, LOADS, Size, TIMED, journal, losses, show};
+use crate::run::{ATTEMPTS, LOADS, Size, TIMED, losses, recorded, show};
 use crate::start::{Place, Server, installed};
 
 /// What it serves: its own metrics, queries good and bad, checks.
@@ -145,7 +145,7 @@ fn compare(server: &Server, (connections, requests, think): Size, first: u64) ->
     // The first look's own duration is in the sum; it is as good as any other.
     let looks = 1.0;
     logged = between(&before, &logged);
-    let seen = journal(&agent);
+    let seen = recorded(&agent);
     let mut by_code: BTreeMap<u16, i64> = BTreeMap::new();
     for seen in &seen {
         *by_code.entry(seen.status).or_default() += 1;

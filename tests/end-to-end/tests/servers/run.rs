@@ -31,7 +31,7 @@ pub(crate) const ATTEMPTS: usize = 3;
 /// Between two loads, so that a request's start tells which it belongs to.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// How the journal says that a client has left.
+/// How the recording says that a client has left.
 pub(crate) const ABORTED: &str = "aborted";
 
 /// A server and how it is asked.
@@ -109,7 +109,7 @@ impl Case<'_> {
                 ));
                 return;
             }
-            let mut outcome = self.compare(&runs, &logged, journal(&agent));
+            let mut outcome = self.compare(&runs, &logged, recorded(&agent));
             table.push_str(&outcome.table);
             outcome.wrong.extend(losses);
             sizes = outcome.late.iter().map(|late| late.size).collect();
@@ -201,8 +201,8 @@ impl Case<'_> {
     }
 }
 
-/// The requests in the journal of an agent that has ended, with their traces.
-pub(crate) fn journal(agent: &Agent) -> Vec<Seen> {
+/// The requests in the recording of an agent that has ended, with their traces.
+pub(crate) fn recorded(agent: &Agent) -> Vec<Seen> {
     let entries = agent.requests().into_iter();
     let mut seen: Vec<Seen> = entries
         .map(|entry| serde_json::from_value(entry).expect("a request"))

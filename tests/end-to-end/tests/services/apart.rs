@@ -197,37 +197,25 @@ fn a_tensor_parallel_engine_on_two_gpus_is_one_service_with_both_their_energy() 
     assert!(stack.load(4.0, 4).wait().expect("a load").success());
     sleep(Duration::from_secs(2));
     agent.end_with(libc::SIGTERM);
-    let text = fs::read_to_string(agent.journal_path()).expect("a journal");
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
-        .collect();
-    let services = lines
-        .iter()
-        .filter(|line| line["entry"] == "service")
-        .count();
-    assert_eq!(services, 1, "{}", agent.log());
-    let requests: Vec<&Value> = lines
-        .iter()
-        .filter(|line| line["entry"] == "request" && line["route"] != "health")
-        .collect();
+    let services = agent.rows("SELECT * FROM services");
+    assert_eq!(services.len(), 1, "{}", agent.log());
+    let mut requests = agent.requests();
+    requests.retain(|request| request["route"] != "health");
     assert_eq!(requests.len(), stack.served());
     // What the service's requests got of each GPU is what the requests have.
-    let mut by_meter = std::collections::BTreeMap::new();
-    for line in lines.iter().filter(|line| line["entry"] == "interval") {
-        for share in line["services"].as_array().expect("shares") {
-            *by_meter.entry(line["meter"].as_u64()).or_insert(0) +=
-                share["requests_uj"].as_u64().expect("an integer");
-        }
-    }
+    let by_meter = agent.rows(
+        "SELECT sum(interval_services.requests_uj) AS uj
+        FROM interval_services JOIN intervals USING (interval) GROUP BY meter",
+    );
     let gpus: Vec<u64> = by_meter
-        .into_values()
+        .iter()
+        .filter_map(|meter| meter["uj"].as_u64())
         .filter(|energy| *energy > 10_000_000)
         .collect();
     assert_eq!(gpus.len(), 2, "{gpus:?}");
     let given: u64 = requests
         .iter()
-        .filter_map(|request| request["energy_uj"]["gpu"].as_u64())
+        .filter_map(|request| request["gpu_uj"].as_u64())
         .sum();
     println!(
         "{} requests, {gpus:?} µJ of the GPUs, {given} µJ given",

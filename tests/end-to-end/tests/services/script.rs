@@ -137,25 +137,16 @@ pub(crate) fn get_unix(path: &Path, route: &str) {
 /// Ends the agent; how many requests it booked for each service, by name.
 pub(crate) fn booked(mut agent: Agent) -> BTreeMap<String, usize> {
     agent.end_with(libc::SIGTERM);
-    let text = std::fs::read_to_string(agent.journal_path()).expect("a journal");
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
-        .collect();
-    let mut names = BTreeMap::new();
-    let mut counts = BTreeMap::new();
-    for line in &lines {
-        if line["entry"] == "service" {
-            let name = line["name"].as_str().expect("a name").to_owned();
-            counts.insert(name.clone(), 0);
-            names.insert(line["service"].as_u64(), name);
-        }
-    }
-    for line in &lines {
-        if line["entry"] == "request" {
-            let name = &names[&line["service"].as_u64()];
-            *counts.entry(name.clone()).or_default() += 1;
-        }
-    }
-    counts
+    let rows = agent.rows(
+        "SELECT name, count(request) AS requests
+        FROM services LEFT JOIN requests USING (service) GROUP BY name",
+    );
+    let booked = |row: &Value| {
+        let count = row["requests"].as_u64().expect("a count");
+        (
+            row["name"].as_str().expect("a name").to_owned(),
+            count as usize,
+        )
+    };
+    rows.iter().map(booked).collect()
 }
