@@ -127,7 +127,7 @@ pub fn replay(options: &Options) -> Result<Replayed, ReplayError> {
             name: device.name.clone(),
             floor,
             rows: device.rows,
-            distances: (device.usual() as f64 * 1e-9, device.longest as f64 * 1e-9),
+            distances: (device.usual() as f64 / 1e9, device.longest as f64 / 1e9),
         });
     Ok(Replayed {
         devices: replayed.collect(),

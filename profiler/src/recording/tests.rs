@@ -263,9 +263,9 @@ fn a_recording_says_what_it_is_and_is_read_while_it_is_written() {
     let recorded = Recorded::open(&path).unwrap();
     assert_eq!(requests(&recorded).len(), 1);
     let plain = Connection::open(&path).unwrap();
-    let pragma = |name| {
+    let pragma = |name: &str| {
         plain
-            .pragma_query_value(None, name, |row| row.get(0))
+            .pragma_query_value(None, name, |row| row.get::<_, i32>(0))
             .unwrap()
     };
     assert_eq!(pragma("application_id"), 0x706A_6F75);

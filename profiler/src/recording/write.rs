@@ -65,6 +65,8 @@ impl Recording {
             // A killed process loses nothing it has committed; a machine that loses power may
             // lose the last commits, and not the file.
             connection.pragma_update(None, "synchronous", "NORMAL")?;
+            // What a service was called may come after its first joule, or never: no joule is lost.
+            connection.pragma_update(None, "foreign_keys", false)?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
             connection.pragma_update(None, "user_version", SCHEMA)?;
             connection.execute_batch(&format!("BEGIN; {TABLES}"))?;
