@@ -432,7 +432,7 @@ fn a_thousand_streams_of_one_process_are_followed_at_once_and_leave_no_slot_take
         .iter()
         .filter(|seen| outcome(seen) == Some(Outcome::Done));
     assert!(done.into_iter().all(|seen| seen.request.chunks == events));
-    let give_up = Instant::now() + Duration::from_secs(2);
+    let give_up = Instant::now() + end_to_end::scaled(Duration::from_secs(2));
     while watch.probe.sockets() > 0 && Instant::now() < give_up {
         thread::sleep(Duration::from_millis(10));
     }
