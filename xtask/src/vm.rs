@@ -27,7 +27,7 @@ const TIERS: &[&str] = &["tp_btf", "fexit", "kprobe", "raw_tp"];
 /// The suite that runs on each tier.
 const REQUESTS: &str = "requests";
 
-const SUITES: &[&str] = &["loader", "sched", "tls", REQUESTS];
+const SUITES: &[&str] = &["loader", "sched", REQUESTS, "tls"];
 
 const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),

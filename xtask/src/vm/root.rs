@@ -133,6 +133,13 @@ fn python(root: &Path) -> Result<()> {
     place(root, &program, &program)?;
     libraries(root, &program)?;
     symlink(&program, root.join("bin/python3"))?;
+    // A virtual environment's interpreter is a link to this name.
+    let usual = root
+        .join(program.strip_prefix("/")?)
+        .with_file_name("python3");
+    if !usual.exists() {
+        symlink(&program, usual)?;
+    }
     copy_tree(root, &library, NOT_OF_PYTHON)?;
     for module in fs::read_dir(library.join("lib-dynload"))? {
         libraries(root, &module?.path())?;
@@ -228,28 +235,25 @@ fn init(tests: &[(&str, PathBuf)], options: &Options) -> String {
     let modules = MODULES.join(" ");
     // `--show-output`: a test that skips itself passes, and says so in what it prints.
     let run = "--test-threads=1 --show-output";
-    let once: String = tests
-        .iter()
-        .filter(|(name, _)| *name != REQUESTS)
-        .map(|(name, _)| format!("echo 'vm: run {name}'\n/vm/{name} {run} {filter}\n"))
-        .collect();
-    let requests = if tests.iter().any(|(name, _)| *name == REQUESTS) {
+    let each = |name: &str| {
+        if name != REQUESTS {
+            return format!("echo 'vm: run {name}'\n/vm/{name} {run} {filter}\n");
+        }
         format!(
-            "echo 'vm: run {REQUESTS}, first tier'\n\
-             /vm/{REQUESTS} {run} --nocapture the_first_tier\n\
+            "echo 'vm: run {name}, first tier'\n\
+             /vm/{name} {run} --nocapture the_first_tier\n\
              for tier in {tiers}; do\n\
-             echo \"vm: run {REQUESTS}, $tier\"\n\
-             export PERJOULE_REQUEST_TIER=$tier\n\
-             export PERJOULE_TEST_SKIPPED=/tmp/skipped\n\
+             echo \"vm: run {name}, $tier\"\n\
+             export PERJOULE_REQUEST_TIER=$tier PERJOULE_TEST_SKIPPED=/tmp/skipped\n\
              rm -f /tmp/skipped\n\
-             /vm/{REQUESTS} --test-threads=1 the_first_tier > /tmp/first 2>&1\n\
+             /vm/{name} --test-threads=1 the_first_tier > /tmp/first 2>&1\n\
              if [ -e /tmp/skipped ]; then echo \"vm: none: $(cat /tmp/skipped)\"; continue; fi\n\
-             /vm/{REQUESTS} {run} {filter}\n\
-             done\n"
+             /vm/{name} {run} {filter}\n\
+             done\n\
+             unset PERJOULE_REQUEST_TIER PERJOULE_TEST_SKIPPED\n"
         )
-    } else {
-        String::new()
     };
+    let runs: String = tests.iter().map(|(name, _)| each(name)).collect();
     format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
@@ -264,7 +268,7 @@ fn init(tests: &[(&str, PathBuf)], options: &Options) -> String {
          for module in {modules}; do\n\
          [ -e /modules/$(uname -r)/$module ] && insmod /modules/$(uname -r)/$module\n\
          done\n\
-         {once}{requests}\
+         {runs}\
          echo 'vm: done'\n\
          poweroff -f\n"
     )

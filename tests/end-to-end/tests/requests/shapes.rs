@@ -290,11 +290,14 @@ fn workers_share_a_port_in_every_way_that_servers_know() {
             "SO_REUSEPORT",
             "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
              first = listen(reuse=True); number = first.getsockname()[1]\n\
+             ready, listens = os.pipe()\n\
              for _ in range(3):\n    \
                  if os.fork() == 0:\n        \
                      import ctypes; ctypes.CDLL(None).prctl(1, 9)\n        \
-                     mine = listen(number, True); first.close(); serve(mine)\n\
-             import time; time.sleep(0.3); first.close(); print(number, flush=True); wait()",
+                     mine = listen(number, True); first.close()\n        \
+                     os.write(listens, b'x'); serve(mine)\n\
+             for _ in range(3): os.read(ready, 1)\n\
+             first.close(); print(number, flush=True); wait()",
             2,
         ),
         (
