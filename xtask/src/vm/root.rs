@@ -90,7 +90,13 @@ pub(super) fn archive(
     copy_tree(&root, &checkout().canonicalize()?.join(programs), &[])?;
     // Made by the tests themselves on this machine, from a registry that is out of reach there.
     if target("http2-venv").is_dir() {
-        copy_tree(&root, &target("http2-venv"), &[])?;
+        let environment = target("http2-venv");
+        copy_tree(&root, &environment, &[])?;
+        let place = environment.to_string_lossy();
+        let modules = output("find", &[&place, "-name", "*.so"]).context("find")?;
+        for module in modules.lines().map(Path::new) {
+            libraries(&root, module)?;
+        }
     }
     for (version, _) in KERNELS {
         modules(&root, &folder.join(version))?;
