@@ -183,12 +183,7 @@ fn any_split_of_any_response_says_the_same() {
         let most = 1 + random.below(40);
         let window = 1 + random.below(WINDOW);
         let cut = response(&bytes, window, || 1 + random.below(most));
-        assert_eq!(
-            whole,
-            cut,
-            "case {case}: {}",
-            String::from_utf8_lossy(&bytes)
-        );
+        assert_eq!(whole, cut, "case {case}: {}", bytes.escape_ascii());
     }
 }
 

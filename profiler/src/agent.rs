@@ -41,11 +41,19 @@ pub use start::{Options, StartError, examine};
 /// Between two reads of on-CPU time: no longer than a GPU counter's tick.
 const CPU_PERIOD: Duration = Duration::from_millis(100);
 
+/// The same at rest, where the counter's changes are followed as seldom.
+const CPU_REST_PERIOD: Duration = Duration::from_millis(200);
+
 /// Without a request for this long the agent is at rest.
 const AT_REST: Duration = Duration::from_secs(1);
 
-/// Between two ticks at rest: half of [`CPU_PERIOD`], which stays what it is.
-const REST_PERIOD: Duration = Duration::from_millis(50);
+/// Between two ticks while nothing streams: the kernel dates what happens to a request, but not
+/// each chunk. A divisor of [`CPU_PERIOD`].
+const UNSTREAMED_PERIOD: Duration = Duration::from_millis(50);
+
+/// More requests than this at one tick want the next one soon, whatever they are: the ring, which
+/// has room for seven times as many, must not fill while the agent waits for a CPU.
+const CROWD: usize = 600;
 
 /// After its last process a service's last requests and CPU time have long been told.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -69,6 +77,8 @@ pub struct Agent {
     /// Since when services have no process, until they are forgotten.
     ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
+    /// Many requests at the latest tick.
+    crowded: bool,
     /// When a request last moved, other than the agent's own and those after somebody's health.
     served: Timestamp,
     hops: Hops,
@@ -86,15 +96,19 @@ impl Agent {
         self.sinks.metrics.exposition()
     }
 
-    /// How long after one [`Self::tick`] it wants the next: less often where no request has been
-    /// seen for a while. What the first ones leave behind until then has room in the ring.
+    /// How long after one [`Self::tick`] it wants the next: less often while no response streams
+    /// and requests are few.
     pub fn period(&self) -> Duration {
         let drain = self.config.intervals.drain;
-        if Timestamp::now().since(self.served) < AT_REST.as_nanos() as u64 {
+        if self.crowded || self.probes.as_ref().is_some_and(Probes::sees_streams) {
             drain
         } else {
-            drain.max(REST_PERIOD)
+            drain.max(UNSTREAMED_PERIOD)
         }
+    }
+
+    fn is_at_rest(&self, now: Timestamp) -> bool {
+        now >= self.served.plus(AT_REST)
     }
 
     /// True if a GPU's idle floor is neither given nor known yet.
@@ -120,7 +134,13 @@ impl Agent {
         }
         self.poll_requests();
         let now = Timestamp::now();
-        if now.since(self.cpu_read) >= CPU_PERIOD.as_nanos() as u64 {
+        self.watch.check(now);
+        let rests = self.is_at_rest(now);
+        if let Some(running) = &self.running {
+            running.set_rest(rests);
+        }
+        let cpu_period = if rests { CPU_REST_PERIOD } else { CPU_PERIOD };
+        if now >= self.cpu_read.plus(cpu_period) {
             self.cpu_read = now;
             self.read_cpu();
         }
@@ -272,6 +292,7 @@ impl Agent {
         let Some(until) = until else {
             return;
         };
+        self.crowded = self.observed.len() > CROWD;
         let observed = std::mem::take(&mut self.observed);
         for seen in &observed {
             self.hops.watch(seen);

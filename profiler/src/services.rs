@@ -5,10 +5,11 @@
 //! `/proc` and the process ids that hold GPUs. Out: [`Service`]s with ids that stay the same while
 //! processes come and go.
 //!
-//! Everything is as of the latest [`Services::refresh`]: with one a second, a new process of a
-//! service is known within a second, and so is its first listener; another one within ten, if
-//! its processes stay the same. A child that lives for less than
-//! that may never be known; its CPU time is then `other`.
+//! Everything is as of the latest [`Services::refresh`]. One is due whenever [`Population`] changes,
+//! but at most once a second; once a second while [`Services::is_settling`]; else every
+//! [`LISTENERS_EVERY`]. Then a new process of a service is known within a second, and so is its
+//! first listener; another one within ten, if its processes stay the same. A child that lives for
+//! less than that may never be known; its CPU time is then `other`.
 //!
 //! **Names.** A container's first twelve digits, a unit's name, `job-<number>`; a tree is named
 //! by its topmost process: its program's file name, or the module or script that an interpreter
@@ -20,6 +21,7 @@
 pub mod cgroups;
 mod members;
 mod names;
+mod population;
 mod ports;
 mod processes;
 pub mod routes;
@@ -33,6 +35,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use members::LISTENERS_EVERY;
+pub use population::Population;
 pub use service::{Changes, Listener, Selection, Service, Target};
 pub use sockets::Family;
 
@@ -80,8 +84,7 @@ impl Services {
     }
 
     /// Looks again at all processes, listeners and the given holders of GPUs: (its meter,
-    /// process ids on it). Takes milliseconds; meant for once a second, and whenever something
-    /// must be known at once.
+    /// process ids on it). Takes milliseconds.
     ///
     /// # Errors
     /// When `/proc` cannot be listed; everything stays as it was.
@@ -348,6 +351,21 @@ impl Services {
             .iter()
             .filter(has_ended)
             .map(|service| service.id)
+    }
+
+    /// Whether something may yet change that no process's birth or end tells: a young process may
+    /// become another program or move to another cgroup, a server is about to listen, and a target
+    /// that has no process may be served by one that is there.
+    pub fn is_settling(&self) -> bool {
+        let mut young = self.processes.young();
+        let unfinished = |candidate: &Candidate| {
+            if candidate.pids().is_empty() {
+                candidate.is_picked()
+            } else {
+                candidate.listeners().is_empty()
+            }
+        };
+        young.any(|process| process.pid != self.agent) || self.candidates.iter().any(unfinished)
     }
 
     /// Targets for which nothing has been found so far.

@@ -153,6 +153,13 @@ impl Probes {
         Some(requests.poll(&self.owners, route, out))
     }
 
+    /// Whether a response was streaming at the last poll.
+    pub(super) fn sees_streams(&self) -> bool {
+        self.requests
+            .as_ref()
+            .is_some_and(RequestProbe::sees_streams)
+    }
+
     /// On-CPU time since the last read; `None` without the probe.
     pub(super) fn read_cpu(&mut self) -> Option<CpuWindow> {
         Some(self.sched.as_mut()?.read(&self.owners))

@@ -160,6 +160,7 @@ impl Agent {
             power_read: HashMap::new(),
             ended: HashMap::new(),
             observed: Vec::new(),
+            crowded: false,
             served: now,
             hops: Hops::default(),
             lost_requests: 0,

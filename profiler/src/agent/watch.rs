@@ -1,13 +1,15 @@
 //! Keeps the list of services fresh, on a thread of its own: reading /proc takes milliseconds.
 //!
-//! In: who holds which GPU. Out: [`Update`]s, each with the services as of one look, what changed
-//! since the one before, and who of them holds a GPU.
+//! In: who holds which GPU, and whether processes come and go. Out: [`Update`]s, each with the
+//! services as of one look, what changed since the one before, and who of them holds a GPU.
 //!
-//! A look takes milliseconds and is due once a second; while a service that has ended may be
-//! being started again, ten times a second.
+//! The thread looks at once when processes have come or gone, but at most once a second, and
+//! sleeps for ten seconds where nothing stirs; while a service that has ended may be being started
+//! again it looks ten times a second.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,10 +17,10 @@ use std::time::{Duration, Instant};
 use crate::clock::Timestamp;
 use crate::ledger::{Holders, MeterId, ServiceId};
 use crate::meters::GpuProcesses;
-use crate::services::{Changes, Selection, Service, Services, Target};
+use crate::services::{Changes, LISTENERS_EVERY, Population, Selection, Service, Services, Target};
 
-/// Between two checks whether every service still runs. One that has ended is looked for at each
-/// of them, for it may be being started again: what a new process does is not seen until it is
+/// Between two checks whether processes have come or gone. A service that has ended is looked for
+/// as often, for it may be being started again: what a new process does is not seen until it is
 /// known.
 const CHECK: Duration = Duration::from_millis(100);
 /// So long a service that has ended is looked for at each check.
@@ -32,35 +34,72 @@ pub(super) struct Update {
     pub(super) holders: Vec<Holders>,
 }
 
+/// What the thread is told.
+#[derive(Debug)]
+enum Told {
+    /// Others than before hold this GPU.
+    Holders(MeterId, Vec<u32>),
+    /// Processes have come or gone.
+    Stirred,
+}
+
 /// The thread's other end. Dropping it ends the thread at its next look.
 #[derive(Debug)]
 pub(super) struct Watch {
-    gpus: Sender<GpuProcesses>,
+    tell: Sender<Told>,
     updates: Receiver<Update>,
+    /// As told last.
+    holders: BTreeMap<MeterId, Vec<u32>>,
+    population: Population,
+    checked: Timestamp,
 }
 
 impl Watch {
-    /// Looks once, here, and then every `period` on the thread. Also returns the targets behind
-    /// which nothing was found.
+    /// Looks once, here, and then on the thread whenever something may have changed, but at most
+    /// every `period`. Also returns the targets behind which nothing was found.
     pub(super) fn start(
         selection: Selection,
         period: Duration,
     ) -> io::Result<(Self, Update, Vec<Target>)> {
+        // Before the look: who comes while it lasts is a change.
+        let population = Population::new(Path::new("/proc"));
         let mut services = Services::new(selection);
         let first = look(&mut services, &BTreeMap::new())?;
         let missing = services.missing().into_iter().cloned().collect();
-        let (gpus, told) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
         let (sender, updates) = mpsc::channel();
         thread::Builder::new()
             .name("services".into())
             .spawn(move || watch(services, period, &told, &sender))?;
-        Ok((Self { gpus, updates }, first, missing))
+        let watch = Self {
+            tell,
+            updates,
+            holders: BTreeMap::new(),
+            population,
+            checked: Timestamp::now(),
+        };
+        Ok((watch, first, missing))
     }
 
     /// Who holds a GPU; the next update says which services they are.
-    pub(super) fn tell(&self, processes: GpuProcesses) {
-        // A thread that has ended has said so in the log.
-        let _ = self.gpus.send(processes);
+    pub(super) fn tell(&mut self, processes: GpuProcesses) {
+        let GpuProcesses { meter, pids, .. } = processes;
+        if self.holders.get(&meter) != Some(&pids) {
+            self.holders.insert(meter, pids.clone());
+            // A thread that has ended has said so in the log.
+            let _ = self.tell.send(Told::Holders(meter, pids));
+        }
+    }
+
+    /// Wakes the thread if processes have come or gone; to be called with every tick. Here, since
+    /// a thread that wakes for this alone costs more than the check.
+    pub(super) fn check(&mut self, now: Timestamp) {
+        if now >= self.checked.plus(CHECK) {
+            self.checked = now;
+            if self.population.has_changed() {
+                let _ = self.tell.send(Told::Stirred);
+            }
+        }
     }
 
     /// The oldest update not yet taken.
@@ -72,32 +111,49 @@ impl Watch {
 fn watch(
     mut services: Services,
     period: Duration,
-    told: &Receiver<GpuProcesses>,
+    told: &Receiver<Told>,
     updates: &Sender<Update>,
 ) {
-    let mut gpus: BTreeMap<MeterId, GpuProcesses> = BTreeMap::new();
+    let mut gpus = BTreeMap::new();
     let mut ended = HashMap::new();
-    let mut next = Instant::now() + period;
+    let mut looked = Instant::now();
+    let (mut stirred, mut starting) = (false, false);
     loop {
-        let check = Instant::now() + CHECK;
-        match told.recv_timeout(next.min(check).saturating_duration_since(Instant::now())) {
-            Ok(processes) => {
-                let known = gpus.insert(processes.meter, processes.clone());
-                // A process that is new on a GPU is looked up at once: its requests count.
-                if known.is_some_and(|known| known.pids == processes.pids) {
-                    continue;
-                }
+        let due = looked
+            + if stirred || services.is_settling() {
+                period
+            } else {
+                period.max(LISTENERS_EVERY)
+            };
+        let next = if starting {
+            due.min(looked + CHECK)
+        } else {
+            due
+        };
+        let mut is_new = false;
+        match told.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            // A process that is new on a GPU is looked up at once: its requests count.
+            Ok(Told::Holders(meter, pids)) => {
+                gpus.insert(meter, pids);
+                is_new = true;
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let now = Instant::now();
-                if now < next && !may_be_starting(&services, &mut ended, now) {
-                    continue;
-                }
-            }
+            Ok(Told::Stirred) => stirred = true,
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        next = Instant::now() + period;
-        match look(&mut services, &gpus) {
+        let now = Instant::now();
+        if stirred || starting {
+            starting = may_be_starting(&services, &mut ended, now);
+        }
+        let is_due = now >= if stirred { looked + period } else { due };
+        let is_awaited = starting && now >= looked + CHECK;
+        if !(is_new || is_due || is_awaited) {
+            continue;
+        }
+        stirred = false;
+        let found = look(&mut services, &gpus);
+        looked = Instant::now();
+        match found {
             Ok(update) => {
                 if updates.send(update).is_err() {
                     return;
@@ -124,10 +180,10 @@ fn may_be_starting(
         .any(|since| now.duration_since(*since) < RESTART)
 }
 
-fn look(services: &mut Services, gpus: &BTreeMap<MeterId, GpuProcesses>) -> io::Result<Update> {
+fn look(services: &mut Services, gpus: &BTreeMap<MeterId, Vec<u32>>) -> io::Result<Update> {
     let pids: Vec<(MeterId, Vec<u32>)> = gpus
         .iter()
-        .map(|(meter, processes)| (*meter, processes.pids.clone()))
+        .map(|(meter, pids)| (*meter, pids.clone()))
         .collect();
     let changes = services.refresh(&pids)?;
     let now = Timestamp::now();

@@ -310,7 +310,10 @@ impl Ledger {
         let meters = &self.meters;
         let has = [Component::Gpu, Component::Cpu, Component::Dram]
             .map(|component| meters.iter().any(|m| m.meter.component == component));
-        while let Some(flight) = self.flights.take_ended(until) {
+        for (_, flight) in self.flights.ended_by(until) {
+            let Some(flight) = self.flights.take(flight) else {
+                continue;
+            };
             let Some(service) = self.flights.services.get_mut(flight.service as usize) else {
                 continue;
             };

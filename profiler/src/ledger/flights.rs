@@ -10,8 +10,7 @@
 //! in service. A request that cannot be waited for any longer is presumed to be of the kind its
 //! service mostly serves.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::flight::{Flight, Mode, in_order};
@@ -46,8 +45,8 @@ pub(super) struct Flights {
     booked: IdSet<RequestId>,
     booked_order: VecDeque<RequestId>,
     firsts: Vec<First>,
-    /// The earliest end on top.
-    ended: BinaryHeap<Reverse<(Timestamp, u32)>>,
+    /// When those that have ended did, in no order.
+    ended: Vec<(Timestamp, u32)>,
     pub(super) services: Vec<Service>,
     service_index: Ids<ServiceId, u32>,
     /// What engines said of their queues, for moments up to which requests are not told yet.
@@ -121,7 +120,7 @@ impl Flights {
         let looked = std::mem::replace(&mut known.told_at, at);
         if known.mode == Mode::Free {
             if let Some(end) = request.end {
-                self.ended.push(Reverse((end.at, flight)));
+                self.ended.push((end.at, flight));
             }
             return;
         }
@@ -153,7 +152,7 @@ impl Flights {
                     }
                 }
             }
-            self.ended.push(Reverse((end.at, flight)));
+            self.ended.push((end.at, flight));
         }
     }
 
@@ -383,13 +382,16 @@ impl Flights {
         }
     }
 
-    /// Takes out the next request that ended by `until`.
-    pub(super) fn take_ended(&mut self, until: Timestamp) -> Option<Flight> {
-        let Reverse((end, flight)) = *self.ended.peek()?;
-        if end > until {
-            return None;
-        }
-        self.ended.pop();
+    /// The requests that ended by `until`, in that order; each is to be taken out.
+    pub(super) fn ended_by(&mut self, until: Timestamp) -> Vec<(Timestamp, u32)> {
+        let ready = |ended: &mut (Timestamp, u32)| ended.0 <= until;
+        let mut ready: Vec<(Timestamp, u32)> = self.ended.extract_if(.., ready).collect();
+        ready.sort_unstable();
+        ready
+    }
+
+    /// Takes out a request.
+    pub(super) fn take(&mut self, flight: u32) -> Option<Flight> {
         let known = self.slots.get_mut(flight as usize)?.take()?;
         self.index.remove(&known.request.id);
         self.free.push(flight);

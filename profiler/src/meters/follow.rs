@@ -6,8 +6,8 @@
 //!
 //! NVIDIA's counter changes about every 100 ms on data-centre boards; the change's moment must be
 //! known far better than that, because every interval of the ledger ends at one. Polling at
-//! 20 ms learns the period, then about three reads a period keep the bracket at a few
-//! milliseconds.
+//! 20 ms learns the period, then about three reads a change keep the bracket at a few
+//! milliseconds. At rest some changes are let go: the intervals get longer, their edges no worse.
 
 mod period;
 
@@ -33,6 +33,9 @@ const NOMINAL_PERIOD: u64 = 100 * MILLISECOND;
 /// One read so long before the others around a change keeps the bracket at this width when the
 /// next one comes too late, because the thread was woken late or the change came early.
 const GUARD: u64 = 10 * MILLISECOND;
+/// Between two changes that are followed at rest. Those between them are let go, never more
+/// coarsely seen: every edge that is told keeps its bracket.
+const REST: f64 = 200.0 * MILLISECOND as f64;
 /// So many changes in a row in the wrong place put the period itself in doubt.
 const ENOUGH_MISSES: u32 = 4;
 /// The finest distance of two reads around an expected change.
@@ -83,6 +86,8 @@ enum Phase {
     },
     Locked {
         expected: u64,
+        /// Changes before the expected one were let go, and no read has shown them yet.
+        let_go: bool,
     },
     /// Changes at least every `within` nanoseconds.
     Fast {
@@ -112,6 +117,8 @@ pub struct Follower {
     misses: u32,
     /// Factor on every distance between reads; above 1 when the device is slow to answer.
     strain: u64,
+    /// Nobody is served: not every change matters.
+    rests: bool,
 }
 
 impl Follower {
@@ -128,6 +135,7 @@ impl Follower {
             lead: 2 * FINEST_STEP,
             misses: 0,
             strain: 1,
+            rests: false,
         }
     }
 
@@ -165,6 +173,11 @@ impl Follower {
         self.strain = strain;
     }
 
+    /// Follows no more changes than one every 200 ms from the next one on, or each again.
+    pub const fn set_rest(&mut self, rests: bool) {
+        self.rests = rests;
+    }
+
     /// Takes what a read between `start` and `end` showed. Returns the change, if it shows one.
     pub fn observe(
         &mut self,
@@ -181,8 +194,16 @@ impl Follower {
             self.next = end.plus(self.poll());
             return None;
         };
+        let let_go = match &mut self.phase {
+            Phase::Locked { let_go, .. } => std::mem::take(let_go),
+            _ => false,
+        };
         if value == previous.value {
             self.unchanged(end);
+            return None;
+        }
+        if let_go && value > previous.value {
+            self.passed(start, end);
             return None;
         }
         let edge = Edge {
@@ -238,7 +259,7 @@ impl Follower {
                     self.next = end.plus(self.search_poll());
                 }
             }
-            Phase::Locked { expected } => {
+            Phase::Locked { expected, .. } => {
                 if end.0 as f64 > *expected as f64 + self.period / 4.0 {
                     self.miss(end);
                 } else {
@@ -255,6 +276,19 @@ impl Follower {
                 };
                 self.next = end.plus(self.poll());
             }
+        }
+    }
+
+    /// The first read after changes that were let go shows the last of them, unless it came too
+    /// late: then it may be the expected one, which has no edge for want of a read before it.
+    fn passed(&mut self, start: Timestamp, end: Timestamp) {
+        match self.phase {
+            Phase::Locked { expected, .. } if start.0 > expected => {
+                self.grow_lead(1.6);
+                let passed = ((start.0 - expected) as f64 / self.period).floor();
+                self.expect(expected + (passed * self.period) as u64, 1.0);
+            }
+            _ => self.unchanged(end),
         }
     }
 
@@ -293,12 +327,12 @@ impl Follower {
                 let narrow = (self.period / 8.0).max(1.5 * self.search_poll().as_nanos() as f64);
                 if edge.width() as f64 <= narrow.min(self.period / 2.0) {
                     self.lead = self.lead.max(edge.width());
-                    self.expect(edge.middle());
+                    self.expect(edge.middle(), 1.0);
                 } else {
                     self.search_from(edge.until);
                 }
             }
-            Phase::Locked { expected } => {
+            Phase::Locked { expected, .. } => {
                 let expected = *expected;
                 if edge.width() as f64 <= self.period / 4.0 {
                     if edge.width() > self.step() * 3 / 2 {
@@ -312,7 +346,7 @@ impl Follower {
                     self.grow_lead(1.6);
                     if start.0 > expected {
                         let passed = ((start.0 - expected) as f64 / self.period).floor();
-                        self.expect(expected + (passed * self.period) as u64);
+                        self.expect(expected + (passed * self.period) as u64, 1.0);
                     } else {
                         self.miss(edge.until);
                     }
@@ -337,17 +371,23 @@ impl Follower {
         // One change in about fifteen that only the guard saw come keeps the balance of growing
         // and shrinking.
         self.lead = (self.lead * 985 / 1_000).max(FINEST_STEP * self.strain);
-        self.expect(phase);
+        let changes = if self.rests {
+            (REST / self.period).round().max(1.0)
+        } else {
+            1.0
+        };
+        self.expect(phase, changes);
     }
 
     fn grow_lead(&mut self, factor: f64) {
         self.lead = ((self.lead as f64 * factor) as u64).min((self.period / 4.0) as u64);
     }
 
-    /// Plans the reads around the change that follows the one at `latest`.
-    fn expect(&mut self, latest: u64) {
-        let expected = latest + self.period as u64;
-        self.phase = Phase::Locked { expected };
+    /// Plans the reads around the change that comes so many `changes` after the one at `latest`.
+    fn expect(&mut self, latest: u64, changes: f64) {
+        let expected = latest + (changes * self.period) as u64;
+        let let_go = changes > 1.0;
+        self.phase = Phase::Locked { expected, let_go };
         let guard = GUARD.min(self.period as u64 / 10);
         // A device that is slow to answer is spared this read.
         let guard = if self.strain == 1 { guard } else { 0 };

@@ -18,7 +18,9 @@ use crate::clock::Timestamp;
 use crate::ledger::{Component, Event, Meter, MeterId, Reading, Source};
 use crate::units::{Microjoules, Watts};
 
-const EVERY: Duration = Duration::from_millis(500);
+const EVERY: Duration = Duration::from_millis(250);
+/// The same while nobody is served: until a reading comes, requests that have ended wait in memory.
+const REST_EVERY: Duration = Duration::from_millis(500);
 /// The first interval is short: it is waited for.
 const FIRST: Duration = Duration::from_millis(100);
 const STALE_AFTER: Duration = Duration::from_secs(2);
@@ -146,7 +148,8 @@ impl Estimate {
             if stop.wait_until(next) {
                 return Ok(());
             }
-            next = next.plus(EVERY).max(Timestamp::now());
+            let every = if stop.rests() { REST_EVERY } else { EVERY };
+            next = next.plus(every).max(Timestamp::now());
         }
     }
 }

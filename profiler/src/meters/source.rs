@@ -1,6 +1,7 @@
 //! What every source of energy has in common: a thread that can be stopped, and its health.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -159,20 +160,36 @@ impl Feed {
     }
 }
 
-/// Tells threads to end, and is what they sleep on.
+/// Tells threads to end or to do less, and is what they sleep on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stop(Arc<(Mutex<bool>, Condvar)>);
+pub(super) struct Stop(Arc<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    stopped: Mutex<bool>,
+    bell: Condvar,
+    rests: AtomicBool,
+}
 
 impl Stop {
     fn set(&self) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.0.1.notify_all();
+        *self
+            .0
+            .stopped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.bell.notify_all();
+    }
+
+    /// Whether nobody is served at present.
+    pub(super) fn rests(&self) -> bool {
+        self.0.rests.load(Ordering::Relaxed)
     }
 
     /// Sleeps until `moment`. True if the thread must end.
     pub(super) fn wait_until(&self, moment: Timestamp) -> bool {
-        let (flag, bell) = &*self.0;
-        let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
+        let Told { stopped, bell, .. } = &*self.0;
+        let mut stopped = stopped.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let left = moment.since(Timestamp::now());
             if *stopped || left == 0 {
@@ -192,6 +209,12 @@ pub struct Running {
 }
 
 impl Running {
+    /// Tells the sources whether nobody is served at present: they may do less then. They notice
+    /// at their next read.
+    pub fn set_rest(&self, rests: bool) {
+        self.stop.0.rests.store(rests, Ordering::Relaxed);
+    }
+
     /// Starts one source's thread.
     pub(super) fn spawn(
         &mut self,

@@ -344,6 +344,12 @@ impl RequestProbe {
         self.sockets.keys().filter_map(Result::ok).count()
     }
 
+    /// Whether a response was streaming at the last poll: it began to answer before it and had not
+    /// ended.
+    pub fn sees_streams(&self) -> bool {
+        self.follower.has_streams()
+    }
+
     /// Requests that began since the probe was attached, as of the last poll.
     pub const fn started(&self) -> u64 {
         self.totals.started

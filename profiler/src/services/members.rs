@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use super::cgroups::Group;
 use super::processes::{Key, Process, Processes};
 use super::sockets::{self, Socket};
 use super::{Family, Listener, Target, tree};
+use crate::clock::Timestamp;
 use crate::ledger::ServiceId;
 
 /// Looks at listening sockets between two searches of all connections for the ones that lead
 /// from a service to itself.
 const CONNECTIONS_EVERY: u32 = 2;
-/// Refreshes between two looks at the listening sockets around a service that listens already:
-/// the kernel walks its whole table of connections for each, which takes milliseconds.
-const LISTENERS_EVERY: u32 = 10;
+/// Between two looks at the listening sockets around a service that listens already: the kernel
+/// walks its whole table of connections for each, which takes milliseconds.
+pub const LISTENERS_EVERY: Duration = Duration::from_secs(10);
 
 /// Something whose processes belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +79,8 @@ pub(super) struct Candidate {
     /// Listeners that the service was seen to connect to itself, by inode.
     own_peers: BTreeSet<u64>,
     refreshes: u32,
-    /// Refreshes since listening sockets were last looked at.
-    unlooked: u32,
+    /// When listening sockets were last looked at.
+    looked: Timestamp,
 }
 
 impl Candidate {
@@ -126,7 +128,7 @@ impl Candidate {
                 .seen
                 .as_ref()
                 .is_some_and(|(pids, _)| *pids == self.pids)
-            && self.unlooked < LISTENERS_EVERY
+            && Timestamp::now() < self.looked.plus(LISTENERS_EVERY)
     }
 
     /// Whether it is alive and these sockets are among its listeners.
@@ -241,11 +243,10 @@ impl Candidate {
             self.seen = None;
             return;
         }
-        self.unlooked += 1;
         if self.is_settled() {
             return;
         }
-        self.unlooked = 0;
+        self.looked = Timestamp::now();
         let mut around: BTreeMap<u64, u32> = BTreeMap::new();
         for pid in &self.pids {
             if let Some(network) = processes.network(*pid) {

@@ -70,6 +70,8 @@ pub(super) struct Processes {
     groups: BTreeMap<Group, BTreeSet<u32>>,
     /// Kernel threads, with their directory's inode: there are thousands, and none is of interest.
     kernel_threads: BTreeMap<u32, u64>,
+    /// Processes that started from here on are young, in ticks since boot.
+    young_from: u64,
 }
 
 impl Processes {
@@ -80,6 +82,7 @@ impl Processes {
             children: BTreeMap::new(),
             groups: BTreeMap::new(),
             kernel_threads: BTreeMap::new(),
+            young_from: 0,
         }
     }
 
@@ -123,6 +126,7 @@ impl Processes {
         }
         self.table = table;
         self.kernel_threads = kernel_threads;
+        self.young_from = old_enough;
         self.mend_parents();
         self.index();
         Ok(())
@@ -207,6 +211,12 @@ impl Processes {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Process> {
         self.table.values()
+    }
+
+    /// The processes that were young at the latest refresh.
+    pub(super) fn young(&self) -> impl Iterator<Item = &Process> {
+        self.iter()
+            .filter(|process| process.start >= self.young_from)
     }
 
     /// The processes of a container, job or unit.

@@ -4,7 +4,6 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::clients;
 use super::exchange::{client_left, received, sent};
-use super::io_uring;
 use super::slots::find;
 use super::socket::Socket;
 use super::source::Syscall;
@@ -41,10 +40,9 @@ pub(super) fn receive_returned<S: Socket>(
         }
         return;
     }
-    if flags & MSG_PEEK == 0 && !io_uring::is_told(socket.key()) {
-        let origin = Syscall {
-            socket: socket.key(),
-        };
+    if flags & MSG_PEEK == 0
+        && let Some(origin) = Syscall::on(socket.key())
+    {
         received(socket, found, origin, returned as u64, tgid, owner);
     }
 }
@@ -62,13 +60,9 @@ pub(super) fn send_returned<S: Socket>(socket: S, returned: i32) {
         return;
     }
     if returned > 0 {
-        if io_uring::is_told(socket.key()) {
-            return;
+        if let Some(origin) = Syscall::on(socket.key()) {
+            sent(slot, origin, returned as u64);
         }
-        let origin = Syscall {
-            socket: socket.key(),
-        };
-        sent(slot, origin, returned as u64);
     } else if returned == -EPIPE || returned == -ECONNRESET {
         client_left(slot, true);
     } else if returned == -EAGAIN {

@@ -214,8 +214,9 @@ unsafe fn begin<S: Socket>(socket: S, slot: *mut Slot, start: Start, tgid: u32, 
     unsafe {
         let whole = (*slot).facts.flags & LINE_WHOLE;
         http1::begin_request(&mut *slot, flags | whole);
+        let id = next_id(slot);
         let facts = &mut (*slot).facts;
-        facts.id = next_id();
+        facts.id = id;
         facts.tgid = tgid;
         facts.service = u32::from(owner);
         facts.family = socket.family();

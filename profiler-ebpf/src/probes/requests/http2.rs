@@ -18,7 +18,7 @@ use super::payload::{self, Buffer};
 use super::response::follow_lines;
 use super::slots::{
     allocate_stream, begin_write, count, emit, end_write, find_stream, forget_stream, free,
-    next_connection, put_end, put_notice,
+    next_connection, next_id, put_end, put_notice,
 };
 use super::socket::Socket;
 use super::source::{Direction, Origin};
@@ -342,7 +342,7 @@ fn begin_stream(connection: *mut Slot, stream: u32, bytes: u64, now: u64) {
     unsafe {
         begin_write(slot);
         http2::begin_stream(&mut *slot, &mut *connection, stream, bytes, now);
-        (*slot).facts.id = super::slots::next_id();
+        (*slot).facts.id = next_id(slot);
         end_write(slot);
     }
 }

@@ -2,7 +2,7 @@
 //! which knows its request, and so the socket and the buffer.
 //!
 //! The socket hooks fire for the same bytes, in the midst of whatever call the ring works behind.
-//! They leave them to the completion where completions are followed ([`is_told`]); else the bytes
+//! They leave them to the completion where completions are followed; else the bytes
 //! cannot be found. A completion comes before the process is told of it, so the buffer still holds
 //! what was moved. It runs in the process, or in a thread of the ring's that shares its memory.
 //!
@@ -91,12 +91,9 @@ const SEVERAL_BUFFERS: u16 = 1 << 4 | 1 << 5;
 #[map]
 static REQUEST_RINGS: Array<Rings> = Array::with_max_entries(1, MMAPABLE);
 
-/// True if a ring's completion will tell of what now moved on `socket`.
+/// True if completions are followed; else the agent is told that they should be.
 #[inline(always)]
-pub(super) fn is_told(socket: u64) -> bool {
-    if !works_for(socket) {
-        return false;
-    }
+pub(super) fn are_followed() -> bool {
     let Some(rings) = REQUEST_RINGS.get_ptr_mut(0) else {
         return false;
     };

@@ -37,6 +37,9 @@ pub(super) struct Buffer {
     filled: u64,
     wanted: u64,
     failed: u64,
+    /// 1 if it is a ring that moved the bytes. In memory, so that the verifier need not walk all
+    /// that follows once for each case.
+    by_ring: u64,
 }
 
 /// Fields are read and written as volatile: see [`profiler_ebpf::http1`].
@@ -76,6 +79,17 @@ pub(super) fn open<O: Origin>(buffer: *mut Buffer, origin: O, direction: Directi
     set!(buffer.plain = plain);
     set!(buffer.segment_count = segments);
     rewind(buffer);
+}
+
+/// Notes whether a ring moved the bytes that will be open.
+#[inline(always)]
+pub(super) fn set_by_ring(buffer: *mut Buffer, by_ring: bool) {
+    set!(buffer.by_ring = u64::from(by_ring));
+}
+
+#[inline(always)]
+pub(super) fn is_by_ring(buffer: *mut Buffer) -> bool {
+    get!(buffer.by_ring) != 0
 }
 
 /// Goes back to the beginning of what is open.

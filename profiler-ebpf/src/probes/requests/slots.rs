@@ -9,13 +9,19 @@ use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ringbuf_output}
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, Stack};
 use profiler_ebpf::http1::KEPT;
-use profiler_ebpf::request::{Counters, Ended, Facts, NOTICE, Notice, Outcome, Phase, Slot, TAIL};
+use profiler_ebpf::request::{
+    Counters, Ended, Facts, NOTICE, Notice, Outcome, Phase, SLOTS, STREAMS, Slot, TAIL,
+};
 
 use super::payload::Buffer;
 use super::tail::{copy, tail};
 use crate::probes::MMAPABLE;
 
 const NO_WAKEUP: u64 = 1;
+
+/// Enough for a slot's index.
+const SLOT_BITS: u32 = 16;
+const _: () = assert!(SLOTS + STREAMS <= 1 << SLOT_BITS);
 
 /// Sized by the loader, as are the others.
 #[map]
@@ -218,34 +224,16 @@ pub(super) fn release(socket: u64, slot: *mut Slot) {
     }
 }
 
-/// A new request's identity: the CPU it began on, and its number there.
-#[inline(always)]
-pub(super) fn next_id() -> u64 {
-    let Some(counters) = counters() else { return 0 };
-    // SAFETY: this CPU's own counters; the helper has no preconditions. Atomic: a program that
-    // preempts this one must not get the same number.
-    unsafe {
-        let number = fetch_add(&raw mut (*counters).started, 1).wrapping_add(1);
-        u64::from(bpf_get_smp_processor_id()) << 48 | number
-    }
-}
-
-/// Adds to a word and returns what was there, in one step. The core library has no such
-/// operation for this target (5.12+).
+/// The identity of a request that begins in a slot, which is being written: what the slot's
+/// sequence is now it never is again.
 ///
 /// # Safety
-/// `at` must be a word of a map.
+/// `slot` must be an entry of the slots.
 #[inline(always)]
-unsafe fn fetch_add(at: *mut u64, mut value: u64) -> u64 {
-    // SAFETY: one instruction; the caller's promise.
-    unsafe {
-        core::arch::asm!(
-            "{value} = atomic_fetch_add((u64 *)({at} + 0), {value})",
-            at = in(reg) at,
-            value = inout(reg) value,
-        );
-    }
-    value
+pub(super) unsafe fn next_id(slot: *const Slot) -> u64 {
+    count!(started);
+    // SAFETY: the caller's promise.
+    unsafe { (*slot).sequence << SLOT_BITS | u64::from((*slot).facts.slot) }
 }
 
 /// Puts `value` in a word and returns what was there, in one step.
@@ -254,7 +242,7 @@ unsafe fn fetch_add(at: *mut u64, mut value: u64) -> u64 {
 /// `at` must be a word of a map.
 #[inline(always)]
 pub(super) unsafe fn swap(at: *mut u64, mut value: u64) -> u64 {
-    // SAFETY: as above.
+    // SAFETY: one instruction; the caller's promise.
     unsafe {
         core::arch::asm!(
             "{value} = xchg_64({at} + 0, {value})",

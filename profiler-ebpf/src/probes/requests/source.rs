@@ -8,7 +8,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 
 use super::io_uring;
-use super::payload::{Buffer, read_user};
+use super::payload::{self, Buffer, read_user};
 use super::slots;
 
 /// Which way the bytes went.
@@ -58,23 +58,43 @@ pub(super) trait Origin: Copy {
     }
 }
 
-/// In the buffers of the system call that is running, if it is one on this socket.
+/// In the buffers of the system call that is running, unless it is a ring that works behind it.
 #[derive(Clone, Copy)]
-pub(super) struct Syscall {
-    /// The socket's address.
-    pub(super) socket: u64,
+pub(super) struct Syscall(*mut Buffer);
+
+impl Syscall {
+    /// Of the call that moved bytes on `socket`; `None` where the completion of a ring's request
+    /// will tell of them.
+    #[inline(always)]
+    pub(super) fn on(socket: u64) -> Option<Self> {
+        let by_ring = io_uring::works_for(socket);
+        if by_ring && io_uring::are_followed() {
+            return None;
+        }
+        let buffer = slots::buffer()?;
+        payload::set_by_ring(buffer, by_ring);
+        Some(Self(buffer))
+    }
 }
 
 impl Origin for Syscall {
     #[inline(always)]
     fn source(self, direction: Direction) -> Source {
-        syscall_source(direction, self.socket)
+        if payload::is_by_ring(self.0) {
+            return Source::Unknown;
+        }
+        syscall_source(direction)
+    }
+
+    #[inline(always)]
+    fn buffer(self) -> Option<*mut Buffer> {
+        Some(self.0)
     }
 }
 
-/// Finds the bytes of the running system call, if it is one on `socket`, through its registers.
+/// Finds the bytes of the running system call, through its registers.
 #[inline(always)]
-fn syscall_source(direction: Direction, socket: u64) -> Source {
+fn syscall_source(direction: Direction) -> Source {
     #[cfg(bpf_target_arch = "x86_64")]
     {
         // SAFETY: the current task always exists; the helper returns a trusted pointer.
@@ -84,11 +104,8 @@ fn syscall_source(direction: Direction, socket: u64) -> Source {
         // SAFETY: a trusted pointer to `pt_regs`.
         let (number, second, third) =
             unsafe { ((*registers).orig_ax, (*registers).si, (*registers).dx) };
-        if io_uring::works_for(socket) {
-            return Source::Unknown;
-        }
+        // read, recvfrom, readv, recvmsg; write, sendto, writev, sendmsg
         let (plain, plain_to, vector, message) = match direction {
-            // read, recvfrom, readv, recvmsg; write, sendto, writev, sendmsg
             Direction::Received => (0, 45, 19, 47),
             Direction::Sent => (1, 44, 20, 46),
         };

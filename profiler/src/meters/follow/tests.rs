@@ -13,6 +13,9 @@ struct Simulation {
     /// Largest random delay of a wake-up.
     delay: u64,
     seed: u64,
+    /// Nobody is served, until then.
+    rests: bool,
+    rests_until: u64,
 }
 
 struct Run {
@@ -33,6 +36,11 @@ impl Run {
         widths.sort_unstable();
         widths[widths.len() / 2]
     }
+
+    fn widest(&self, from: Timestamp) -> u64 {
+        let late = self.edges.iter().filter(|e| e.until > from);
+        late.map(Edge::width).max().unwrap_or(0)
+    }
 }
 
 const START: u64 = 1_000_000_000_000;
@@ -47,6 +55,8 @@ impl Simulation {
             call: 50_000,
             delay: 100_000,
             seed: 7,
+            rests: false,
+            rests_until: u64::MAX,
         }
     }
 
@@ -92,6 +102,7 @@ impl Simulation {
             let delay = self.delay;
             now = follower.next_read().0.max(now) + self.random(delay);
             let (start, sampled, end) = (now, now + self.call / 2, now + self.call);
+            follower.set_rest(self.rests && now < self.rests_until);
             let seen = follower.observe(Timestamp(start), Timestamp(end), self.value(sampled));
             edges.extend(seen);
             reads += 1;
@@ -315,4 +326,50 @@ fn a_slow_device_is_read_less_often() {
     };
     let reads: Vec<u64> = [1, 2, 4, 16].map(reads_with).to_vec();
     assert!(reads.is_sorted_by(|a, b| a > b), "{reads:?}");
+}
+
+#[test]
+fn at_rest_every_other_change_is_let_go_and_the_others_are_seen_as_narrowly() {
+    for (jitter, delay, widest) in [
+        (0, 100_000, 3),
+        (0, 8_000_000, 16),
+        (4_000_000, 3_000_000, 12),
+    ] {
+        let mut simulation = Simulation {
+            jitter,
+            delay,
+            ..Simulation::steady()
+        };
+        let busy = simulation.run(40);
+        simulation.rests = true;
+        let rested = simulation.run(40);
+        let settled = Timestamp(START + 4 * SECOND);
+        let widths = |run: &Run| (run.median_width(settled), run.widest(settled));
+        println!("{:?} at rest {:?}", widths(&busy), widths(&rested));
+        assert!(rested.median_width(settled) <= widest * MILLISECOND);
+        assert!(
+            rested
+                .edges
+                .iter()
+                .all(|edge| simulation.holds_a_change(edge))
+        );
+        let after = |run: &Run| run.edges.iter().filter(|e| e.until > settled).count();
+        assert!(after(&rested) * 2 >= after(&busy) * 9 / 10);
+        assert!(after(&rested) * 2 <= after(&busy) * 11 / 10);
+        assert!((rested.reads - 100) * 10 < (busy.reads - 100) * 7);
+    }
+}
+
+#[test]
+fn when_rest_ends_every_change_is_followed_again() {
+    let mut simulation = Simulation {
+        rests: true,
+        rests_until: START + 20 * SECOND,
+        ..Simulation::steady()
+    };
+    let run = simulation.run(30);
+    assert_eq!(run.lock, Lock::Locked);
+    let late = |edge: &&Edge| edge.until.0 > START + 20 * SECOND + SECOND / 2;
+    assert!(run.edges.iter().filter(late).count() >= 94);
+    assert!(run.edges.iter().all(|edge| simulation.holds_a_change(edge)));
 }

@@ -220,6 +220,13 @@ impl Channel {
         })
     }
 
+    /// At rest not every change of the counter is followed.
+    fn set_rest(&mut self, rests: bool) {
+        if let Method::Follow(follower) = &mut self.method {
+            follower.set_rest(rests);
+        }
+    }
+
     fn fail(&mut self, now: Timestamp, error: &NvmlError) {
         let (since, retry) = match &self.failing {
             None => (now, FIRST_RETRY),
@@ -318,6 +325,7 @@ fn try_drive(
         health.called(start, end, read.is_ok());
         match read {
             Ok(sample) => {
+                channel.set_rest(stop.rests());
                 let reading = channel.take(start, end, sample, pace.strain);
                 tell(channel.meter, channel.instant, reading, sample.power, feed)?;
             }

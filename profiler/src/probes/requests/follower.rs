@@ -138,6 +138,11 @@ impl Follower {
         });
     }
 
+    /// Whether any request that is open has begun to be answered.
+    pub(super) fn has_streams(&self) -> bool {
+        self.open.values().any(|(facts, _)| facts.first_data != 0)
+    }
+
     /// Ends whatever is still open: nobody looks any more.
     pub(super) fn finish(&mut self, route: impl Fn(&[u8]) -> Route, out: &mut Vec<Observed>) {
         for (_, (facts, service)) in self.open.drain() {
