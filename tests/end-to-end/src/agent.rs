@@ -10,7 +10,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
-use crate::binary;
+use crate::{binary, scaled};
 
 /// What a run printed, and how it ended.
 #[derive(Debug)]
@@ -118,7 +118,10 @@ impl Agent {
             if let Some(port) = port {
                 break port;
             }
-            assert!(start.elapsed() < Duration::from_secs(10), "not up: {text}");
+            assert!(
+                start.elapsed() < scaled(Duration::from_secs(10)),
+                "not up: {text}"
+            );
             if let Ok(Some(status)) = agent.child.try_wait() {
                 panic!("ended with {status}: {text}");
             }
@@ -159,6 +162,7 @@ impl Agent {
         );
         for row in &mut rows {
             row["streamed"] = (row["streamed"] == 1).into();
+            row["id"] = row["id"].as_i64().map(i64::cast_unsigned).into();
         }
         rows
     }
@@ -170,7 +174,7 @@ impl Agent {
     pub fn traces(&self) -> HashMap<u64, String> {
         let told = |row: Value| {
             let trace = row["trace"].as_str()?.to_owned();
-            Some((row["request"].as_u64()?, trace))
+            Some((row["request"].as_i64()?.cast_unsigned(), trace))
         };
         let rows = self.rows("SELECT request, trace FROM traces");
         rows.into_iter().filter_map(told).collect()
@@ -226,7 +230,7 @@ impl Agent {
                 return start.elapsed();
             }
             assert!(
-                start.elapsed() < Duration::from_secs(5),
+                start.elapsed() < scaled(Duration::from_secs(5)),
                 "still up: {}",
                 self.log()
             );

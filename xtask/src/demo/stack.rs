@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use super::recording;
 use crate::project::target;
 
 /// How long a process may take to be ready, or to end.
