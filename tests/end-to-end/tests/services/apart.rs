@@ -9,7 +9,6 @@ use end_to_end::agent::Agent;
 use end_to_end::server::free_port;
 use end_to_end::stack::Stack;
 use end_to_end::{http, is_root, skipped};
-use serde_json::Value;
 
 use crate::hops::follow;
 use crate::script::{Script, booked, tell};
