@@ -127,7 +127,7 @@ impl RequestProbe {
             .fields(tiers::FIELDS)
             .fields(clients::FIELDS)
             .fields(io_uring::FIELDS)
-            .map_entries(clients::TABLE, profiler_ebpf::clients::PLACES)
+            .map_entries(clients::TABLE, profiler_ebpf::clients::SETS)
             .map_entries("REQUEST_SOCKETS", SLOTS)
             .map_entries("REQUEST_SLOTS", SLOTS)
             .map_entries("REQUEST_STREAMS", STREAMS)

@@ -1,5 +1,7 @@
 //! Requests on the real kernel, from servers that do what servers do. Root.
 
+#[path = "requests/clients.rs"]
+mod clients;
 #[path = "requests/heads.rs"]
 mod heads;
 #[path = "requests/http2.rs"]

@@ -14,7 +14,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
 use profiler_ebpf::ABSENT;
-use profiler_ebpf::clients::Place;
+use profiler_ebpf::clients::{Place, Set, WAYS};
 use profiler_ebpf::owners::FIRST_SERVICE;
 use profiler_ebpf::request::{Facts, Peer};
 
@@ -24,7 +24,7 @@ use crate::probes::owners::owner_of;
 
 /// Sized by the loader.
 #[map]
-static REQUEST_CLIENTS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+static REQUEST_CLIENTS: Array<Set> = Array::with_max_entries(1, MMAPABLE);
 
 /// Each may be absent; then nobody is known.
 #[unsafe(no_mangle)]
@@ -102,10 +102,12 @@ pub(super) fn note<S: Socket>(socket: S, tgid: u32) {
     }
     let (port, peer) = socket.ports(family);
     let place = Place::of(socket.network(), port, peer);
-    if let Some(word) = REQUEST_CLIENTS.get_ptr_mut(place.index) {
+    if let Some(set) = REQUEST_CLIENTS.get_ptr_mut(place.set) {
+        let set = set.cast::<u64>();
         let named = place.word(tgid);
-        // SAFETY: an entry of the table, a whole word.
+        // SAFETY: words of an entry of the table.
         unsafe {
+            let word = set.add(place.way(|way| read_volatile(set.add(way))));
             if read_volatile(word) != named {
                 write_volatile(word, named);
             }
@@ -125,11 +127,14 @@ pub(super) fn forget<S: Socket>(socket: S) {
     let port = u16::from_be(unsafe { read(socket.key().wrapping_add(u64::from(port))) });
     let (_, peer) = socket.ports(family);
     let place = Place::of(socket.network(), port, peer);
-    if let Some(word) = REQUEST_CLIENTS.get_ptr_mut(place.index) {
-        // SAFETY: an entry of the table, a whole word.
-        unsafe {
-            if place.client(read_volatile(word)) != 0 {
-                write_volatile(word, 0);
+    if let Some(set) = REQUEST_CLIENTS.get_ptr_mut(place.set) {
+        let set = set.cast::<u64>();
+        for way in 0..WAYS {
+            // SAFETY: words of an entry of the table.
+            unsafe {
+                if place.is_of(read_volatile(set.add(way))) {
+                    write_volatile(set.add(way), 0);
+                }
             }
         }
     }
@@ -174,9 +179,10 @@ pub(super) fn ask(facts: &mut Facts) {
         return;
     }
     let place = Place::of(facts.network, facts.peer_port, facts.port);
-    if let Some(word) = REQUEST_CLIENTS.get_ptr(place.index) {
-        // SAFETY: an entry of the table, a whole word.
-        let tgid = place.client(unsafe { read_volatile(word) });
+    if let Some(set) = REQUEST_CLIENTS.get_ptr(place.set) {
+        let set = set.cast::<u64>();
+        // SAFETY: words of an entry of the table.
+        let tgid = place.client(|way| unsafe { read_volatile(set.add(way)) });
         if tgid != 0 {
             facts.peer = Peer::KNOWN;
             keep_own(facts, tgid);

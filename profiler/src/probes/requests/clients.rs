@@ -3,7 +3,7 @@
 //! The kernel side says it with the request. Where a server on another CPU read the request
 //! before its client's send was over, the kernel's table says it a little later.
 
-use profiler_ebpf::clients::Place;
+use profiler_ebpf::clients::{Place, WAYS};
 use profiler_ebpf::owners::OwnerIndex;
 use profiler_ebpf::request::{Facts, Peer};
 
@@ -57,13 +57,13 @@ impl Client {
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Word(u64);
+struct Set([u64; WAYS]);
 
-// SAFETY: one `u64`.
-unsafe impl Words for Word {}
+// SAFETY: `u64`s.
+unsafe impl Words for Set {}
 
 /// The kernel side's table of clients.
-pub(super) struct Clients(SharedArray<Word>);
+pub(super) struct Clients(SharedArray<Set>);
 
 impl Clients {
     pub(super) fn new(loader: &Loader) -> Result<Self, ProbeError> {
@@ -76,8 +76,8 @@ impl Clients {
             return;
         }
         let place = Place::of(facts.network, facts.peer_port, facts.port);
-        let word = self.0.word(place.index as usize, 0).unwrap_or_default();
-        let tgid = place.client(word);
+        let set = place.set as usize;
+        let tgid = place.client(|way| self.0.word(set, way).unwrap_or_default());
         let service = OwnerIndex::try_from(facts.service).ok();
         if tgid != 0 && Some(owners.index_of_process(tgid)) == service {
             facts.peer_tgid = tgid;
