@@ -52,14 +52,24 @@ pub(super) struct Flights {
     /// What engines said of their queues, for moments up to which requests are not told yet.
     loads: VecDeque<EngineLoad>,
     ignored: u64,
+    /// Tokens a second, if it is not to be learned.
+    held_speed: Option<f64>,
 }
 
 impl Flights {
+    /// No requests; prefill speed is learned unless it is held.
+    pub(super) fn new(held_speed: Option<f64>) -> Self {
+        Self {
+            held_speed,
+            ..Self::default()
+        }
+    }
+
     /// A service's place.
     pub(super) fn service(&mut self, id: ServiceId) -> u32 {
-        let services = &mut self.services;
+        let (services, speed) = (&mut self.services, self.held_speed);
         *self.service_index.entry(id).or_insert_with(|| {
-            services.push(Service::new(id));
+            services.push(Service::new(id, speed));
             services.len() as u32 - 1
         })
     }

@@ -99,9 +99,19 @@ pub(super) struct PrefillSpeed {
     slope: Option<f64>,
     spacing: Option<f64>,
     previous: Option<Timestamp>,
+    is_held: bool,
 }
 
 impl PrefillSpeed {
+    /// A speed that is not learned, tokens a second.
+    pub(super) fn held(speed: f64) -> Self {
+        Self {
+            slope: (speed.is_finite() && speed > 0.0).then(|| 1.0 / speed),
+            is_held: true,
+            ..Self::default()
+        }
+    }
+
     /// Learns the time between two chunks of one stream: a decode step.
     pub(super) fn chunk_spacing(&mut self, seconds: f64) {
         let spacing = self.spacing.get_or_insert(seconds);
@@ -141,7 +151,7 @@ impl PrefillSpeed {
                 tokens,
             };
         }
-        if tokens > 0.0 {
+        if tokens > 0.0 && !self.is_held {
             self.learn(Sample { tokens, seconds });
         }
         let expected = tokens * self.slope.unwrap_or(START_SLOPE);

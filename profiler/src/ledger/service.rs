@@ -59,14 +59,14 @@ impl Kinds {
 }
 
 impl Service {
-    pub(super) fn new(id: ServiceId) -> Self {
+    pub(super) fn new(id: ServiceId, held_speed: Option<f64>) -> Self {
         Self {
             id,
             open: 0,
             given: [0; 3],
             booked: [0; 3],
             carry: [0; 3],
-            speed: PrefillSpeed::default(),
+            speed: held_speed.map_or_else(PrefillSpeed::default, PrefillSpeed::held),
             waiting: BTreeSet::new(),
             overdue: BTreeSet::new(),
             kinds: Kinds::default(),
