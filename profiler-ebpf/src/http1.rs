@@ -31,6 +31,9 @@ use framing::{end_head, size};
 use lines::Line;
 use window::rolled;
 
+/// The most lines of a head that is taken at once.
+const MOST_LINES: u64 = 12;
+
 /// The bytes of one send, and how they are reached.
 pub trait Payload: Memory {
     /// The buffer, and the socket that sends.
@@ -164,9 +167,9 @@ pub fn may_be_head(slot: &Slot) -> bool {
     phase(slot) == Phase::WAITING && slot.cursor.line_len == 0
 }
 
-/// Takes the head of a response, if all of it is in the `length` (≤ 511) bytes at [`FRONT`];
-/// returns its bytes. If it is not, or is written in an unusual way, 0 says that [`window`] must
-/// follow the send from its beginning. Where both can, they do the same.
+/// Takes the head of a response, if all of it is in the `length` bytes at [`FRONT`]; returns its
+/// bytes. If it is not, or is written in an unusual way, 0 says that [`window`] must follow the
+/// send from its beginning. Where both can, they do the same.
 #[inline(always)]
 pub fn head(window: &mut Window, slot: &mut Slot, length: u64, now: u64) -> u64 {
     let front = FRONT as u64;
@@ -175,15 +178,25 @@ pub fn head(window: &mut Window, slot: &mut Slot, length: u64, now: u64) -> u64 
     lines::status(&Line::new(window), slot);
     window.set_end_offset(0);
     if phase(slot) == Phase::HEAD {
-        lines::find_headers(window, limit);
-        let mut header = 0;
-        while header < lines::MOST_HEADERS {
-            if header >= window.found() {
+        let mut lines = 0;
+        while lines < MOST_LINES {
+            let line = window.line();
+            window.find_line_break(line);
+            if window.found() == 0 {
                 break;
             }
-            window.set_line(window.word(header * 8, 0));
+            let next = window.cursor();
+            if next.wrapping_add(2) > limit {
+                break;
+            }
+            // What is set here twice, since the head proves to be cut, is set to the same.
             lines::header(&Line::new(window), slot);
-            header = rolled(header + 1);
+            if window.is_line_break(next) {
+                window.set_end_offset(next.wrapping_add(2));
+                break;
+            }
+            window.set_line(next);
+            lines = rolled(lines + 1);
         }
     }
     let end = window.end();

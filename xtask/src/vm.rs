@@ -1,18 +1,22 @@
-//! The request probe's tiers on kernels this machine does not run: Debian's own, booted in QEMU
-//! (software emulation, no KVM, no disk, no network) with one archive of files as their root.
+//! The probes' tests on kernels this machine does not run: Debian's own, booted in QEMU (software
+//! emulation, no KVM, no disk, no network) with one archive of files as their root.
 //!
-//! The tests are those of the machine itself, `tests/end-to-end/tests/requests*`.
+//! The tests are those of the machine itself, [`SUITES`] of `tests/end-to-end/tests`. Those of the
+//! request probe run once for each tier that the kernel offers.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write as _};
+mod machine;
+mod root;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::project::{cargo, find_on_path, output, run as run_command, target};
+use self::machine::{Verdict, Verdicts, boot};
+use crate::project::{cargo, output, run as run_command, target};
 use crate::setup;
 
 /// Kernels, and the tier that the probe must choose there.
@@ -20,26 +24,15 @@ const KERNELS: &[(&str, &str)] = &[("6.1", "fexit"), ("6.12", "tp_btf")];
 
 const TIERS: &[&str] = &["tp_btf", "fexit", "kprobe", "raw_tp"];
 
+/// The suite that runs on each tier.
+const REQUESTS: &str = "requests";
+
+const SUITES: &[&str] = &["loader", "sched", REQUESTS, "tls"];
+
 const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
 ];
-
-/// Programs that tests start, where they are installed.
-const SERVERS: &[&str] = &["nginx", "wrk"];
-
-/// Modules that tests of the kernel's own TLS need, in the order they are loaded.
-const MODULES: &[&str] = &[
-    "gf128mul",
-    "ghash-generic",
-    "ctr",
-    "crypto_null",
-    "gcm",
-    "tls",
-];
-
-/// Emulated machines are slow; one that has stopped is not waited for longer.
-const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What the user may ask of it.
 #[derive(clap::Args)]
@@ -47,18 +40,34 @@ pub(crate) struct Options {
     /// Only this kernel: 6.1 or 6.12
     #[arg(long, value_name = "VERSION")]
     kernel: Option<String>,
-    /// Only these tiers
+    /// Only the request tests, on these tiers
     #[arg(long, value_name = "TIER")]
     tier: Vec<String>,
-    /// A test executable built before [default: built now, optimized]
-    #[arg(long, value_name = "FILE")]
-    tests: Option<PathBuf>,
+    /// Only these tests: loader, sched, tls or requests
+    #[arg(long, value_name = "NAME")]
+    suite: Vec<String>,
     /// Only tests with this in their names
     filter: Vec<String>,
 }
 
-/// What a test said, by kernel, tier and name.
-type Verdicts = BTreeMap<(String, String), Vec<(String, bool)>>;
+impl Options {
+    fn tiers(&self) -> Vec<&str> {
+        if self.tier.is_empty() {
+            TIERS.to_vec()
+        } else {
+            self.tier.iter().map(String::as_str).collect()
+        }
+    }
+
+    fn suites(&self) -> Vec<&'static str> {
+        let asked = |suite: &str| {
+            let named = self.suite.iter().any(|name| name == suite);
+            named || (self.suite.is_empty() && (self.tier.is_empty() || suite == REQUESTS))
+        };
+        let suites = SUITES.iter().copied();
+        suites.filter(|suite| asked(suite)).collect()
+    }
+}
 
 /// `cargo xtask vm`.
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -68,49 +77,73 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(missing.is_empty(), "install {}", missing.join(" and "));
     let folder = target("vm");
     fs::create_dir_all(&folder)?;
-    let test = match &options.tests {
-        Some(built) => built.clone(),
-        None => test_binary("requests")?,
-    };
+    let suites = options.suites();
+    ensure!(!suites.is_empty(), "suites are {}", SUITES.join(", "));
+    let tests = test_binaries(&suites)?;
+    run_command(cargo().args(["build", "--release", "--package", "profiler"]))?;
     let asked = |version: &str| options.kernel.as_deref().is_none_or(|only| only == version);
     let mut kernels = Vec::new();
     for (version, expected) in KERNELS.iter().filter(|(version, _)| asked(version)) {
         kernels.push((kernel(&folder, version)?, *version, *expected));
     }
-    let archive = archive(&folder, &test, options)?;
-    let mut verdicts = Verdicts::new();
-    for (kernel, version, expected) in kernels {
-        println!("\n== Linux {version}: {}", kernel.display());
-        boot(&kernel, &archive, version, expected, &mut verdicts)
-            .with_context(|| format!("Linux {version}"))?;
+    let archive = root::archive(&folder, &tests, options)?;
+    // Side by side: one test at a time keeps little more than one CPU busy.
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let machines: Vec<_> = kernels
+            .iter()
+            .map(|(kernel, version, expected)| {
+                println!("== Linux {version}: {}", kernel.display());
+                let archive = &archive;
+                let boot = move || boot(kernel, archive, version, expected);
+                (*version, scope.spawn(boot))
+            })
+            .collect();
+        let ended = machines.into_iter();
+        ended
+            .map(|(version, machine)| (version, machine.join()))
+            .collect()
+    });
+    let mut all = Vec::new();
+    for (version, outcome) in outcomes {
+        let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        all.push((
+            version,
+            outcome.with_context(|| format!("Linux {version}"))?,
+        ));
     }
-    summary(&verdicts);
+    summary(&all);
     println!("{:.0} s", start.elapsed().as_secs_f64());
-    let failed = verdicts.values().flatten().any(|(_, passed)| !passed);
+    let verdicts = all.iter().flat_map(|(_, verdicts)| verdicts.values());
+    let failed = verdicts
+        .flat_map(|tests| tests.values())
+        .any(|verdict| *verdict == Verdict::Failed);
     ensure!(!failed, "tests failed");
     Ok(())
 }
 
-/// The end-to-end tests of this name, as an executable.
-fn test_binary(name: &str) -> Result<PathBuf> {
-    let built = cargo()
-        .args(["test", "--package", "end-to-end", "--test", name])
-        .args([
-            "--release",
-            "--no-run",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
-        .stderr(Stdio::inherit())
-        .output()?;
+/// The end-to-end tests of these names, each as an executable.
+fn test_binaries(names: &[&'static str]) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut command = cargo();
+    command.args(["test", "--package", "end-to-end", "--release", "--no-run"]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    for name in names {
+        command.args(["--test", name]);
+    }
+    let built = command.stderr(Stdio::inherit()).output()?;
     ensure!(built.status.success(), "the tests do not build");
     let text = String::from_utf8(built.stdout)?;
-    let executable = text
+    let messages: Vec<serde_json::Value> = text
         .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name)
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executable.context("cargo names no executable")
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let executable = |name: &'static str| {
+        let path = messages
+            .iter()
+            .filter(|message| message["target"]["name"] == name)
+            .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+        Ok((name, path.context("cargo names no executable")?))
+    };
+    names.iter().map(|name| executable(name)).collect()
 }
 
 /// Debian's newest cloud kernel of this version, fetched once.
@@ -167,228 +200,28 @@ fn unpacked(folder: &Path, version: &str) -> Option<PathBuf> {
         })
 }
 
-/// The machine's root: busybox, the tests, the servers they start, and all libraries these need.
-fn archive(folder: &Path, test: &Path, options: &Options) -> Result<PathBuf> {
-    let root = folder.join("root");
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
-    }
-    for name in [
-        "bin",
-        "proc",
-        "sys",
-        "dev",
-        "tmp",
-        "etc",
-        "vm",
-        "var/log/nginx",
-    ] {
-        fs::create_dir_all(root.join(name))?;
-    }
-    let busybox = find_on_path("busybox").context("no busybox")?;
-    fs::copy(&busybox, root.join("bin/busybox"))?;
-    fs::write(
-        root.join("etc/passwd"),
-        "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
-    )?;
-    fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
-    bundle(&root, test, "vm/requests")?;
-    for server in SERVERS {
-        match find_on_path(server) {
-            Some(program) => bundle(&root, &program, &format!("bin/{server}"))?,
-            None => println!("{server} is not installed: tests that need it skip themselves"),
-        }
-    }
-    for (version, _) in KERNELS {
-        modules(&root, &folder.join(version))?;
-    }
-    fs::write(root.join("init"), init(options))?;
-    run_command(Command::new("chmod").arg("+x").arg(root.join("init")))?;
-    let archive = folder.join("root.cpio");
-    let mut list = Command::new(&busybox)
-        .args(["find", "."])
-        .current_dir(&root)
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let names = list.stdout.take().context("find's output")?;
-    run_command(
-        Command::new(&busybox)
-            .args(["cpio", "-o", "-H", "newc"])
-            .current_dir(&root)
-            .stdin(names)
-            .stdout(File::create(&archive)?)
-            .stderr(Stdio::null()),
-    )?;
-    list.wait()?;
-    Ok(archive)
-}
-
-/// Copies the modules of the kernel unpacked at `kernel`, if it is one, to `modules/RELEASE`.
-fn modules(root: &Path, kernel: &Path) -> Result<()> {
-    let Ok(releases) = fs::read_dir(kernel.join("lib/modules")) else {
-        return Ok(());
-    };
-    for release in releases {
-        let release = release?;
-        let to = root.join("modules").join(release.file_name());
-        fs::create_dir_all(&to)?;
-        let found = output(
-            "find",
-            &[&release.path().to_string_lossy(), "-name", "*.ko*"],
-        )
-        .context("find")?;
-        for path in found.lines().map(Path::new) {
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            let Some((name, packed)) = file.split_once(".ko") else {
-                continue;
-            };
-            if !MODULES.contains(&name) {
-                continue;
-            }
-            let module = File::create(to.join(name))?;
-            let program = if packed.is_empty() { "cat" } else { "xzcat" };
-            run_command(Command::new(program).arg(path).stdout(module))?;
-        }
-    }
-    Ok(())
-}
-
-/// Copies a program and its libraries to where they are looked for.
-fn bundle(root: &Path, program: &Path, to: &str) -> Result<()> {
-    fs::copy(program, root.join(to))?;
-    let libraries = output("ldd", &[&program.to_string_lossy()]).unwrap_or_default();
-    // `name => path (address)`, or the loader's path alone.
-    let paths = libraries
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'));
-    for path in paths {
-        let to = root.join(path.trim_start_matches('/'));
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::copy(path, &to).with_context(|| path.to_owned())?;
-    }
-    Ok(())
-}
-
-/// The first process: mounts what programs expect, runs the tests on each tier, and ends.
-fn init(options: &Options) -> String {
-    let tiers = if options.tier.is_empty() {
-        TIERS.join(" ")
-    } else {
-        options.tier.join(" ")
-    };
-    let filter = options.filter.join(" ");
-    let modules = MODULES.join(" ");
-    format!(
-        "#!/bin/busybox sh\n\
-         /bin/busybox --install -s /bin\n\
-         export PATH=/bin\n\
-         mount -t proc proc /proc\n\
-         mount -t sysfs sys /sys\n\
-         mount -t devtmpfs dev /dev\n\
-         mount -t tmpfs tmp /tmp\n\
-         ip link set lo up\n\
-         for module in {modules}; do\n\
-         [ -e /modules/$(uname -r)/$module ] && insmod /modules/$(uname -r)/$module\n\
-         done\n\
-         echo 'vm: tier chosen'\n\
-         /vm/requests --test-threads=1 --nocapture the_first_tier\n\
-         export PERJOULE_TEST_SKIPPED=/tmp/skipped\n\
-         for tier in {tiers}; do\n\
-         echo \"vm: tier $tier\"\n\
-         export PERJOULE_REQUEST_TIER=$tier\n\
-         rm -f /tmp/skipped\n\
-         /vm/requests --test-threads=1 the_first_tier > /tmp/first 2>&1\n\
-         if [ -e /tmp/skipped ]; then cat /tmp/skipped; continue; fi\n\
-         /vm/requests --test-threads=1 {filter}\n\
-         [ -e /tmp/skipped ] && sort -u /tmp/skipped\n\
-         done\n\
-         echo 'vm: done'\n\
-         poweroff -f\n"
-    )
-}
-
-/// Boots the kernel and reads what the tests say on its console.
-fn boot(
-    kernel: &Path,
-    archive: &Path,
-    version: &str,
-    expected: &str,
-    verdicts: &mut Verdicts,
-) -> Result<()> {
-    let start = Instant::now();
-    let mut machine = Command::new("timeout")
-        .arg(PATIENCE.as_secs().to_string())
-        .arg("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
-        .args(["-m", "1536M", "-smp", "2", "-nic", "none"])
-        .args(["-no-reboot", "-nographic"])
-        .args(["-append", "console=ttyS0 panic=-1 loglevel=3 rdinit=/init"])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(archive)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("qemu-system-x86_64")?;
-    let console = machine.stdout.take().context("the console")?;
-    let mut log = File::create(target("vm").join(format!("console-{version}")))?;
-    let mut tier = String::new();
-    let (mut done, mut chosen) = (false, false);
-    for line in BufReader::new(console).split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
-        writeln!(log, "{line}")?;
-        // Behind what the firmware leaves on the line.
-        if let Some((_, next)) = line.split_once("vm: tier ") {
-            next.clone_into(&mut tier);
-            println!("-- {tier}, {:.0} s", start.elapsed().as_secs_f64());
-        } else if line == "vm: done" {
-            done = true;
-        } else if tier.is_empty() {
-            // The kernel's and its firmware's own.
-        } else if let Some((name, outcome)) = tested(&line) {
-            let of_tier = verdicts
-                .entry((version.to_owned(), tier.clone()))
-                .or_default();
-            of_tier.push((name.to_owned(), outcome));
-        } else {
-            println!("   {line}");
-            chosen |= line.contains(&format!("chosen: tier {expected}"));
-        }
-    }
-    machine.wait()?;
-    if !done {
-        bail!("it did not come to its end; see target/vm/console-{version}");
-    }
-    ensure!(chosen, "the tier chosen is not {expected}");
-    Ok(())
-}
-
-/// `test NAME ... ok`; what a test itself prints may stand between.
-fn tested(line: &str) -> Option<(&str, bool)> {
-    let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
-    match rest.trim() {
-        "ok" => Some((name, true)),
-        "FAILED" => Some((name, false)),
-        _ => None,
-    }
-}
-
-fn summary(verdicts: &Verdicts) {
+/// A line for each kernel and run, and below it what did not simply pass.
+fn summary(all: &[(&str, Verdicts)]) {
     println!(
-        "\n{:<8} {:<8} {:>7} {:>7}",
-        "Linux", "tier", "passed", "failed"
+        "\n{:<6} {:<16} {:>6} {:>7} {:>6}",
+        "Linux", "tests", "passed", "skipped", "failed"
     );
-    for ((version, tier), tests) in verdicts {
-        let passed = tests.iter().filter(|(_, passed)| *passed).count();
-        println!(
-            "{version:<8} {tier:<8} {passed:>7} {:>7}",
-            tests.len() - passed
-        );
-        for (name, _) in tests.iter().filter(|(_, passed)| !passed) {
-            println!("         FAILED {name}");
+    for (version, verdicts) in all {
+        for (run, tests) in verdicts {
+            let count = |is: fn(&Verdict) -> bool| tests.values().filter(|it| is(it)).count();
+            println!(
+                "{version:<6} {run:<16} {:>6} {:>7} {:>6}",
+                count(|it| *it == Verdict::Passed),
+                count(|it| matches!(it, Verdict::Skipped(_))),
+                count(|it| *it == Verdict::Failed)
+            );
+            for (name, verdict) in tests {
+                match verdict {
+                    Verdict::Passed => {}
+                    Verdict::Skipped(why) => println!("       skipped {name}: {why}"),
+                    Verdict::Failed => println!("       FAILED {name}"),
+                }
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! beyond a line's first 40 bytes is read, which is what is kept of a line cut in two.
 
 use super::tail::may_count;
-use super::window::{first, rolled};
+use super::window::rolled;
 use super::{FRONT, Window};
 use crate::request::{CHUNKED, ENCODED, JSON, LENGTH, NDJSON, Phase, SSE, Slot};
 
@@ -209,57 +209,11 @@ pub(super) fn status(line: &Line<'_>, slot: &mut Slot) {
     slot.facts.phase = Phase::HEAD;
 }
 
-/// The most headers of a head that is taken at once, of those whose names begin as the ones that
-/// [`header`] looks at.
-pub(super) const MOST_HEADERS: u64 = FRONT as u64 / 8;
-
-/// Looks for the end of a head that begins at [`FRONT`], before `limit`, and sets the window's end
-/// to it if it is there. Sets `found` to how many of the head's lines may be of use to [`header`];
-/// where they begin is told by words at the buffer's beginning: no line was kept there.
-#[inline(always)]
-pub(super) fn find_headers(window: &mut Window, limit: u64) {
-    window.set_found(0);
-    let mut at = FRONT as u64;
-    while at < limit {
-        let marks = window.newlines_in(at);
-        if marks != 0 {
-            let next = at.wrapping_add(first(marks)).wrapping_add(1);
-            if next.wrapping_add(2) > limit {
-                break;
-            }
-            let line = window.line();
-            let name = lower(window.word(line, 0));
-            if name == CONTENT || name == TRANSFER {
-                let headers = window.found();
-                if headers >= MOST_HEADERS {
-                    break;
-                }
-                window.set_word(headers * 8, 0, line);
-                window.set_found(headers + 1);
-            }
-            let blank = window.blank_line(next);
-            if blank != 0 {
-                window.set_end_offset(next.wrapping_add(blank));
-                break;
-            }
-            // No header is so short that a second line ends in the word.
-            if marks & marks.wrapping_sub(1) != 0 {
-                break;
-            }
-            window.set_line(next);
-        }
-        at = rolled(at + 8);
-    }
-}
-
-const CONTENT: u64 = pattern(b"content-");
-const TRANSFER: u64 = pattern(b"transfer");
-
 /// A header line: what says how the body ends, and whether it streams.
 #[inline(always)]
 pub(super) fn header(line: &Line<'_>, slot: &mut Slot) {
     let name = lower(line.word(0));
-    if name == CONTENT {
+    if name == const { pattern(b"content-") } {
         let rest = lower(line.word(8));
         if low(rest, 7) == const { pattern(b"length:") } {
             if let Some(length) = line.decimal(line.value(15)) {
@@ -271,7 +225,7 @@ pub(super) fn header(line: &Line<'_>, slot: &mut Slot) {
         } else if rest == const { pattern(b"encoding") } && low(line.word(16), 1) == b':'.into() {
             encoded(line, line.value(17), slot);
         }
-    } else if name == TRANSFER
+    } else if name == const { pattern(b"transfer") }
         && lower(line.word(8)) == const { pattern(b"-encodin") }
         && lower(low(line.word(16), 2)) == lower(const { pattern(b"g:") })
     {

@@ -17,6 +17,9 @@ pub const BYTES: usize = 2560;
 /// The most bytes one search looks at.
 const SEARCH: u64 = 128;
 
+/// The longest line of a head that is taken at once.
+const LONGEST_LINE: u64 = 128;
+
 /// Carriage return and newline.
 const LINE_BREAK: u64 = 0x0a0d;
 
@@ -107,7 +110,7 @@ impl Window {
         now, set_now, now: "When the bytes were sent, nanoseconds.";
         end, set_end_offset, end: "Behind the last byte.";
         limit, set_limit, limit: "Behind the last byte that can belong to the present line.";
-        found, set_found, found: "1 if the last search found a newline; of a head how many headers it found.";
+        found, set_found, found: "1 if the last search found a newline.";
         unreadable, set_unreadable_to, unreadable: "1 if a buffer could not be read.";
         ahead, set_ahead, ahead: "Bytes at [`FRONT`] that were read before they were followed.";
     }
@@ -246,21 +249,30 @@ impl Window {
         self.set_cursor(if next < limit { next } else { limit });
     }
 
-    /// Marks the newlines in the 8 bytes at `at` by the bytes' highest bits, all of them exactly.
+    /// Looks for the line break of the line at `line`, of up to 128 bytes; sets `found` if it is
+    /// the line's first control character, and then the cursor to what lies behind it.
     #[inline(always)]
-    pub(super) fn newlines_in(&self, at: u64) -> u64 {
-        let zeros = self.word(at, 0) ^ NEWLINES;
-        !((zeros & !MARKS).wrapping_add(!MARKS) | zeros) & MARKS
-    }
-
-    /// The bytes of the blank line at `at`: 1, or 2 with its carriage return; 0 for another line.
-    #[inline(always)]
-    pub(super) fn blank_line(&self, at: u64) -> u64 {
-        let start = self.word(at, 0) & 0xffff;
-        if start == LINE_BREAK {
-            2
-        } else {
-            u64::from(start & 0xff == u64::from(b'\n'))
+    pub(super) fn find_line_break(&mut self, line: u64) {
+        let mut block = 0;
+        self.set_found(0);
+        macro_rules! look {
+            ($at:ident $ahead:literal) => {
+                let marks = controls(self.word($at, $ahead)) & MARKS;
+                if marks != 0 {
+                    let at = $at.wrapping_add($ahead).wrapping_add(first(marks));
+                    self.set_cursor(at.wrapping_add(2));
+                    self.set_found(u64::from(self.is_line_break(at)));
+                    return;
+                }
+            };
+        }
+        while block < LONGEST_LINE {
+            let at = line.wrapping_add(block);
+            look!(at 0);
+            look!(at 8);
+            look!(at 16);
+            look!(at 24);
+            block = rolled(block + 32);
         }
     }
 
@@ -389,8 +401,6 @@ impl Default for Window {
     }
 }
 
-const NEWLINES: u64 = 0x0a0a_0a0a_0a0a_0a0a;
-
 /// The bits of [`newlines`] that count.
 const MARKS: u64 = 0x8080_8080_8080_8080;
 
@@ -403,12 +413,12 @@ fn controls(word: u64) -> u64 {
 /// Marks the newlines of a word by their bytes' highest bits; exact up to the first.
 #[inline(always)]
 fn newlines(word: u64) -> u64 {
-    let zeros = word ^ NEWLINES;
+    let zeros = word ^ 0x0a0a_0a0a_0a0a_0a0a;
     zeros.wrapping_sub(0x0101_0101_0101_0101) & !zeros
 }
 
 /// Index of the first marked byte: a multiplication, since BPF has no count of trailing zeros.
 #[inline(always)]
-pub(super) fn first(marks: u64) -> u64 {
+fn first(marks: u64) -> u64 {
     ((marks & marks.wrapping_neg()) >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::binary;
+use crate::{binary, scaled};
 
 /// What a run printed, and how it ended.
 #[derive(Debug)]
@@ -116,7 +116,10 @@ impl Agent {
             if let Some(port) = port {
                 break port;
             }
-            assert!(start.elapsed() < Duration::from_secs(10), "not up: {text}");
+            assert!(
+                start.elapsed() < scaled(Duration::from_secs(10)),
+                "not up: {text}"
+            );
             if let Ok(Some(status)) = agent.child.try_wait() {
                 panic!("ended with {status}: {text}");
             }
@@ -182,7 +185,7 @@ impl Agent {
                 return start.elapsed();
             }
             assert!(
-                start.elapsed() < Duration::from_secs(5),
+                start.elapsed() < scaled(Duration::from_secs(5)),
                 "still up: {}",
                 self.log()
             );

@@ -33,6 +33,19 @@ pub fn binary(name: &str) -> PathBuf {
     path.canonicalize().expect("it exists")
 }
 
+/// How many times as long as usual everything takes here: `PERJOULE_TEST_SLOWNESS`, which
+/// `cargo xtask vm` sets because its CPUs are emulated, else 1.
+pub fn slowness() -> u32 {
+    let told = std::env::var("PERJOULE_TEST_SLOWNESS").ok();
+    told.and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
+/// `limit`, as long as it is on this machine: for how long a test waits, and for how late a clock
+/// may be read; never for what must be seen.
+pub fn scaled(limit: Duration) -> Duration {
+    limit * slowness()
+}
+
 /// Tells that a test does not run, and why. `cargo xtask test` names it at its end, by the file
 /// that `PERJOULE_TEST_SKIPPED` names: the test harness hides what a passing test prints.
 pub fn skipped(why: &str) {
@@ -53,6 +66,19 @@ pub fn is_root(test: &str) -> bool {
         skipped(&format!("{test}: not root"));
     }
     root
+}
+
+/// True if the running kernel is this version or a later one.
+///
+/// # Panics
+/// If the kernel does not say its version.
+pub fn is_linux(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let running: Option<(u32, u32)> = numbers.next().zip(numbers.next());
+    running.expect("two numbers") >= (major, minor)
 }
 
 /// BPF programs that are loaded, by the kernel's ids.
@@ -89,7 +115,7 @@ impl Programs {
         let start = Instant::now();
         while self.new_ones() > 0 {
             assert!(
-                start.elapsed() < Duration::from_secs(3),
+                start.elapsed() < scaled(Duration::from_secs(3)),
                 "BPF programs are left"
             );
             std::thread::sleep(Duration::from_millis(20));

@@ -173,7 +173,8 @@ fn short_lived_children_of_a_service_lose_nothing() {
     // Its last slice may end a moment after it was waited for.
     sleep(Duration::from_millis(20));
     seen += of(&running.read(), SERVICE);
-    assert!(idle_child < 10_000_000);
+    // The shell's own start.
+    assert!(u128::from(idle_child) < end_to_end::scaled(TICK).as_nanos());
     assert!(truth > 20_000_000, "500 processes ran: {truth}");
     let taken = stolen() - taken;
     assert!(

@@ -39,7 +39,7 @@ impl TlsWatch {
             self.watch.serve(*pid);
             self.tls.join(*pid, SERVICE);
         }
-        let give_up = Instant::now() + Duration::from_secs(10);
+        let give_up = Instant::now() + end_to_end::scaled(Duration::from_secs(10));
         while self.tls.libraries().count() == 0 {
             assert!(Instant::now() < give_up, "no TLS library is found");
             std::thread::sleep(Duration::from_millis(10));
@@ -104,7 +104,7 @@ fn every_kind_of_request(server: Option<Server>) {
         }
     }
     assert!(
-        closest < 0.02,
+        closest < end_to_end::scaled(Duration::from_millis(20)).as_secs_f64(),
         "{closest} s from the client's, at the closest"
     );
     watch.assert_nothing_lost();

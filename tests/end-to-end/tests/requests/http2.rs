@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use profiler::ledger::{Outcome, Route};
+use profiler::probes::health::Tier;
 
 use crate::watch::{Watch, outcome};
 use crate::wire::{connect, exchange, listen, read_all, send_cut};
@@ -238,20 +239,30 @@ fn a_connection_older_than_the_probe_has_its_requests_from_then_on() {
         stream.write_all(&opening()).expect("sent");
         stream.write_all(&request(1)).expect("sent");
         read(&mut stream, answer, 65_536);
+        // The server waits in its next receive by then.
+        thread::sleep(end_to_end::scaled(Duration::from_millis(50)));
         watch.serve(std::process::id());
         for number in [3, 5] {
             stream.write_all(&request(number)).expect("sent");
             read(&mut stream, answer, 65_536);
         }
     });
-    let seen = watch.wait(port, 2);
-    for seen in seen {
+    let seen_are = if watch.probe.choice().tier() == Tier::Kprobe {
+        end_to_end::skipped("kprobe: what a thread gets that waits when its service is found");
+        1
+    } else {
+        2
+    };
+    for seen in watch.wait(port, seen_are) {
         assert_eq!(outcome(&seen), Some(Outcome::Done));
         assert_eq!((seen.request.chunks, seen.request.status), (2, 200));
         let first = seen.request.first_data.expect("data");
         let wait = Duration::from_nanos(first.since(seen.request.start));
         assert!(wait >= Duration::from_millis(39), "{wait:?}");
-        assert!(wait < Duration::from_millis(500), "{wait:?}");
+        assert!(
+            wait < end_to_end::scaled(Duration::from_millis(500)),
+            "{wait:?}"
+        );
     }
 }
 

@@ -282,14 +282,15 @@ fn check(way: Way, logged: &Logged, seen: &Observed, asked: &Asked) {
     );
     assert!(logged.first <= first, "{way:?}: first data");
     assert!(first <= end && end <= logged.end, "{way:?}: end");
+    let late = end_to_end::scaled(LATE).as_nanos() as u64;
     assert!(
-        end.since(asked.sent) <= asked.answered.since(asked.sent) + LATE,
+        end.since(asked.sent) <= asked.answered.since(asked.sent) + late,
         "{way:?}"
     );
 }
 
 /// A completion may come behind the client's read.
-const LATE: u64 = 20_000_000;
+const LATE: Duration = Duration::from_millis(20);
 
 #[test]
 fn a_server_on_a_ring_is_followed_however_it_moves_its_bytes() {
@@ -319,6 +320,11 @@ fn requests_in_buffers_that_the_kernel_chose_are_counted_as_unreadable() {
         return;
     };
     for way in [Way::Provided, Way::Multishot] {
+        if way == Way::Multishot && !end_to_end::is_linux(6, 13) {
+            // Such a completion names no request, and there no bytes either.
+            end_to_end::skipped("what multishot receives bring is not counted on this kernel");
+            return;
+        }
         let before = watch.probe.losses();
         let Some(mut server) = Server::new(way) else {
             return;
@@ -365,7 +371,7 @@ fn the_agent_follows_a_service_that_turns_out_to_use_a_ring() {
     };
     // Until it is noticed, nothing of it can be read.
     serve();
-    let give_up = Instant::now() + Duration::from_secs(10);
+    let give_up = Instant::now() + end_to_end::scaled(Duration::from_secs(10));
     while !agent.log().contains("its completions are followed") {
         assert!(Instant::now() < give_up, "{}", agent.log());
         thread::sleep(Duration::from_millis(50));

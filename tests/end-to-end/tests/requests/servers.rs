@@ -45,7 +45,7 @@ pub(crate) fn start(command: &mut Command, port: u16) -> Option<Server> {
         return None;
     };
     let server = Server { child, port };
-    let give_up = Instant::now() + Duration::from_secs(20);
+    let give_up = Instant::now() + end_to_end::scaled(Duration::from_secs(20));
     while TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).is_err() {
         assert!(Instant::now() < give_up, "{command:?} does not listen");
         thread::sleep(Duration::from_millis(50));
@@ -204,7 +204,8 @@ fn under_load_every_request_the_server_logs_is_seen() {
         .count();
     let seen = watch.wait(server.port, logged);
     println!("{logged} requests in 2 s");
-    assert!(logged > 1_000);
+    // It was a load, for this machine.
+    assert!(logged > 1_000 / end_to_end::slowness() as usize);
     assert!(
         done(&seen, 200) >= logged - 16,
         "all but those cut off at the end"

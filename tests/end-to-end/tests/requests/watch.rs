@@ -110,7 +110,7 @@ impl Watch {
     /// Polls until `count` requests on `port` have ended, and a little longer: one too many
     /// would be told too.
     pub(crate) fn wait(&mut self, port: u16, count: usize) -> Vec<Observed> {
-        let give_up = Instant::now() + Duration::from_secs(5);
+        let give_up = Instant::now() + end_to_end::scaled(Duration::from_secs(5));
         while self.ended(port).len() < count && Instant::now() < give_up {
             std::thread::sleep(Duration::from_millis(20));
             self.poll();

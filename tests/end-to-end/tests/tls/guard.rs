@@ -86,7 +86,7 @@ fn probes_that_cost_more_than_they_may_are_taken_off() {
 }
 
 fn until(agent: &Agent, said: &str) {
-    let give_up = Instant::now() + Duration::from_secs(20);
+    let give_up = Instant::now() + end_to_end::scaled(Duration::from_secs(20));
     while !agent.log().contains(said) {
         assert!(Instant::now() < give_up, "{}", agent.log());
         std::thread::sleep(Duration::from_millis(50));

@@ -283,7 +283,7 @@ fn grpc_with_a_stripped_library_is_not_seen_and_nothing_is_made_up() {
     };
     watch.watch.serve(server.pid());
     watch.tls.join(server.pid(), SERVICE);
-    let give_up = Instant::now() + Duration::from_millis(1_500);
+    let give_up = Instant::now() + end_to_end::scaled(Duration::from_millis(1_500));
     while Instant::now() < give_up {
         watch.poll();
         std::thread::sleep(Duration::from_millis(20));

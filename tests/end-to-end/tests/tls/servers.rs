@@ -68,7 +68,7 @@ impl Server {
             port: 0,
             folder,
         };
-        let give_up = Instant::now() + Duration::from_secs(20);
+        let give_up = Instant::now() + end_to_end::scaled(Duration::from_secs(20));
         server.port = loop {
             let said = fs::read_to_string(&output).unwrap_or_default();
             if let Some((port, _)) = said.split_once('\n') {
@@ -120,7 +120,7 @@ impl Server {
             port,
             folder,
         };
-        let give_up = Instant::now() + Duration::from_secs(10);
+        let give_up = Instant::now() + end_to_end::scaled(Duration::from_secs(10));
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < give_up, "nginx does not come up");
             std::thread::sleep(Duration::from_millis(20));

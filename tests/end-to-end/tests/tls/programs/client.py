@@ -1,7 +1,7 @@
 """Asks for what its arguments say, and tells what it got, one JSON object a request. A word is a
 path to GET, `stream`, `leave` (closes after two events), `goodbye` (the same, and says so first),
 `new` (another connection), `wait` (goes on when a line comes on stdin); `12*/path` repeats."""
-import json, socket, ssl, sys, time
+import json, os, socket, ssl, sys, time
 
 port = int(sys.argv[1])
 context = ssl.create_default_context()
@@ -14,7 +14,7 @@ class Connection:
         raw = socket.create_connection(("127.0.0.1", port))
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = context.wrap_socket(raw)
-        self.socket.settimeout(20)
+        self.socket.settimeout(20 * int(os.environ.get("PERJOULE_TEST_SLOWNESS", 1)))
         self.bytes = b""
 
     def until(self, end):
