@@ -14,6 +14,9 @@ const TICK_PART: f64 = 0.15;
 const PREFILL_ERROR: f64 = 0.08;
 /// Decode energy that the neighbours' prefill windows may have moved, as part of it.
 const DECODE_ERROR: f64 = 0.05;
+/// Chunks that a request may be off by: its first and last count as whole ones, however many
+/// tokens are in them, and all belong to the interval in which they go out.
+const CHUNK_ERROR: f64 = 3.0;
 /// Time in service stands in for prefill and tokens that are not seen: alone that errs by this
 /// part, in company by its root (measured 0.1, 0.28, 0.72, 1.32 at 0.2, 1.4, 8 and 35 together).
 const UNSTREAMED_ERROR: f64 = 0.4;
@@ -58,8 +61,7 @@ pub(super) fn judge(
         1.0
     };
     let prefill_error = prefill_error.hypot(PREFILL_ERROR).min(1.0);
-    // The last chunk counts as much as a whole one, however many tokens are in it.
-    let decode_error = DECODE_ERROR.hypot(1.0 / flight.request.chunks.max(1) as f64);
+    let decode_error = DECODE_ERROR.hypot(CHUNK_ERROR / flight.request.chunks.max(1) as f64);
     let mut squares = (prefill * prefill_error).powi(2)
         + (decode * decode_error).powi(2)
         + (time_shared * UNSTREAMED_ERROR).powi(2) * company(flight, gpu, meters)

@@ -349,7 +349,9 @@ impl Flights {
         let only: Vec<Prompt> = prompts.iter().map(|(_, prompt)| *prompt).collect();
         let began = step.first().map_or(last, |first| first.at);
         let silence = service
-            .output_before(Timestamp(began.0.saturating_sub(SAME_STEP.as_nanos() as u64)))
+            .output_before(Timestamp(
+                began.0.saturating_sub(SAME_STEP.as_nanos() as u64),
+            ))
             .map(|from| Silence {
                 from,
                 unseen: began.seconds_since(from.max(looked)),

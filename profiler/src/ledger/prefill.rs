@@ -116,6 +116,8 @@ pub(super) struct PrefillSpeed {
     unfitted: u32,
     slope: Option<f64>,
     spacing: Option<f64>,
+    /// Between two outputs of different steps, seconds.
+    gap: Option<f64>,
     previous: Option<Timestamp>,
     is_held: bool,
     /// Size of prompts and how long nothing went out before their first data.
@@ -139,6 +141,26 @@ impl PrefillSpeed {
         let spacing = self.spacing.get_or_insert(seconds);
         // A prefill step of somebody else stalls the stream; that is not a decode step.
         *spacing += 0.02 * (seconds.min(2.0 * *spacing) - *spacing);
+    }
+
+    /// Learns the time between two outputs of different steps.
+    pub(super) fn output_gap(&mut self, seconds: f64) {
+        // The tenth part of them that is the shortest: the others have steps without output
+        // between them, or a prompt.
+        let gap = self.gap.get_or_insert(seconds);
+        *gap *= if seconds < *gap {
+            1.0 - 0.09
+        } else {
+            1.0 + 0.01
+        };
+    }
+
+    /// A decode step, seconds: shorter than the time between chunks where these are of several
+    /// tokens.
+    fn decode_step(&self) -> f64 {
+        let spacing = self.spacing();
+        self.gap
+            .map_or(spacing, |gap| gap.clamp(spacing / 8.0, spacing))
     }
 
     /// Time between two chunks of one stream, seconds.
@@ -191,10 +213,10 @@ impl PrefillSpeed {
         }
         let slack = match silence {
             Some(_) if is_stall => BACK_TO_BACK,
-            Some(silence) => self.spacing() + silence.unseen,
+            Some(silence) => self.decode_step() + silence.unseen,
             // A prompt that came while another was read is read next, before any decode step.
             None if free > start => BACK_TO_BACK,
-            None => self.spacing(),
+            None => self.decode_step(),
         };
         if tokens > 0.0 && !self.is_held {
             self.learn(Sample {

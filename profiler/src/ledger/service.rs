@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 /// Outputs closer together than this are one step's, nanoseconds.
 const ONE_STEP: u64 = 1_000_000;
 /// Where so many outputs come together with another's, streams put out every step.
-const IN_LOCKSTEP: f64 = 0.4;
+const IN_LOCKSTEP: f64 = 0.6;
 /// Steps that are remembered: more than pass while an engine's metrics are read.
 const STEPS: usize = 64;
 
@@ -84,11 +84,16 @@ impl Service {
         let is_known = |known: Option<&Timestamp>| {
             known.is_some_and(|known| at.since(*known).max(known.since(at)) <= ONE_STEP)
         };
-        let before = place.checked_sub(1).and_then(|place| self.outputs.get(place));
+        let before = place
+            .checked_sub(1)
+            .and_then(|place| self.outputs.get(place));
         let coincides = is_known(before) || is_known(self.outputs.get(place));
         self.together += 0.01 * (f64::from(u8::from(coincides)) - self.together);
         if coincides {
             return;
+        }
+        if let Some(before) = before {
+            self.speed.output_gap(at.seconds_since(*before));
         }
         self.outputs.insert(place, at);
         if self.outputs.len() > STEPS {

@@ -146,7 +146,11 @@ impl Case {
             _ => 1.0 - run.covered(),
         };
         let mut checks = vec![
-            ("|sum of requests / sum of truth - 1|", (run.ratio() - 1.0).abs(), SUM),
+            (
+                "|sum of requests / sum of truth - 1|",
+                (run.ratio() - 1.0).abs(),
+                SUM,
+            ),
             ("truth outside the bound", outside, 1.0 - COVERED),
             ("residual, µJ", run.residual as f64, 0.0),
             (
@@ -239,10 +243,7 @@ pub fn all() -> Vec<Case> {
 fn engines() -> impl Iterator<Item = Case> {
     let base = load(BATCHES[2]);
     let kinds = [
-        (
-            "two GPUs, tensor parallel",
-            Load { gpus: 2, ..base },
-        ),
+        ("two GPUs, tensor parallel", Load { gpus: 2, ..base }),
         (
             "prompts read in parts of 512 tokens beside decode steps",
             Load {
@@ -266,10 +267,7 @@ fn engines() -> impl Iterator<Item = Case> {
         ),
         (
             "two services take turns on one GPU",
-            Load {
-                engines: 2,
-                ..base
-            },
+            Load { engines: 2, ..base },
         ),
         (
             "30 % of responses do not stream",

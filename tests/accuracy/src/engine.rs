@@ -226,15 +226,16 @@ pub fn serve(load: Load) -> History {
             steps.push((now, now + seconds, watts));
             now += seconds;
             for &place in &decoding {
-                requests[place].joules +=
-                    load.gpus as f64 * (watts - IDLE) * seconds / batch;
+                requests[place].joules += load.gpus as f64 * (watts - IDLE) * seconds / batch;
             }
         }
         let mut given = decoding;
         if let Some(place) = prompt {
             let request = &mut requests[place];
             request.taken = request.taken.min(now);
-            let tokens = request.unread.min(load.prompt_parts.unwrap_or(f64::INFINITY));
+            let tokens = request
+                .unread
+                .min(load.prompt_parts.unwrap_or(f64::INFINITY));
             request.unread -= tokens;
             let seconds = tokens / load.prefill_speed;
             steps.push((now, now + seconds, load.prefill_watts));

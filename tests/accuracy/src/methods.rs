@@ -44,7 +44,8 @@ pub fn others(history: &History) -> Vec<Others> {
     let price: Vec<f64> = in_flight.iter().enumerate().map(price).collect();
     let one = |served: &crate::engine::Served| {
         let (start, end) = (served.start, served.last());
-        let resident = (tick(start)..=tick(end)).map(|tick| overlap(tick, start, end) * price[tick]);
+        let resident =
+            (tick(start)..=tick(end)).map(|tick| overlap(tick, start, end) * price[tick]);
         Others {
             snapshot: shown(end) - shown(start) - idle * (end - start),
             residency: resident.sum(),

@@ -121,17 +121,14 @@ impl Run {
         quantile(self.pairs.iter().map(error), share)
     }
 
-    /// The part of the requests with a bound whose truth lies within it.
+    /// The part of the requests whose truth lies within their bound; one that is suppressed, being
+    /// above 1, counts as 1.
     pub fn covered(&self) -> f64 {
-        let (mut within, mut bounded) = (0.0, 0.0);
-        for pair in &self.pairs {
-            if let Some(ratio) = pair.error_ratio {
-                let holds = (pair.estimate - pair.truth).abs() <= ratio * pair.estimate;
-                within += f64::from(u8::from(holds));
-                bounded += 1.0;
-            }
-        }
-        if bounded > 0.0 { within / bounded } else { 1.0 }
+        let holds = |pair: &&Pair| {
+            let ratio = pair.error_ratio.unwrap_or(1.0);
+            (pair.estimate - pair.truth).abs() <= ratio * pair.estimate
+        };
+        self.pairs.iter().filter(holds).count() as f64 / self.pairs.len().max(1) as f64
     }
 
     /// A quantile of the requests' bounds; one that is suppressed counts as 1.
@@ -283,7 +280,9 @@ fn watch(
 fn sum_up(history: &History, ledger: &Ledger, meters: &[Watched], booked: &[Booked]) -> Run {
     let others = others(history);
     let mut run = Run {
-        floor: ledger.floor(meters[0].meter).map_or(0.0, |floor| floor.watts.0),
+        floor: ledger
+            .floor(meters[0].meter)
+            .map_or(0.0, |floor| floor.watts.0),
         kappa: ledger.kappa(meters[0].meter).unwrap_or(0.0),
         residual: ledger.total_residual_microjoules(),
         in_flight: history.mean_in_flight(),

@@ -17,7 +17,11 @@ pub fn write(rows: &[Row], seeds: &Range<u64>) -> String {
     let mut page = ABOUT.replace("{seeds}", &format!("{}–{}", seeds.start, seeds.end - 1));
     page.push_str(&ceilings());
     for (section, heading, first) in [
-        (Section::Batches, "Batch, responses, source", "batch | responses | source"),
+        (
+            Section::Batches,
+            "Batch, responses, source",
+            "batch | responses | source",
+        ),
         (
             Section::WrongSpeed,
             "Prefill speed held wrong",
@@ -28,7 +32,11 @@ pub fn write(rows: &[Row], seeds: &Range<u64>) -> String {
             "A fixed number of clients, each with one request in flight",
             "clients",
         ),
-        (Section::Engines, "Other engines, at batch 8 or so", "engine"),
+        (
+            Section::Engines,
+            "Other engines, at batch 8 or so",
+            "engine",
+        ),
     ] {
         let columns = first.split('|').count();
         let _ = write!(
