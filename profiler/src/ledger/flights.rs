@@ -326,11 +326,8 @@ impl Flights {
                     flight,
                     service: known.service,
                 };
-                // Where streams have shown the speed, its prompt weighs as theirs do.
-                let seconds = service
-                    .speed
-                    .learned(Prompt { start, input })
-                    .unwrap_or(0.0);
+                // Its prompt weighs as those of streams do, which alone show the speed.
+                let seconds = service.speed.likely(Prompt { start, input });
                 let read = start.plus(Duration::from_secs_f64(seconds)).min(at);
                 worker.stretch(start, read, Kind::Prefill, RATE_ONE, edges);
                 worker.begin(read, end.map(|end| end.at), Kind::Unstreamed, edges);

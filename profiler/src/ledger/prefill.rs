@@ -168,10 +168,9 @@ impl PrefillSpeed {
         self.spacing.unwrap_or(START_SPACING)
     }
 
-    /// How long the prompt is read for, if the speed has been learned, seconds; an hour at most.
-    pub(super) fn learned(&self, prompt: Prompt) -> Option<f64> {
-        self.slope
-            .map(|slope| (slope * prompt.tokens()).min(3_600.0))
+    /// How long the prompt is likely read for, seconds; an hour at most.
+    pub(super) fn likely(&self, prompt: Prompt) -> f64 {
+        (self.slope.unwrap_or(START_SLOPE) * prompt.tokens()).min(3_600.0)
     }
 
     /// The window of requests whose first data left the same step, the last at `first`; steps come

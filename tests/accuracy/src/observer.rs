@@ -121,14 +121,27 @@ impl Run {
         quantile(self.pairs.iter().map(error), share)
     }
 
-    /// The part of the requests whose truth lies within their bound; one that is suppressed, being
-    /// above 1, counts as 1.
+    /// The part of the requests with a bound whose truth lies within it.
     pub fn covered(&self) -> f64 {
-        let holds = |pair: &&Pair| {
-            let ratio = pair.error_ratio.unwrap_or(1.0);
-            (pair.estimate - pair.truth).abs() <= ratio * pair.estimate
-        };
-        self.pairs.iter().filter(holds).count() as f64 / self.pairs.len().max(1) as f64
+        let bounded: Vec<(&Pair, f64)> = self
+            .pairs
+            .iter()
+            .filter_map(|pair| Some((pair, pair.error_ratio?)))
+            .collect();
+        let within = bounded
+            .iter()
+            .filter(|(pair, ratio)| (pair.estimate - pair.truth).abs() <= ratio * pair.estimate)
+            .count();
+        if bounded.is_empty() {
+            return 1.0;
+        }
+        within as f64 / bounded.len() as f64
+    }
+
+    /// The part of the requests that have a bound: that of the others is above 1.
+    pub fn bounded(&self) -> f64 {
+        let bounded = self.pairs.iter().filter(|pair| pair.error_ratio.is_some());
+        bounded.count() as f64 / self.pairs.len().max(1) as f64
     }
 
     /// A quantile of the requests' bounds; one that is suppressed counts as 1.

@@ -41,10 +41,10 @@ pub fn write(rows: &[Row], seeds: &Range<u64>) -> String {
         let columns = first.split('|').count();
         let _ = write!(
             page,
-            "\n## {heading}\n\n| {first} | in flight | requests | **median** | **p95** | in bound | half-width | \
+            "\n## {heading}\n\n| {first} | in flight | requests | **median** | **p95** | with bound | in bound | half-width | \
              Σ/true | accounts − measured | snapshot | residency | last second |\n|{}{}\n",
             "---|".repeat(columns),
-            "--:|".repeat(11),
+            "--:|".repeat(12),
         );
         for (case, run) in rows.iter().filter(|(case, _)| case.section == section) {
             let _ = write!(page, "| {} {}", case.name, cells(run));
@@ -63,11 +63,12 @@ fn cells(run: &Run) -> String {
         )
     };
     format!(
-        "| {:.1} | {} | {} | {} | {} | {} | {:.4} | {} µJ | {} | {} | {} |\n",
+        "| {:.1} | {} | {} | {} | {:.0} % | {} | {} | {:.4} | {} µJ | {} | {} | {} |\n",
         run.in_flight,
         run.pairs.len(),
         percent(run.error(0.5)),
         percent(run.error(0.95)),
+        100.0 * run.bounded(),
         percent(run.covered()),
         percent(run.bound(0.5)),
         run.ratio(),
