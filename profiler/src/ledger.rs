@@ -50,6 +50,8 @@ use crate::clock::Timestamp;
 pub struct Config {
     /// Ratio of prefill to decode power above idle before it is learned, 1–5.
     pub kappa: f64,
+    /// Tokens a second at which prompts are read, if it is not to be learned.
+    pub prefill_speed: Option<f64>,
     /// How long an interval waits for the first data of a request in it.
     pub first_data_horizon: Duration,
     /// How long an interval waits for a source that has gone silent.
@@ -64,6 +66,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             kappa: 1.9,
+            prefill_speed: None,
             first_data_horizon: Duration::from_secs(2),
             source_patience: Duration::from_secs(5),
             requests: true,
@@ -97,11 +100,10 @@ impl Ledger {
     /// An empty ledger.
     pub fn new(config: Config) -> Self {
         Self {
-            config,
             meters: Vec::new(),
             before_meters: Walk::default(),
             timeline: Timeline::default(),
-            flights: Flights::default(),
+            flights: Flights::new(config.prefill_speed),
             cpu_times: CpuTimes::default(),
             requests_until: Timestamp(0),
             cpu_until: Timestamp(0),
@@ -111,6 +113,7 @@ impl Ledger {
             booked: Vec::new(),
             edges: Vec::new(),
             stretch: Stretch::default(),
+            config,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The project's own tasks; `cargo xtask` alone lists them.
 
+mod accuracy;
 mod bench;
 mod demo;
 mod project;
@@ -26,6 +27,8 @@ enum Task {
     Demo(demo::Options),
     /// Run everything: formatting, lints, host tests, root tests (root)
     Test,
+    /// Hold the ledger's figures against known truth, offline, and write docs/accuracy.md
+    Accuracy(accuracy::Options),
     /// Run the request tests on other kernels' tiers, in QEMU
     Vm(vm::Options),
     /// Measure what the agent itself costs (root)
@@ -40,6 +43,7 @@ fn main() -> Result<()> {
         Task::Setup(options) => setup::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Test => test::run(),
+        Task::Accuracy(options) => accuracy::run(&options),
         Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStreams(role) => bench::streams::run(&role),

@@ -1,5 +1,5 @@
-//! Everything that must hold, on a machine with no GPU: formatting, lints, host tests, root
-//! tests on the running kernel, and the demo's bars. What is skipped is named.
+//! Everything that must hold, on a machine with no GPU: formatting, lints, host tests, accuracy
+//! against known truth, root tests on the running kernel, and the demo's bars. What is skipped is named.
 
 mod python;
 
@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::project::{cargo, is_root, run as run_command, target};
-use crate::{demo, setup};
+use crate::{accuracy, demo, setup};
 
 /// Debian packages that give the real servers and tools the tests use.
 const PACKAGES: &[(&str, &str)] = &[
@@ -87,6 +87,9 @@ pub(crate) fn run() -> Result<()> {
                 .args(["--no-fail-fast", "--"])
                 .args(&arguments),
         )
+    })?;
+    step("accuracy against known truth", || {
+        accuracy::run(&accuracy::Options::default())
     })?;
     step("build what users run", demo::build)?;
 

@@ -14,11 +14,17 @@ const TICK_PART: f64 = 0.15;
 const PREFILL_ERROR: f64 = 0.08;
 /// Decode energy that the neighbours' prefill windows may have moved, as part of it.
 const DECODE_ERROR: f64 = 0.05;
+/// Chunks that a request may be off by: its first and last count as whole ones, however many
+/// tokens are in them, and all belong to the interval in which they go out.
+const CHUNK_ERROR: f64 = 4.0;
 /// Time in service stands in for prefill and tokens that are not seen: alone that errs by this
 /// part, in company by its root (measured 0.1, 0.28, 0.72, 1.32 at 0.2, 1.4, 8 and 35 together).
-const UNSTREAMED_ERROR: f64 = 0.26;
+const UNSTREAMED_ERROR: f64 = 0.4;
 /// What is shared by time in service errs at the cost of those beside it.
 const BESIDE_UNSTREAMED: f64 = 0.5;
+/// Power that is read for a part of each tick only, and the trapezoid between: what one tick's
+/// energy may be off by, as part of it.
+const SAMPLING_ERROR: f64 = 0.4;
 /// On-CPU time stands in for cycles, and time in flight for work.
 const CPU_ERROR: f64 = 0.3;
 /// The same where the meter itself is an estimate.
@@ -55,12 +61,14 @@ pub(super) fn judge(
         1.0
     };
     let prefill_error = prefill_error.hypot(PREFILL_ERROR).min(1.0);
+    let decode_error = DECODE_ERROR.hypot(CHUNK_ERROR / flight.request.chunks.max(1) as f64);
     let mut squares = (prefill * prefill_error).powi(2)
-        + (decode * DECODE_ERROR).powi(2)
+        + (decode * decode_error).powi(2)
         + (time_shared * UNSTREAMED_ERROR).powi(2) * company(flight, gpu, meters)
         + (gpu * worst(of(Component::Gpu), |meter| ends(flight, meter))).powi(2)
         + (gpu * worst(of(Component::Gpu), floor_error)).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2);
+    squares += sampled(flight, prefill, gpu - prefill, of(Component::Gpu));
     let host = |energy: f64, component| {
         let model = of(component).any(|meter| meter.meter.source == Source::Model);
         energy * if model { MODEL_ERROR } else { CPU_ERROR }
@@ -138,6 +146,24 @@ fn ends(flight: &Flight, meter: &MeterState) -> f64 {
     } else {
         1.0
     }
+}
+
+/// What integrated power may have missed: errors of a tick each, which add up like noise.
+fn sampled<'a>(
+    flight: &Flight,
+    prefill: f64,
+    rest: f64,
+    mut meters: impl Iterator<Item = &'a MeterState>,
+) -> f64 {
+    let Some(meter) = meters.find(|meter| meter.meter.source == Source::Integrated) else {
+        return 0.0;
+    };
+    let tick = meter.meter.tick as f64 * 1e-9;
+    let request = &flight.request;
+    let end = request.end.map_or(request.start, |end| end.at);
+    let over = |seconds: f64| SAMPLING_ERROR * (tick / seconds.max(tick)).sqrt();
+    let (window, _) = flight.prefill;
+    (prefill * over(window)).powi(2) + (rest * over(end.seconds_since(request.start))).powi(2)
 }
 
 fn floor_error(meter: &MeterState) -> f64 {

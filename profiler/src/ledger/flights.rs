@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::flight::{Flight, Mode, in_order};
-use super::prefill::{Prompt, SAME_STEP};
+use super::prefill::{Prompt, SAME_STEP, Silence};
 use super::service::Service;
 use super::work::{Change, Edge, Kind, RATE_ONE, Worker};
 use super::{End, EngineLoad, Outcome, Request, RequestId, Route, ServiceId};
@@ -52,14 +52,26 @@ pub(super) struct Flights {
     /// What engines said of their queues, for moments up to which requests are not told yet.
     loads: VecDeque<EngineLoad>,
     ignored: u64,
+    /// Up to when first data has been resolved.
+    resolved: Timestamp,
+    /// Tokens a second, if it is not to be learned.
+    held_speed: Option<f64>,
 }
 
 impl Flights {
+    /// No requests; prefill speed is learned unless it is held.
+    pub(super) fn new(held_speed: Option<f64>) -> Self {
+        Self {
+            held_speed,
+            ..Self::default()
+        }
+    }
+
     /// A service's place.
     pub(super) fn service(&mut self, id: ServiceId) -> u32 {
-        let services = &mut self.services;
+        let (services, speed) = (&mut self.services, self.held_speed);
         *self.service_index.entry(id).or_insert_with(|| {
-            services.push(Service::new(id));
+            services.push(Service::new(id, speed));
             services.len() as u32 - 1
         })
     }
@@ -222,7 +234,6 @@ impl Flights {
             let Some(service) = self.services.get_mut(*place as usize) else {
                 continue;
             };
-            service.tells_queue = true;
             let Some(waited_until) = service.step_before(at) else {
                 continue;
             };
@@ -256,6 +267,8 @@ impl Flights {
 
     /// Resolves first data up to `told`, in order of time.
     pub(super) fn resolve(&mut self, told: Timestamp, edges: &mut Vec<Edge>) {
+        let looked = self.resolved;
+        self.resolved = looked.max(told);
         let ready = |first: &First| first.at <= told;
         let mut firsts: Vec<First> = self.firsts.extract_if(.., |first| ready(first)).collect();
         firsts.sort_unstable_by_key(|first| (first.service, first.at, first.id));
@@ -264,13 +277,13 @@ impl Flights {
             let until = first.at.plus(SAME_STEP);
             let together = |other: &&First| other.service == first.service && other.at <= until;
             let (step, later) = rest.split_at(rest.iter().take_while(together).count());
-            self.resolve_step(step, edges);
+            self.resolve_step(step, looked, edges);
             rest = later;
         }
     }
 
-    /// Resolves first data that left the same step.
-    fn resolve_step(&mut self, step: &[First], edges: &mut Vec<Edge>) {
+    /// Resolves first data that left the same step. Of what came before `looked` all is known.
+    fn resolve_step(&mut self, step: &[First], looked: Timestamp, edges: &mut Vec<Edge>) {
         let mut prompts = Vec::new();
         let mut last = Timestamp(0);
         for &First {
@@ -313,11 +326,8 @@ impl Flights {
                     flight,
                     service: known.service,
                 };
-                // Where streams have shown the speed, its prompt weighs as theirs do.
-                let seconds = service
-                    .speed
-                    .learned(Prompt { start, input })
-                    .unwrap_or(0.0);
+                // Its prompt weighs as those of streams do, which alone show the speed.
+                let seconds = service.speed.likely(Prompt { start, input });
                 let read = start.plus(Duration::from_secs_f64(seconds)).min(at);
                 worker.stretch(start, read, Kind::Prefill, RATE_ONE, edges);
                 worker.begin(read, end.map(|end| end.at), Kind::Unstreamed, edges);
@@ -334,7 +344,16 @@ impl Flights {
             return;
         }
         let only: Vec<Prompt> = prompts.iter().map(|(_, prompt)| *prompt).collect();
-        let window = service.speed.step(last, &only);
+        let began = step.first().map_or(last, |first| first.at);
+        let silence = service
+            .output_before(Timestamp(
+                began.0.saturating_sub(SAME_STEP.as_nanos() as u64),
+            ))
+            .map(|from| Silence {
+                from,
+                unseen: began.seconds_since(from.max(looked)),
+            });
+        let window = service.speed.step(last, &only, silence);
         let opened = Timestamp(last.0.saturating_sub((window.seconds * 1e9) as u64));
         for (flight, prompt) in prompts {
             let Some(known) = self.slots.get_mut(flight as usize).and_then(Option::as_mut) else {

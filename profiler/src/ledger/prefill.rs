@@ -44,10 +44,19 @@ const QUEUED: f64 = 1.7;
 /// … and before.
 const QUEUED_AT_START: f64 = 4.0;
 
+/// A silence shorter than this part of the likely length was broken by a late output, or is a
+/// part's.
+const LEAST_OF_LIKELY: f64 = 0.5;
+/// Where large prompts are silent for less than this part of what small ones are, for their size,
+/// streams go on meanwhile.
+const LEAST_OF_SMALL: f64 = 0.6;
+
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     tokens: f64,
     seconds: f64,
+    /// How much of that it may have waited for a decode step to end.
+    wait: f64,
 }
 
 /// A request that was in a prefill step.
@@ -67,6 +76,15 @@ impl Prompt {
             Input::Bytes(bytes) => bytes as f64 / BYTES_PER_TOKEN,
         }
     }
+}
+
+/// A prefill step stalls every stream: how long nobody had put anything out at its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Silence {
+    /// The last output before it.
+    pub(super) from: Timestamp,
+    /// Its last part, of which nobody has looked yet, seconds: outputs in it may be unknown.
+    pub(super) unseen: f64,
 }
 
 /// A prefill step.
@@ -98,10 +116,26 @@ pub(super) struct PrefillSpeed {
     unfitted: u32,
     slope: Option<f64>,
     spacing: Option<f64>,
+    /// Between two outputs of different steps, seconds.
+    gap: Option<f64>,
     previous: Option<Timestamp>,
+    is_held: bool,
+    /// Size of prompts and how long nothing went out before their first data.
+    silences: VecDeque<(f64, f64)>,
+    /// Streams have been seen to stall for as long as a prompt is long.
+    stalls: bool,
 }
 
 impl PrefillSpeed {
+    /// A speed that is not learned, tokens a second.
+    pub(super) fn held(speed: f64) -> Self {
+        Self {
+            slope: (speed.is_finite() && speed > 0.0).then(|| 1.0 / speed),
+            is_held: true,
+            ..Self::default()
+        }
+    }
+
     /// Learns the time between two chunks of one stream: a decode step.
     pub(super) fn chunk_spacing(&mut self, seconds: f64) {
         let spacing = self.spacing.get_or_insert(seconds);
@@ -109,20 +143,44 @@ impl PrefillSpeed {
         *spacing += 0.02 * (seconds.min(2.0 * *spacing) - *spacing);
     }
 
+    /// Learns the time between two outputs of different steps.
+    pub(super) fn output_gap(&mut self, seconds: f64) {
+        // The tenth part of them that is the shortest: the others have steps without output
+        // between them, or a prompt.
+        let gap = self.gap.get_or_insert(seconds);
+        *gap *= if seconds < *gap {
+            1.0 - 0.09
+        } else {
+            1.0 + 0.01
+        };
+    }
+
+    /// A decode step, seconds: shorter than the time between chunks where these are of several
+    /// tokens.
+    fn decode_step(&self) -> f64 {
+        let spacing = self.spacing();
+        self.gap
+            .map_or(spacing, |gap| gap.clamp(spacing / 8.0, spacing))
+    }
+
     /// Time between two chunks of one stream, seconds.
     pub(super) fn spacing(&self) -> f64 {
         self.spacing.unwrap_or(START_SPACING)
     }
 
-    /// How long the prompt is read for, if the speed has been learned, seconds; an hour at most.
-    pub(super) fn learned(&self, prompt: Prompt) -> Option<f64> {
-        self.slope
-            .map(|slope| (slope * prompt.tokens()).min(3_600.0))
+    /// How long the prompt is likely read for, seconds; an hour at most.
+    pub(super) fn likely(&self, prompt: Prompt) -> f64 {
+        (self.slope.unwrap_or(START_SLOPE) * prompt.tokens()).min(3_600.0)
     }
 
     /// The window of requests whose first data left the same step, the last at `first`; steps come
     /// in order of time.
-    pub(super) fn step(&mut self, first: Timestamp, prompts: &[Prompt]) -> Window {
+    pub(super) fn step(
+        &mut self,
+        first: Timestamp,
+        prompts: &[Prompt],
+        silence: Option<Silence>,
+    ) -> Window {
         let tokens = prompts.iter().map(|prompt| prompt.tokens()).sum();
         let start = prompts
             .iter()
@@ -130,7 +188,18 @@ impl PrefillSpeed {
             .min()
             .unwrap_or(first);
         let free = self.previous.map_or(start, |previous| previous.max(start));
-        let seconds = first.seconds_since(free);
+        let likely = tokens * self.slope.unwrap_or(START_SLOPE);
+        let silence = silence.filter(|silence| silence.from > free);
+        // It lasts for longer than what nobody has looked at: nothing was missed.
+        let mut is_stall = silence.is_some_and(|silence| likely > silence.unseen);
+        if is_stall && let Some(silence) = silence {
+            self.heard(tokens, first.seconds_since(silence.from));
+        }
+        let silence = silence.filter(|silence| {
+            self.stalls && first.seconds_since(silence.from) >= LEAST_OF_LIKELY * likely
+        });
+        is_stall &= silence.is_some();
+        let seconds = first.seconds_since(silence.map_or(free, |silence| silence.from));
         self.previous = self.previous.max(Some(first));
         if seconds == 0.0 {
             // Told after the step that it left with: only the speed says how long it took.
@@ -141,8 +210,19 @@ impl PrefillSpeed {
                 tokens,
             };
         }
-        if tokens > 0.0 {
-            self.learn(Sample { tokens, seconds });
+        let slack = match silence {
+            Some(_) if is_stall => BACK_TO_BACK,
+            Some(silence) => self.decode_step() + silence.unseen,
+            // A prompt that came while another was read is read next, before any decode step.
+            None if free > start => BACK_TO_BACK,
+            None => self.decode_step(),
+        };
+        if tokens > 0.0 && !self.is_held {
+            self.learn(Sample {
+                tokens,
+                seconds,
+                wait: 0.5 * slack,
+            });
         }
         let expected = tokens * self.slope.unwrap_or(START_SLOPE);
         let queued = if self.slope.is_some() {
@@ -150,18 +230,14 @@ impl PrefillSpeed {
         } else {
             QUEUED_AT_START
         };
-        // A prompt that came while another was read is read next, before any decode step.
-        let slack = if free > start {
-            BACK_TO_BACK
-        } else {
-            self.spacing()
-        };
         let least = (seconds - slack).max(0.0);
         let excess = (least - expected).max(0.0);
         // How far the observed time is believed where it exceeds the expected one: wholly at
         // first, not at all once it can only be queueing, and no jump between.
         let queueing = (queued - 1.0) * expected;
-        let belief = if queueing > 0.0 {
+        let belief = if is_stall {
+            1.0
+        } else if queueing > 0.0 {
             (2.0 - 2.0 * excess / queueing).clamp(0.0, 1.0)
         } else {
             0.0
@@ -170,6 +246,28 @@ impl PrefillSpeed {
             seconds: (expected + belief * excess).min(seconds),
             uncertainty: belief * 0.5 * (seconds - least) + (1.0 - belief) * 0.4 * expected,
             tokens,
+        }
+    }
+
+    /// Learns whether a prompt stalls the streams for as long as it is long: in an engine that
+    /// reads it in parts beside decode steps, the silence before first data is the last part's.
+    fn heard(&mut self, tokens: f64, seconds: f64) {
+        if self.silences.len() == REMEMBERED {
+            self.silences.pop_front();
+        }
+        self.silences.push_back((tokens, seconds));
+        if self.silences.len() < ENOUGH_FOR_PAIRS {
+            return;
+        }
+        let mut sorted: Vec<(f64, f64)> = self.silences.iter().copied().collect();
+        sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (small, large) = sorted.split_at(sorted.len() / 2);
+        let median = |half: &[(f64, f64)]| {
+            let mut ratios: Vec<f64> = half.iter().map(|(tokens, s)| s / tokens).collect();
+            quantile(&mut ratios, 0.5)
+        };
+        if let (Some(small), Some(large)) = (median(small), median(large)) {
+            self.stalls = large >= LEAST_OF_SMALL * small;
         }
     }
 
@@ -187,13 +285,12 @@ impl PrefillSpeed {
     }
 
     fn fit(&mut self) {
-        let wait = 0.5 * self.spacing();
-        let ratio = |sample: &Sample| (sample.seconds - wait).max(0.0) / sample.tokens;
+        let ratio = |sample: &Sample| (sample.seconds - sample.wait).max(0.0) / sample.tokens;
         let mut ratios: Vec<f64> = self.samples.iter().map(ratio).collect();
         let Some(envelope) = quantile(&mut ratios, 0.25) else {
             return;
         };
-        let beyond = |sample: &Sample| QUEUED * envelope * sample.tokens + 2.0 * wait;
+        let beyond = |sample: &Sample| QUEUED * envelope * sample.tokens + 2.0 * sample.wait;
         let mut near: Vec<Sample> = self
             .samples
             .iter()
@@ -207,7 +304,10 @@ impl PrefillSpeed {
             .iter()
             .zip(large)
             .filter(|(small, large)| large.tokens > 1.3 * small.tokens)
-            .map(|(small, large)| (large.seconds - small.seconds) / (large.tokens - small.tokens))
+            .map(|(small, large)| {
+                (large.seconds - large.wait - small.seconds + small.wait)
+                    / (large.tokens - small.tokens)
+            })
             .collect();
         let slope = if slopes.len() >= ENOUGH_FOR_PAIRS / 2 {
             quantile(&mut slopes, 0.5)
@@ -241,6 +341,7 @@ mod tests {
                 start,
                 input: Input::Tokens(tokens),
             }],
+            None,
         )
     }
 
@@ -273,7 +374,7 @@ mod tests {
             start: Timestamp(5_000_000),
             input: Input::Tokens(1_000_000),
         };
-        let window = PrefillSpeed::default().step(Timestamp(6_000_000), &[prompt]);
+        let window = PrefillSpeed::default().step(Timestamp(6_000_000), &[prompt], None);
         assert!(window.seconds <= 0.001);
     }
 
@@ -284,7 +385,7 @@ mod tests {
             input: Input::Tokens(tokens),
         };
         let window =
-            PrefillSpeed::default().step(Timestamp(100_000_000), &[prompt(300), prompt(900)]);
+            PrefillSpeed::default().step(Timestamp(100_000_000), &[prompt(300), prompt(900)], None);
         assert_eq!(
             (window.part(&prompt(300)), window.part(&prompt(900))),
             (0.25, 0.75)

@@ -2,14 +2,15 @@
 //! responses mostly are, its prefill speed, and what has been given to its requests so far.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
 
 use super::ServiceId;
 use super::prefill::PrefillSpeed;
 use crate::clock::Timestamp;
 
-/// Outputs closer together than this are one step's.
-const ONE_STEP: Duration = Duration::from_millis(1);
+/// Outputs closer together than this are one step's, nanoseconds.
+const ONE_STEP: u64 = 1_000_000;
+/// Where so many outputs come together with another's, streams put out every step.
+const IN_LOCKSTEP: f64 = 0.6;
 /// Steps that are remembered: more than pass while an engine's metrics are read.
 const STEPS: usize = 64;
 
@@ -33,10 +34,10 @@ pub(super) struct Service {
     pub(super) kinds: Kinds,
     /// The same of those whose first data was overdue.
     pub(super) overdue_kinds: Kinds,
-    /// Its engine says how many requests wait in its queue.
-    pub(super) tells_queue: bool,
-    /// When its responses last put something out; kept only for a queue that is told.
+    /// When its responses last put something out, in order of time.
     outputs: VecDeque<Timestamp>,
+    /// The part of outputs that came together with another's, lately.
+    together: f64,
 }
 
 /// How many responses streamed and how many did not, lately.
@@ -59,32 +60,55 @@ impl Kinds {
 }
 
 impl Service {
-    pub(super) fn new(id: ServiceId) -> Self {
+    pub(super) fn new(id: ServiceId, held_speed: Option<f64>) -> Self {
         Self {
             id,
             open: 0,
             given: [0; 3],
             booked: [0; 3],
             carry: [0; 3],
-            speed: PrefillSpeed::default(),
+            speed: held_speed.map_or_else(PrefillSpeed::default, PrefillSpeed::held),
             waiting: BTreeSet::new(),
             overdue: BTreeSet::new(),
             kinds: Kinds::default(),
             overdue_kinds: Kinds::default(),
-            tells_queue: false,
             outputs: VecDeque::new(),
+            together: 0.0,
         }
     }
 
     /// One of its responses put something out.
     pub(super) fn put_out(&mut self, at: Timestamp) {
-        let is_later = |last: &Timestamp| at > last.plus(ONE_STEP);
-        if self.tells_queue && self.outputs.back().is_none_or(is_later) {
-            if self.outputs.len() == STEPS {
-                self.outputs.pop_front();
-            }
-            self.outputs.push_back(at);
+        let later = self.outputs.iter().rev().take_while(|known| **known > at);
+        let place = self.outputs.len() - later.count();
+        let is_known = |known: Option<&Timestamp>| {
+            known.is_some_and(|known| at.since(*known).max(known.since(at)) <= ONE_STEP)
+        };
+        let before = place
+            .checked_sub(1)
+            .and_then(|place| self.outputs.get(place));
+        let coincides = is_known(before) || is_known(self.outputs.get(place));
+        self.together += 0.01 * (f64::from(u8::from(coincides)) - self.together);
+        if coincides {
+            return;
         }
+        if let Some(before) = before {
+            self.speed.output_gap(at.seconds_since(*before));
+        }
+        self.outputs.insert(place, at);
+        if self.outputs.len() > STEPS {
+            self.outputs.pop_front();
+        }
+    }
+
+    /// When a response last put something out before `until`, if streams put out every step: where
+    /// chunks are of several tokens, or late, the last output says little of the last step.
+    pub(super) fn output_before(&self, until: Timestamp) -> Option<Timestamp> {
+        if self.together < IN_LOCKSTEP {
+            return None;
+        }
+        let earlier = self.outputs.iter().rev().find(|at| **at < until);
+        earlier.copied()
     }
 
     /// The end of the last step but one by `until`, as far as outputs show it: they may be late,

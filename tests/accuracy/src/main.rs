@@ -1,0 +1,72 @@
+//! `accuracy FILE [FIRST-SEED]`: tries every case, prints the page, writes it to the file, and fails
+//! where something does not hold. With a first seed nothing is written: are other seeds as good?
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::{env, fs, thread};
+
+use accuracy::cases::{self, Case};
+use accuracy::observer::Run;
+use accuracy::page;
+use anyhow::{Context as _, Result, bail};
+
+/// Where the page's seeds begin.
+const FIRST_SEED: u64 = 101;
+
+fn main() -> Result<()> {
+    let mut arguments = env::args().skip(1);
+    let file = arguments.next().context("which file?")?;
+    let asked: Option<u64> = arguments.next().map(|seed| seed.parse()).transpose()?;
+    let first = asked.unwrap_or(FIRST_SEED);
+
+    let cases = cases::all();
+    let seeds = cases.iter().flat_map(|case| case.seeds(first));
+    let seeds = first..seeds.max().map_or(first, |last| last + 1);
+    let rows: Vec<page::Row> = cases.iter().cloned().zip(run_all(&cases, first)).collect();
+    let page = page::write(&rows, &seeds);
+    println!("{page}");
+    if asked.is_none() {
+        fs::write(&file, &page).with_context(|| format!("cannot write {file}"))?;
+    }
+    let exceeded: Vec<String> = rows
+        .iter()
+        .flat_map(|(case, run)| case.exceeded(run))
+        .collect();
+    if !exceeded.is_empty() {
+        bail!("does not hold:\n  {}", exceeded.join("\n  "));
+    }
+    Ok(())
+}
+
+/// Every case with every seed, on all cores, in the order of the cases.
+fn run_all(cases: &[Case], first: u64) -> Vec<Run> {
+    let jobs: Vec<(usize, u64)> = cases
+        .iter()
+        .enumerate()
+        .flat_map(|(place, case)| case.seeds(first).map(move |seed| (place, seed)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let (sender, done) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            let (sender, jobs, next) = (sender.clone(), &jobs, &next);
+            scope.spawn(move || {
+                while let Some(&(place, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let run = cases[place].run(seed);
+                    if sender.send(((place, seed), run)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    drop(sender);
+    let mut done: Vec<((usize, u64), Run)> = done.into_iter().collect();
+    // Sums of floating-point numbers depend on their order.
+    done.sort_by_key(|(job, _)| *job);
+    let mut runs: Vec<Vec<Run>> = cases.iter().map(|_| Vec::new()).collect();
+    for ((place, _), run) in done {
+        runs[place].push(run);
+    }
+    runs.into_iter().map(Run::joined).collect()
+}

@@ -1,0 +1,25 @@
+//! The ledger's figures beside known truth, offline: `tests/accuracy` drives it with simulated
+//! engines, writes `docs/accuracy.md`, and fails where a ceiling is exceeded.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::project::{cargo, root, run as run_command};
+
+/// `cargo xtask accuracy`'s options.
+#[derive(Args, Default)]
+pub(crate) struct Options {
+    /// Begin at this seed instead, and write nothing: are others as good?
+    #[arg(long, value_name = "SEED")]
+    first_seed: Option<u64>,
+}
+
+/// `cargo xtask accuracy`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut command = cargo();
+    command
+        .args(["run", "--quiet", "--release", "--package", "accuracy", "--"])
+        .arg(root().join("docs/accuracy.md"))
+        .args(options.first_seed.map(|seed| seed.to_string()));
+    run_command(&mut command)
+}
