@@ -1,6 +1,8 @@
 //! The ledger's figures beside known truth, offline: `tests/accuracy` drives it with simulated
 //! engines, writes `docs/accuracy.md`, and fails where a ceiling is exceeded.
 
+use std::process::Command;
+
 use anyhow::Result;
 use clap::Args;
 
@@ -16,10 +18,21 @@ pub(crate) struct Options {
 
 /// `cargo xtask accuracy`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut command = cargo();
-    command
-        .args(["run", "--quiet", "--release", "--package", "accuracy", "--"])
-        .arg(root().join("docs/accuracy.md"))
-        .args(options.first_seed.map(|seed| seed.to_string()));
+    let mut command = accuracy();
+    match options.first_seed {
+        Some(seed) => command.args(["--first-seed", &seed.to_string()]),
+        None => command.arg("--write").arg(root().join("docs/accuracy.md")),
+    };
     run_command(&mut command)
+}
+
+/// The same, written nowhere.
+pub(crate) fn check() -> Result<()> {
+    run_command(&mut accuracy())
+}
+
+fn accuracy() -> Command {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--release", "--package", "accuracy", "--"]);
+    command
 }

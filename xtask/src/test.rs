@@ -88,9 +88,7 @@ pub(crate) fn run() -> Result<()> {
                 .args(&arguments),
         )
     })?;
-    step("accuracy against known truth", || {
-        accuracy::run(&accuracy::Options::default())
-    })?;
+    step("accuracy against known truth", accuracy::check)?;
     step("build what users run", demo::build)?;
 
     if is_root() {

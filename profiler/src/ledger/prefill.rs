@@ -368,6 +368,55 @@ mod tests {
         assert!((window.seconds - 0.2).abs() < 0.02, "{window:?}");
     }
 
+    /// A prompt that waits for half a second, before whose first data nothing goes out for so long.
+    fn after_silence(
+        speed: &mut PrefillSpeed,
+        at: &mut Timestamp,
+        tokens: u64,
+        silent: f64,
+    ) -> Window {
+        let start = *at;
+        let from = start.plus(Duration::from_millis(500));
+        let first = from.plus(Duration::from_secs_f64(silent));
+        *at = first.plus(Duration::from_millis(400));
+        let prompt = Prompt {
+            start,
+            input: Input::Tokens(tokens),
+        };
+        speed.step(first, &[prompt], Some(Silence { from, unseen: 0.0 }))
+    }
+
+    #[test]
+    fn streams_that_stall_show_a_steps_length_whatever_speed_is_believed() {
+        for believed in [3_500.0, 6_500.0] {
+            let mut speed = PrefillSpeed::held(believed);
+            let mut at = Timestamp(1_000_000_000);
+            for round in 0..40 {
+                let tokens = 200 + 53 * (round % 17);
+                after_silence(&mut speed, &mut at, tokens, tokens as f64 / 5_000.0);
+            }
+            let window = after_silence(&mut speed, &mut at, 1_000, 0.2);
+            assert!((window.seconds - 0.2).abs() < 0.01, "{window:?}");
+            let alone = serve(&mut speed, &mut at, 1_000, 1.0);
+            assert!(
+                (alone.seconds - 1_000.0 / believed).abs() < 0.02,
+                "a held speed is not learned: {alone:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_silence_that_does_not_grow_with_the_prompt_says_nothing_of_it() {
+        let mut speed = PrefillSpeed::held(5_000.0);
+        let mut at = Timestamp(1_000_000_000);
+        for round in 0..40 {
+            after_silence(&mut speed, &mut at, 200 + 53 * (round % 17), 0.05);
+        }
+        // The last part of a prompt that is read beside decode steps.
+        let window = after_silence(&mut speed, &mut at, 1_000, 0.15);
+        assert!((window.seconds - 0.2).abs() < 0.02, "{window:?}");
+    }
+
     #[test]
     fn a_step_is_never_longer_than_start_to_first_data() {
         let prompt = Prompt {

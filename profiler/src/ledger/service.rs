@@ -165,3 +165,40 @@ impl Service {
         .mostly_unstreamed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: u64) -> Timestamp {
+        Timestamp(milliseconds * 1_000_000)
+    }
+
+    #[test]
+    fn the_last_output_is_told_only_of_streams_that_put_out_together() {
+        let mut together = Service::new(ServiceId(1), None);
+        let mut apart = Service::new(ServiceId(2), None);
+        for step in 1..=200 {
+            let shared = at(20 * step);
+            together.put_out(shared);
+            together.put_out(shared);
+            together.put_out(shared);
+            together.put_out(shared);
+            apart.put_out(shared);
+        }
+        assert_eq!(together.output_before(at(4_000)), Some(at(3_980)));
+        assert_eq!(apart.output_before(at(4_000)), None);
+    }
+
+    #[test]
+    fn outputs_that_are_told_late_are_put_in_their_order() {
+        let mut service = Service::new(ServiceId(1), None);
+        for step in [1, 3, 2, 5, 4] {
+            for _ in 0..100 {
+                service.put_out(at(20 * step));
+            }
+        }
+        assert_eq!(service.output_before(at(81)), Some(at(80)));
+        assert_eq!(service.output_before(at(61)), Some(at(60)));
+    }
+}

@@ -46,9 +46,9 @@ use observed::found;
 use slots::{Copied, SEQUENCE, read_slot};
 use sweep::SOCKET_IDLE;
 
-/// Bytes of the ring: between two polls 4,200 finished requests, or 1,360 with the end of their
-/// response; of HTTP/2, which has its header blocks there too, about 1,700.
-const RING_BYTES: u32 = 1024 * 1024;
+/// Bytes of the ring: between two polls 8,400 finished requests, or 2,700 with the end of their
+/// response; of HTTP/2, which has its header blocks there too, about 3,400.
+const RING_BYTES: u32 = 2 * 1024 * 1024;
 
 /// The kernel side takes the time before it publishes; what it publishes may be this late.
 const PUBLISHING: Duration = Duration::from_millis(5);

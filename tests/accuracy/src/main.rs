@@ -1,32 +1,37 @@
-//! `accuracy FILE [FIRST-SEED]`: tries every case, prints the page, writes it to the file, and fails
-//! where something does not hold. With a first seed nothing is written: are other seeds as good?
+//! Tries every case, prints the page, and fails where something does not hold.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::{env, fs, thread};
+use std::path::PathBuf;
+use std::{fs, thread};
 
 use accuracy::cases::{self, Case};
 use accuracy::observer::Run;
 use accuracy::page;
 use anyhow::{Context as _, Result, bail};
+use clap::Parser;
 
-/// Where the page's seeds begin.
-const FIRST_SEED: u64 = 101;
+#[derive(Parser)]
+struct Options {
+    /// Write the page to this file
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Where the seeds begin: are others as good?
+    #[arg(long, value_name = "SEED", default_value_t = 101)]
+    first_seed: u64,
+}
 
 fn main() -> Result<()> {
-    let mut arguments = env::args().skip(1);
-    let file = arguments.next().context("which file?")?;
-    let asked: Option<u64> = arguments.next().map(|seed| seed.parse()).transpose()?;
-    let first = asked.unwrap_or(FIRST_SEED);
-
+    let options = Options::parse();
+    let first = options.first_seed;
     let cases = cases::all();
     let seeds = cases.iter().flat_map(|case| case.seeds(first));
     let seeds = first..seeds.max().map_or(first, |last| last + 1);
     let rows: Vec<page::Row> = cases.iter().cloned().zip(run_all(&cases, first)).collect();
     let page = page::write(&rows, &seeds);
     println!("{page}");
-    if asked.is_none() {
-        fs::write(&file, &page).with_context(|| format!("cannot write {file}"))?;
+    if let Some(file) = options.write {
+        fs::write(&file, &page).with_context(|| format!("cannot write {}", file.display()))?;
     }
     let exceeded: Vec<String> = rows
         .iter()
