@@ -9,10 +9,12 @@ mod memory;
 mod probes;
 mod sinks;
 mod start;
+mod state;
 mod tokens;
 mod watch;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -27,16 +29,18 @@ use crate::meters::{News, Running};
 use crate::probes::health::{ProgramHealth, Verdict};
 use crate::probes::requests::Observed;
 use crate::recording::RecordingError;
-use crate::report::Report;
+use crate::report::Summary;
 use crate::services::Service;
 use config::Config;
 use hops::Hops;
 use probes::Probes;
 use sinks::Sinks;
+use state::State;
 use tokens::Tokens;
 use watch::{Update, Watch};
 
 pub use start::{Options, StartError, examine};
+pub use state::StateError;
 
 /// Between two reads of on-CPU time: no longer than a GPU counter's tick.
 const CPU_PERIOD: Duration = Duration::from_millis(100);
@@ -83,6 +87,10 @@ pub struct Agent {
     served: Timestamp,
     hops: Hops,
     lost_requests: u64,
+    /// Where totals are left to the next agent, if anywhere.
+    state: Option<PathBuf>,
+    /// The file there has been taken over, and is not shown yet.
+    resumes: bool,
     /// System calls already told, by service and class.
     syscalls: HashMap<(ServiceId, &'static str), u64>,
     began: Timestamp,
@@ -153,13 +161,14 @@ impl Agent {
         // The first figures are waited for.
         if due || self.sinks.metrics.has_first_figures() {
             self.published = now;
+            self.take_state_away();
             self.publish(now);
         }
     }
 
     /// Ends the sources, drains the kernel side a last time, closes every interval and returns
     /// the summary. Takes under a second; a source that hangs in a call is left behind.
-    pub fn finish(mut self) -> Result<Report, RecordingError> {
+    pub fn finish(mut self) -> Result<Summary, RecordingError> {
         if let Some(running) = self.running.take() {
             for name in running.stop() {
                 log::warn!("the {name} thread hangs in a call and is left behind");
@@ -176,10 +185,35 @@ impl Agent {
         }
         self.sinks.summary.set_window(self.began, now);
         self.publish(now);
+        self.leave_state();
         self.sinks.close();
         match self.sinks.take_recording_error() {
             Some(error) => Err(error),
-            None => Ok(self.sinks.summary.report()),
+            None => Ok(self.sinks.summary),
+        }
+    }
+
+    /// Leaves the totals to the next agent.
+    fn leave_state(&self) {
+        let Some(path) = &self.state else {
+            return;
+        };
+        let meters = self.meters.iter();
+        let readings = meters.map(|(id, meter)| (meter, self.ledger.latest_reading(*id)));
+        let state = State::new(readings, self.sinks.metrics.save());
+        if let Err(error) = state.store(path) {
+            log::error!("{error}; the next agent begins at 0");
+        }
+    }
+
+    /// Figures that go on from another agent's are about to be seen.
+    fn take_state_away(&mut self) {
+        let Some(path) = self.state.as_ref().filter(|_| self.resumes) else {
+            return;
+        };
+        self.resumes = false;
+        if let Err(error) = state::take_away(path) {
+            log::error!("{error}; if this agent is killed the next one repeats its totals");
         }
     }
 
@@ -246,7 +280,6 @@ impl Agent {
             }
         }
         for holders in holders {
-            self.sinks.hold(&holders);
             self.ledger.apply(Event::Holders(holders));
         }
     }

@@ -12,6 +12,7 @@ pub mod http;
 pub mod labels;
 mod metrics;
 mod process;
+mod saved;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -19,4 +20,5 @@ mod totals;
 
 pub use catalog::{FAMILIES, Family, Kind};
 pub use metrics::{MAX_SERVICES, Metrics};
+pub use saved::Saved;
 pub use snapshot::{CONTENT_TYPE, Exposition, Snapshot};

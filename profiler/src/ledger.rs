@@ -131,6 +131,19 @@ impl Ledger {
         id
     }
 
+    /// Goes on from where another ledger stopped: what the counter gained since then is `gap`. Before
+    /// the meter's first reading.
+    pub fn resume(&mut self, latest: Reading) {
+        if let Some(meter) = self.meters.get_mut(latest.meter.0 as usize) {
+            meter.resume(latest);
+        }
+    }
+
+    /// A meter's latest reading, if it has one: where [`Self::resume`] may go on.
+    pub fn latest_reading(&self, id: MeterId) -> Option<Reading> {
+        self.meters.get(id.0 as usize)?.latest_reading(id)
+    }
+
     /// Takes a fact. Facts of different sources may come in any order; what names a meter that
     /// does not exist is ignored.
     pub fn apply(&mut self, event: Event) {

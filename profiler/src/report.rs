@@ -5,6 +5,7 @@
 //! computes a figure of its own, so they cannot disagree.
 
 mod figures;
+mod full;
 mod markdown;
 mod model;
 mod quantiles;
@@ -14,6 +15,7 @@ mod table;
 mod tests;
 mod tokens;
 
+pub use full::{FullEnergy, IdlePolicy};
 pub use model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
     RequestCounts, Seconds, ServiceReport, SourceTokens, Tokens,

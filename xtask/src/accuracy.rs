@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Args;
 
-use crate::project::{cargo, root, run as run_command};
+use crate::demo;
+use crate::project::{root, run as run_command, target};
 
 /// `cargo xtask accuracy`'s options.
 #[derive(Args, Default)]
@@ -18,7 +19,8 @@ pub(crate) struct Options {
 
 /// `cargo xtask accuracy`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut command = accuracy();
+    demo::build()?;
+    let mut command = Command::new(target("release/accuracy"));
     match options.first_seed {
         Some(seed) => command.args(["--first-seed", &seed.to_string()]),
         None => command.arg("--write").arg(root().join("docs/accuracy.md")),
@@ -28,11 +30,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// The same, written nowhere.
 pub(crate) fn check() -> Result<()> {
-    run_command(&mut accuracy())
-}
-
-fn accuracy() -> Command {
-    let mut command = cargo();
-    command.args(["run", "--quiet", "--release", "--package", "accuracy", "--"]);
-    command
+    demo::build()?;
+    run_command(&mut Command::new(target("release/accuracy")))
 }

@@ -6,6 +6,7 @@
 mod bpf;
 mod inference;
 mod interval;
+mod ledger;
 mod paced;
 mod pairs;
 mod peers;
@@ -67,6 +68,8 @@ enum Part {
     Requests,
     /// Per context switch
     Scheduler,
+    /// The ledger by itself, and a replay
+    Ledger,
 }
 
 /// How long and how often.
@@ -156,6 +159,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Scheduler) {
         rows.extend(scheduler::measure(&folder, lengths)?);
+    }
+    if wanted(Part::Ledger) {
+        rows.extend(ledger::measure(&folder, lengths)?);
     }
 
     let machine = machine(options.quick, start.elapsed(), &busy);

@@ -59,6 +59,8 @@ pub(crate) fn build() -> Result<()> {
         "--package=profiler",
         "--package=nvml-sim",
         "--package=inference-sim",
+        // In the same run, so that nothing is built twice.
+        "--package=accuracy",
     ]))
 }
 

@@ -88,8 +88,8 @@ pub(crate) fn run() -> Result<()> {
                 .args(&arguments),
         )
     })?;
-    step("accuracy against known truth", accuracy::check)?;
     step("build what users run", demo::build)?;
+    step("accuracy against known truth", accuracy::check)?;
 
     if is_root() {
         step("root tests", || {

@@ -4,7 +4,7 @@
 use crate::clock::Timestamp;
 use crate::export::Metrics;
 use crate::ledger::{
-    Booked, CpuTime, EngineInfo, Holders, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
+    Booked, CpuTime, EngineInfo, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
 };
 use crate::recording::{Recording, RecordingError};
 use crate::report::Summary;
@@ -55,10 +55,6 @@ impl Sinks {
 
     pub(super) fn trace(&mut self, request: RequestId, trace: TraceId) {
         self.write(|recording| recording.trace(request, trace));
-    }
-
-    pub(super) fn hold(&mut self, holders: &Holders) {
-        self.summary.set_holders(holders);
     }
 
     pub(super) fn cpu(&mut self, cpu: &CpuTime) {

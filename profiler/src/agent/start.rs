@@ -12,6 +12,7 @@ use super::hops::Hops;
 use super::memory;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
+use super::state::{State, StateError};
 use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
@@ -35,6 +36,9 @@ pub enum StartError {
     /// The recording cannot be written.
     #[error(transparent)]
     Recording(#[from] RecordingError),
+    /// What another agent left cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A service chosen by hand is not there.
     #[error("{0}")]
     NoService(String),
@@ -50,6 +54,8 @@ pub struct Options {
     pub config: Config,
     /// Where everything booked is written, if anywhere.
     pub recording: Option<PathBuf>,
+    /// Where the totals are left to the next agent, and taken from, if anywhere.
+    pub state: Option<PathBuf>,
     /// True if measuring without seeing requests, or without a service named by hand, makes no
     /// sense.
     pub requests_required: bool,
@@ -64,9 +70,14 @@ impl Agent {
         let Options {
             config,
             recording,
+            state,
             requests_required,
             on_gpus,
         } = options;
+        let left = match &state {
+            Some(path) => State::load(path)?,
+            None => None,
+        };
         memory::give_back_what_is_freed();
         let discovery = meters::discover(&meters_config(&config));
         for finding in &discovery.findings {
@@ -124,6 +135,7 @@ impl Agent {
 
         let (sender, news) = mpsc::channel();
         let mut meters = HashMap::new();
+        let mut readings = Vec::new();
         describe_gpus(&discovery, &mut sinks);
         let running = discovery.start(
             |mut meter| {
@@ -131,12 +143,22 @@ impl Agent {
                     meter.idle = config.idle_watts.of(&meter.device);
                 }
                 let id = ledger.add_meter(meter.clone());
+                readings.extend(left.as_ref().and_then(|left| left.reading(id, &meter)));
                 sinks.describe_meter(id, &meter);
                 meters.insert(id, meter);
                 id
             },
             sender,
         )?;
+
+        for reading in readings {
+            ledger.resume(reading);
+        }
+        let resumes = left.is_some();
+        if let Some(left) = left {
+            log::info!("totals go on from those of the agent before");
+            sinks.metrics.resume(left.totals);
+        }
 
         // Before the first request can be seen, so that every token of it is counted.
         let mut tokens = Tokens::default();
@@ -164,6 +186,8 @@ impl Agent {
             served: now,
             hops: Hops::default(),
             lost_requests: 0,
+            state,
+            resumes,
             syscalls: HashMap::new(),
             began: now,
             cpu_read: now,

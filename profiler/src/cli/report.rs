@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::print;
 use crate::recording::{Recorded, RecordingError};
-use crate::report::Summary;
+use crate::report::{FullEnergy, Summary};
 
 /// What to print, and how.
 #[derive(Debug, Args)]
@@ -19,6 +19,8 @@ pub(super) struct Options {
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    #[command(flatten)]
+    full: FullEnergy,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -33,7 +35,7 @@ enum Format {
 
 /// Prints the summary on stdout.
 pub(super) fn run(options: Options) -> Result<ExitCode> {
-    let report = summary(&options.file)?.report();
+    let report = summary(&options.file)?.report(options.full);
     match options.format {
         Format::Table => print(&report.to_table())?,
         Format::Md => {

@@ -1,8 +1,9 @@
 //! `perjoule run`: the agent as a service. Serves `/metrics` until SIGINT or SIGTERM.
 
+use std::env;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -26,6 +27,10 @@ pub(super) struct Options {
     /// Where /metrics is served [default: 0.0.0.0:27182]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Leave the totals in this file at the end, and go on from them at the start
+    /// [default: state.json in $STATE_DIRECTORY, which systemd sets]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
 }
 
 /// Runs until a signal.
@@ -50,6 +55,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     let mut agent = Agent::start(AgentOptions {
         config,
         recording: options.target.record,
+        state: options.state.or_else(default_state),
         requests_required: false,
         on_gpus: true,
     })?;
@@ -80,6 +86,12 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     }
     finished?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where systemd's `StateDirectory=` is; it may name several, and the first is ours.
+fn default_state() -> Option<PathBuf> {
+    let folders = env::var_os("STATE_DIRECTORY")?;
+    Some(env::split_paths(&folders).next()?.join("state.json"))
 }
 
 /// The signals that end the agent.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::settings::{Target, start_log};
 use super::{EXIT_USAGE, print, usage};
 use crate::agent::{Agent, Options as AgentOptions};
+use crate::report::FullEnergy;
 
 /// Before the command: what it causes can only be told from idle if idle was seen. A server that is
 /// busy by then leaves the floor unknown, and the figures say so by their bound.
@@ -38,6 +39,8 @@ pub(super) struct Options {
     /// End after this many seconds; a command that still runs then is ended
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     duration: Option<u64>,
+    #[command(flatten)]
+    full: FullEnergy,
     /// Runs while counting, two seconds after it began where a GPU's idle power must be learned
     /// first. With --pid, --port or --name it only sets the time (a load generator,
     /// `sleep 10`); without, it is what is counted. Its exit code is kept
@@ -51,6 +54,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         mut target,
         json,
         duration,
+        full,
         command,
     } = options;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -82,6 +86,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             config,
             on_gpus: !target.names_services(),
             recording: target.record,
+            state: None,
             requests_required: true,
         })?;
         let mut ticks = interval(agent.period());
@@ -130,7 +135,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         if let (Some(child), None) = (child.as_mut(), status) {
             status = Some(end_command(child).await?);
         }
-        let report = agent.finish()?;
+        let report = agent.finish()?.report(full);
         if json {
             print(&(report.to_json()? + "\n"))?;
         } else {

@@ -88,7 +88,7 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
     for ((route, code, outcome), count) in &service.requests {
         out.number(
             &REQUESTS,
-            &[name, route.name(), code, outcome],
+            &[name, route.name(), code, outcome.name()],
             *count as f64,
         );
     }

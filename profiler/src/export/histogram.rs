@@ -1,5 +1,8 @@
 //! Cumulative histograms over integers: neither counts nor sums drift, and neither ever falls.
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Upper bounds of energy buckets: 0.1 J to 100 kJ in steps of 1, 2.5, 5, in microjoules.
 pub(super) const ENERGY: [u64; 19] = [
     100_000,
@@ -35,13 +38,26 @@ pub(super) const DURATION: [u64; 15] = {
 };
 
 /// Counts between `N` upper bounds; what lies above the last is only in `count`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Histogram<const N: usize> {
+    #[serde(serialize_with = "as_list", deserialize_with = "of_length")]
     counts: [u64; N],
     /// Sum of all values, in the bounds' unit.
     pub(super) sum: u64,
     /// How many values.
     pub(super) count: u64,
+}
+
+fn as_list<S: Serializer, const N: usize>(counts: &[u64; N], to: S) -> Result<S::Ok, S::Error> {
+    counts.as_slice().serialize(to)
+}
+
+fn of_length<'de, D: Deserializer<'de>, const N: usize>(from: D) -> Result<[u64; N], D::Error> {
+    let counts: Vec<u64> = Vec::deserialize(from)?;
+    let length = counts.len();
+    counts
+        .try_into()
+        .map_err(|_| Error::invalid_length(length, &"as many counts as there are bounds"))
 }
 
 impl<const N: usize> Default for Histogram<N> {

@@ -75,6 +75,11 @@ impl Names {
         number
     }
 
+    /// All names, in the order of their numbers.
+    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(AsRef::as_ref)
+    }
+
     /// The name of a number that [`Self::number`] gave.
     pub(super) fn name(&self, number: usize) -> &str {
         self.names.get(number).map_or(OTHER, AsRef::as_ref)

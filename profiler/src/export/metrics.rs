@@ -1,10 +1,12 @@
 //! The writer's side: takes what was booked and what the sources say, and publishes snapshots.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::labels::{Names, clean};
 use super::process;
+use super::saved::Saved;
 use super::snapshot::{Exposition, Snapshot};
 use super::totals::{ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
 use crate::clock::Timestamp;
@@ -219,7 +221,7 @@ impl Metrics {
     /// `count` more system calls of a class.
     pub fn record_syscalls(&mut self, id: ServiceId, class: &'static str, count: u64) {
         if let Some(service) = self.service(id) {
-            *service.syscalls.entry(class).or_default() += count;
+            *service.syscalls.entry(Cow::Borrowed(class)).or_default() += count;
         }
     }
 
@@ -273,6 +275,16 @@ impl Metrics {
     pub fn record_dropped(&mut self, reason: &'static str, total: u64) {
         let dropped = self.totals.dropped.entry(reason).or_default();
         *dropped = total.max(*dropped);
+    }
+
+    /// The sums so far, for another agent to go on from.
+    pub fn save(&self) -> Saved {
+        Saved::of(&self.totals)
+    }
+
+    /// Goes on from another agent's sums; before anything is told.
+    pub fn resume(&mut self, saved: Saved) {
+        saved.put_into(&mut self.totals);
     }
 
     /// True if an interval has been booked and no snapshot shows one yet.

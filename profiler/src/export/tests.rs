@@ -54,6 +54,7 @@ fn interval(meter: u32, requests: u64, overhead: u64) -> Booked {
             requests: Microjoules(requests),
             overhead: Microjoules(overhead),
         }],
+        holders: Some(1),
     })
 }
 
@@ -303,6 +304,7 @@ fn a_broken_ledger_shows_in_the_residual_even_if_two_meters_errors_cancel() {
                 ..Accounts::default()
             },
             services: vec![],
+            holders: None,
         }));
     }
     assert_eq!(scrape(&mut metrics)["perjoule_ledger_residual_joules"], 2.0);

@@ -3,10 +3,14 @@
 //! One writer ([`super::Metrics`]) owns them; each snapshot is a copy, so that a scrape never
 //! waits for the writer and never sees half an interval.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::histogram::{DURATION, ENERGY, Histogram};
 use super::labels::Names;
+use super::saved::pairs;
 use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Outcome, Route, Source,
@@ -40,7 +44,8 @@ impl Totals {
 }
 
 /// One device's part of the ledger. A device whose meter changes (driver reload) keeps its sums.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct MeterTotals {
     /// By source; more than one only if it changed in the agent's life.
     pub(super) energy: Vec<(Source, Microjoules)>,
@@ -78,28 +83,40 @@ impl MeterTotals {
     }
 }
 
-/// One service name's part. A finished process keeps its joules here.
-#[derive(Debug, Clone, Default)]
+/// One service name's part. A finished process keeps its joules here. What is skipped is no sum, and
+/// is told anew.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct ServiceTotals {
+    #[serde(skip)]
     pub(super) model: Option<String>,
     pub(super) energy: BTreeMap<Component, Parts>,
-    pub(super) requests: BTreeMap<(Route, &'static str, &'static str), u64>,
+    #[serde(with = "pairs")]
+    pub(super) requests: BTreeMap<(Route, Cow<'static, str>, Outcome), u64>,
     pub(super) sessions: u64,
+    #[serde(with = "pairs")]
     pub(super) request_energy: BTreeMap<(Route, Class), Histogram<{ ENERGY.len() }>>,
     pub(super) duration: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
     pub(super) first_token: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
+    #[serde(skip)]
     pub(super) engine: Option<String>,
+    #[serde(skip)]
     pub(super) engine_version: Option<String>,
+    #[serde(skip)]
     pub(super) engine_running: Option<u64>,
+    #[serde(skip)]
     pub(super) engine_waiting: Option<u64>,
     /// Which counters of the engine's own are read: no other source counts these.
+    #[serde(skip)]
     pub(super) server_reads: ServerReads,
     /// In the order of [`TokenSource::ALL`].
     pub(super) tokens: [TokenTotals; TokenSource::ALL.len()],
+    #[serde(skip)]
     pub(super) tokens_per_chunk: Option<f64>,
+    #[serde(skip)]
     pub(super) active: Aggregate,
     pub(super) cpu_nanos: Option<u64>,
-    pub(super) syscalls: BTreeMap<&'static str, u64>,
+    pub(super) syscalls: BTreeMap<Cow<'static, str>, u64>,
 }
 
 /// Which token counters of an engine are read at present.
@@ -110,7 +127,7 @@ pub(super) struct ServerReads {
 }
 
 /// Tokens from one source, and the active energy of the requests they belong to.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct TokenTotals {
     pub(super) input: Option<u64>,
     pub(super) output: Option<u64>,
@@ -131,7 +148,7 @@ impl TokenTotals {
 }
 
 /// A service's energy on one component.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Parts {
     pub(super) requests: Microjoules,
     pub(super) overhead: Microjoules,
@@ -179,13 +196,10 @@ impl ServiceTotals {
             return;
         }
         let outcome = request.end.map_or(Outcome::Incomplete, |end| end.outcome);
+        let code = Cow::Borrowed(request.code().unwrap_or("none"));
         *self
             .requests
-            .entry((
-                request.route,
-                request.code().unwrap_or("none"),
-                outcome.name(),
-            ))
+            .entry((request.route, code, outcome))
             .or_default() += 1;
         let active = booked.active();
         if let Some(energy) = active {

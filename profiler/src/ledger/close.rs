@@ -156,6 +156,7 @@ impl Ledger {
         meter.account(&division.accounts);
         self.furthest = self.furthest.max(meter.walk.until());
         let component = meter.component();
+        let holders = meter.held_at(pending.to).map(Held::holders);
         let mut shares = Vec::with_capacity(division.shares.len());
         for (service, share) in division.shares {
             if let Some(service) = self.flights.services.get_mut(service as usize) {
@@ -170,6 +171,7 @@ impl Ledger {
             energy: pending.energy,
             accounts: division.accounts,
             services: shares,
+            holders,
         }));
     }
 

@@ -127,7 +127,7 @@ pub(super) fn divide(question: &Question<'_>) -> Division {
         let shares = quiet(question, left, &mut accounts);
         return Division {
             accounts,
-            shares,
+            shares: with_holders(question, shares),
             ..Division::default()
         };
     }
@@ -205,11 +205,24 @@ pub(super) fn divide(question: &Question<'_>) -> Division {
     let phases = teaches.then_some(Phases { prefill, decode });
     Division {
         accounts,
-        shares,
+        shares: with_holders(question, shares),
         energies,
         phases,
         busy,
     }
+}
+
+/// The same, and every other service that holds the GPU.
+fn with_holders(
+    question: &Question<'_>,
+    mut shares: Vec<(u32, ServiceShareParts)>,
+) -> Vec<(u32, ServiceShareParts)> {
+    for &service in question.held.into_iter().flat_map(|held| &held.services) {
+        if shares.iter().all(|(known, _)| *known != service) {
+            shares.push((service, ServiceShareParts::default()));
+        }
+    }
+    shares
 }
 
 /// Nothing was in flight: what is above the floor belongs to whoever holds the GPU.

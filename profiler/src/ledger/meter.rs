@@ -49,7 +49,12 @@ pub(super) struct Held {
 impl Held {
     /// True if anybody holds it.
     pub(super) fn held(&self) -> bool {
-        self.others > 0 || !self.services.is_empty()
+        self.holders() > 0
+    }
+
+    /// How many hold it: services and other processes.
+    pub(super) fn holders(&self) -> u32 {
+        self.others.saturating_add(self.services.len() as u32)
     }
 }
 
@@ -75,6 +80,8 @@ pub(super) struct MeterState {
     pub(super) refused: u64,
     held: VecDeque<Held>,
     last: Option<Last>,
+    /// The last reading is that of an agent before this one.
+    resumed: bool,
     /// Σ over the epochs before this one of what the counter ran, µJ.
     earlier: i128,
     epoch_start: Microjoules,
@@ -96,6 +103,7 @@ impl MeterState {
             refused: 0,
             held: VecDeque::new(),
             last: None,
+            resumed: false,
             earlier: 0,
             epoch_start: Microjoules::ZERO,
             accounted: 0,
@@ -110,6 +118,24 @@ impl MeterState {
             Component::Cpu => 1,
             Component::Dram => 2,
         }
+    }
+
+    /// Goes on from another agent's last reading.
+    pub(super) fn resume(&mut self, latest: Reading) {
+        if self.last.is_none() {
+            self.read(latest.meter, latest);
+            self.resumed = true;
+        }
+    }
+
+    /// The latest reading.
+    pub(super) fn latest_reading(&self, meter: MeterId) -> Option<Reading> {
+        self.last.map(|last| Reading {
+            meter,
+            after: last.edge,
+            until: last.until,
+            energy: last.energy,
+        })
     }
 
     /// Takes a reading; a hole comes out where the counter cannot be followed.
@@ -133,6 +159,7 @@ impl MeterState {
             return None;
         }
         self.last = Some(new);
+        let resumed = std::mem::take(&mut self.resumed);
         let Some(energy) = reading.energy.checked_sub(last.energy) else {
             return Some(self.begin_epoch(id, last, new, "reset"));
         };
@@ -151,7 +178,7 @@ impl MeterState {
             from: last.edge,
             to: edge,
             energy,
-            gap: length > self.meter.stale_after,
+            gap: resumed || length > self.meter.stale_after,
         });
         None
     }

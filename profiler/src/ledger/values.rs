@@ -120,7 +120,7 @@ impl std::fmt::Display for TraceId {
 }
 
 /// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The whole response went out.
@@ -352,8 +352,12 @@ pub struct BookedInterval {
     pub energy: Microjoules,
     /// Where it went; sums to `energy`.
     pub accounts: Accounts,
-    /// The services' parts of `requests` and `overhead`; sum to those accounts.
+    /// The services' parts of `requests` and `overhead`; sum to those accounts. Every service that is
+    /// known to hold the device is among them.
     pub services: Vec<ServiceShare>,
+    /// How many hold the device, services and other processes, if that is known: its context is
+    /// theirs in equal parts.
+    pub holders: Option<u32>,
 }
 
 /// How a figure was made.

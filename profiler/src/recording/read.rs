@@ -258,6 +258,7 @@ fn interval(row: &Row<'_>) -> rusqlite::Result<BookedInterval> {
             gap: energy(row, "gap_uj")?,
         },
         services: Vec::new(),
+        holders: row.get("holders")?,
     })
 }
 

@@ -71,7 +71,8 @@ CREATE TABLE intervals (
     other_uj INTEGER NOT NULL,
     agent_uj INTEGER NOT NULL,
     unattributed_uj INTEGER NOT NULL,
-    gap_uj INTEGER NOT NULL
+    gap_uj INTEGER NOT NULL,
+    holders INTEGER
 );
 CREATE TABLE interval_services (
     interval INTEGER NOT NULL REFERENCES intervals,

@@ -97,6 +97,7 @@ fn interval() -> BookedInterval {
                 overhead: Microjoules(4),
             },
         ],
+        holders: Some(3),
     }
 }
 
@@ -150,6 +151,7 @@ fn every_value_that_is_written_is_read_back() {
         from: Timestamp(2),
         to: Timestamp(5),
         services: Vec::new(),
+        holders: None,
         ..interval()
     };
     recording.book(&Booked::Interval(lone)).unwrap();
@@ -247,6 +249,7 @@ fn lone_copy() -> BookedInterval {
         from: Timestamp(2),
         to: Timestamp(5),
         services: Vec::new(),
+        holders: None,
         ..interval()
     }
 }

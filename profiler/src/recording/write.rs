@@ -23,7 +23,7 @@ const SERVICE: &str = "INSERT INTO services VALUES (?1, ?2, ?3)
 const REQUEST: &str = "INSERT INTO requests VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
     ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)";
 const INTERVAL: &str = "INSERT INTO intervals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
-    ?11, ?12, ?13)";
+    ?11, ?12, ?13, ?14)";
 const SHARE: &str = "INSERT INTO interval_services VALUES (?1, ?2, ?3, ?4)";
 const ENGINE: &str = "INSERT INTO engines VALUES (?1, ?2, ?3, ?4)";
 const TOKENS: &str = "INSERT INTO tokens VALUES (?1, ?2, ?3, ?4, ?5)";
@@ -208,6 +208,7 @@ impl Recording {
                 agent,
                 unattributed,
                 gap,
+                booked.holders,
             ],
         )?;
         for share in &booked.services {

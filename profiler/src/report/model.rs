@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::full::IdlePolicy;
 use crate::ledger::{Class, Component, Source};
 
 /// What one run of the ledger shows.
@@ -16,6 +17,12 @@ pub struct Report {
     pub simulated: bool,
     /// Length of the window that was measured.
     pub duration_s: Option<f64>,
+    /// Who pays for idle energy in `energy_full_j`.
+    #[serde(default)]
+    pub idle_policy: IdlePolicy,
+    /// By what `energy_full_j` is multiplied: the site's power usage effectiveness.
+    #[serde(default = "one")]
+    pub pue: f64,
     /// Services by name.
     pub services: Vec<ServiceReport>,
     /// Meters by component and device.
@@ -24,6 +31,10 @@ pub struct Report {
     pub ledger: LedgerCheck,
     /// What was lost on the way.
     pub losses: Losses,
+}
+
+const fn one() -> f64 {
+    1.0
 }
 
 /// One service.
@@ -42,7 +53,7 @@ pub struct ServiceReport {
     pub duration_s: Seconds,
     /// Active energy.
     pub energy_j: EnergyJoules,
-    /// Active energy, overhead and context; idle is nobody's.
+    /// Active energy, overhead and context, and idle energy by `idle_policy`, times `pue`.
     pub energy_full_j: Option<f64>,
     pub j_per_request: JoulesPerRequest,
     /// Over the requests whose output tokens are counted.

@@ -1,7 +1,8 @@
 //! Sums up what was booked. Integers throughout; figures are made once, in [`Summary::report`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use super::full::{FullEnergy, IdlePolicy};
 use super::model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
     RequestCounts, Seconds, ServiceReport,
@@ -13,7 +14,7 @@ use crate::export::labels::clean;
 use crate::ids::Ids;
 use crate::ledger::{
     Accounts, Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo,
-    Holders, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
+    Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
 };
 use crate::units::Microjoules;
 
@@ -27,8 +28,7 @@ pub struct Summary {
     places: Ids<ServiceId, usize>,
     /// By name, in no order.
     services: Vec<(String, ServiceSums)>,
-    holders: HashMap<MeterId, Holders>,
-    /// Context energy was booked on a meter of which nobody said who holds it.
+    /// Context energy was booked on a meter of which nobody knew who holds it.
     context_unknown: bool,
     lost_events: Option<u64>,
     lost_requests: Option<u64>,
@@ -42,6 +42,8 @@ struct MeterSums {
     intervals: u64,
     energy: Microjoules,
     accounts: [Microjoules; 8],
+    /// Requests' energy on it by service's place, of every service that held it.
+    by_service: BTreeMap<usize, Microjoules>,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +88,7 @@ impl Summary {
             intervals: 0,
             energy: Microjoules::ZERO,
             accounts: [Microjoules::ZERO; 8],
+            by_service: BTreeMap::new(),
         });
     }
 
@@ -110,11 +113,6 @@ impl Summary {
     pub fn add_tokens(&mut self, delta: &TokenDelta) {
         let service = self.service(delta.service);
         service.tokens.add(delta);
-    }
-
-    /// Who holds a device: its context energy is theirs, in equal parts.
-    pub fn set_holders(&mut self, holders: &Holders) {
-        self.holders.insert(holders.meter, holders.clone());
     }
 
     /// On-CPU time of a service; other owners are in the meters' accounts.
@@ -154,39 +152,37 @@ impl Summary {
         for (sum, energy) in meter.accounts.iter_mut().zip(interval.accounts.values()) {
             *sum += energy;
         }
-        for share in &interval.services {
-            self.service(share.service).overhead += share.overhead;
-        }
-        if interval.accounts.context > Microjoules::ZERO {
-            self.add_context(interval.meter, interval.accounts.context);
-        }
-    }
-
-    fn add_context(&mut self, meter: MeterId, context: Microjoules) {
-        let Some(holders) = self.holders.get(&meter) else {
-            self.context_unknown = true;
-            return;
-        };
-        let services = holders.services.clone();
-        let parts = services.len() as u64 + u64::from(holders.others);
-        for (place, id) in (0..).zip(services) {
-            // The first ones take what does not divide.
-            let extra = u64::from(place < context.0 % parts);
-            self.service(id).context += Microjoules(context.0 / parts + extra);
+        let context = interval.accounts.context;
+        self.context_unknown |= context > Microjoules::ZERO && interval.holders.is_none();
+        let holders = u64::from(interval.holders.unwrap_or(0));
+        for (number, share) in (0..).zip(&interval.services) {
+            let place = self.place_of(share.service);
+            let service = &mut self.services[place].1;
+            service.overhead += share.overhead;
+            if let Some(part) = context.0.checked_div(holders) {
+                // The first ones take what does not divide.
+                let extra = u64::from(number < context.0 % holders);
+                service.context += Microjoules(part + extra);
+            }
+            if let Some(meter) = self.meters.get_mut(&interval.meter) {
+                *meter.by_service.entry(place).or_default() += share.requests;
+            }
         }
     }
 
     /// A service nobody described is `unknown`: its joules are kept.
     fn service(&mut self, id: ServiceId) -> &mut ServiceSums {
-        let place = match self.places.get(&id) {
-            Some(&place) => place,
-            None => {
-                let place = self.place(clean(""));
-                self.places.insert(id, place);
-                place
-            }
-        };
+        let place = self.place_of(id);
         &mut self.services[place].1
+    }
+
+    fn place_of(&mut self, id: ServiceId) -> usize {
+        if let Some(&place) = self.places.get(&id) {
+            return place;
+        }
+        let place = self.place(clean(""));
+        self.places.insert(id, place);
+        place
     }
 
     /// The place of this name's sums.
@@ -198,19 +194,25 @@ impl Summary {
         })
     }
 
-    /// The figures as they stand.
-    pub fn report(&self) -> Report {
+    /// The figures as they stand; `full` says what full energy takes in.
+    pub fn report(&self, full: FullEnergy) -> Report {
         let mut meters: Vec<&MeterSums> = self.meters.values().collect();
         meters.sort_by(|one, two| (one.component, &one.device).cmp(&(two.component, &two.device)));
-        let mut services: Vec<&(String, ServiceSums)> = self.services.iter().collect();
-        services.sort_by_key(|(name, _)| name);
+        let mut services: Vec<(usize, &(String, ServiceSums))> =
+            self.services.iter().enumerate().collect();
+        services.sort_by_key(|(_, (name, _))| name);
         Report {
             schema: 1,
             simulated: self.simulated,
             duration_s: self.window.map(|(from, to)| to.seconds_since(from)),
+            idle_policy: full.idle_policy,
+            pue: full.pue,
             services: services
                 .iter()
-                .map(|(name, service)| self.service_report(name, service))
+                .map(|(place, (name, service))| {
+                    let idle = self.idle_of(*place, full.idle_policy);
+                    self.service_report(name, service, |active| full.of(active, idle))
+                })
                 .collect(),
             meters: meters.iter().map(|meter| meter.report()).collect(),
             ledger: LedgerCheck {
@@ -223,7 +225,29 @@ impl Summary {
         }
     }
 
-    fn service_report(&self, name: &str, service: &ServiceSums) -> ServiceReport {
+    /// The service's part of the idle energy of what it held, joules.
+    fn idle_of(&self, place: usize, policy: IdlePolicy) -> f64 {
+        let of_meter = |meter: &MeterSums| {
+            let own = meter.by_service.get(&place)?.0 as f64;
+            let all: u64 = meter.by_service.values().map(|energy| energy.0).sum();
+            let part = match policy {
+                IdlePolicy::None => 0.0,
+                IdlePolicy::Even => 1.0 / meter.by_service.len() as f64,
+                IdlePolicy::Proportional if all > 0 => own / all as f64,
+                IdlePolicy::Proportional => 0.0,
+            };
+            let [idle, ..] = meter.accounts;
+            Some(part * idle.joules().0)
+        };
+        self.meters.values().filter_map(of_meter).sum()
+    }
+
+    fn service_report(
+        &self,
+        name: &str,
+        service: &ServiceSums,
+        full: impl Fn(Microjoules) -> f64,
+    ) -> ServiceReport {
         let active = |component| {
             let metered = || {
                 // No request yet, and a meter that runs: none is known to have cost anything.
@@ -242,7 +266,7 @@ impl Summary {
         let [gpu, cpu, dram] = components.map(joules);
         let full = total
             .filter(|_| !self.context_unknown)
-            .map(|active| active + service.overhead + service.context);
+            .map(|active| full(active + service.overhead + service.context));
         let active = service.active.active();
         let Figures {
             tokens,
@@ -272,7 +296,7 @@ impl Summary {
                 dram,
                 total: joules(total),
             },
-            energy_full_j: joules(full),
+            energy_full_j: full,
             j_per_request: JoulesPerRequest {
                 mean: ratio(active, service.per_request.count()),
                 p50: service.per_request.quantile(0.50).map(|uj| uj / 1e6),

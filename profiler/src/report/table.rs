@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::figures::{UNKNOWN, count, figure, known, percent, with_unit};
+use super::full::IdlePolicy;
 use super::model::{MeterReport, Report, ServiceReport};
 
 impl Report {
@@ -24,7 +25,7 @@ impl Report {
         let window = with_unit(self.duration_s, "s");
         writeln!(out, "\n Energy over {window}{simulated}")?;
         for service in &self.services {
-            write_service(out, service, self.duration_s)?;
+            write_service(out, service, self)?;
         }
         for meter in &self.meters {
             write_meter(out, meter, self.duration_s)?;
@@ -42,7 +43,22 @@ impl Report {
     }
 }
 
-fn write_service(out: &mut String, service: &ServiceReport, duration: Option<f64>) -> fmt::Result {
+/// What full energy takes in beside that, if anything.
+fn beside(report: &Report) -> String {
+    let mut remark = String::new();
+    match report.idle_policy {
+        IdlePolicy::None => {}
+        IdlePolicy::Even => push(&mut remark, "and an even part of idle"),
+        IdlePolicy::Proportional => push(&mut remark, "and idle in proportion to requests"),
+    }
+    if report.pue > 1.0 {
+        push(&mut remark, &format!("PUE {}", report.pue));
+    }
+    remark
+}
+
+fn write_service(out: &mut String, service: &ServiceReport, report: &Report) -> fmt::Result {
+    let duration = report.duration_s;
     write!(out, "\n service {}", service.service)?;
     if let Some(model) = &service.model {
         write!(out, ", model {model}")?;
@@ -114,7 +130,7 @@ fn write_service(out: &mut String, service: &ServiceReport, duration: Option<f64
         row(out, &known(part), "J", &format!("  {component}"), "")?;
     }
     let full = known(service.energy_full_j);
-    row(out, &full, "J", "with overhead, context", "")?;
+    row(out, &full, "J", "with overhead, context", &beside(report))?;
 
     let each = &service.j_per_request;
     let remark = match (each.p50, each.p95) {

@@ -67,7 +67,26 @@ fn interval(accounts: Accounts, services: Vec<ServiceShare>) -> Booked {
         energy: accounts.total(),
         accounts,
         services,
+        holders: None,
     })
+}
+
+fn share(service: u32, requests: u64, overhead: u64) -> ServiceShare {
+    ServiceShare {
+        service: ServiceId(service),
+        requests: Microjoules(requests),
+        overhead: Microjoules(overhead),
+    }
+}
+
+fn held_by(holders: u32, booked: Booked) -> Booked {
+    match booked {
+        Booked::Interval(interval) => Booked::Interval(BookedInterval {
+            holders: Some(holders),
+            ..interval
+        }),
+        other => other,
+    }
 }
 
 fn with(requests: impl IntoIterator<Item = BookedRequest>) -> Summary {
@@ -79,7 +98,7 @@ fn with(requests: impl IntoIterator<Item = BookedRequest>) -> Summary {
 }
 
 fn only_service(summary: &Summary) -> ServiceReport {
-    let mut services = summary.report().services;
+    let mut services = summary.report(FullEnergy::default()).services;
     assert_eq!(services.len(), 1);
     services.remove(0)
 }
@@ -105,7 +124,10 @@ fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
 
 #[test]
 fn json_has_exactly_the_keys_of_schema_1() {
-    let json = with([request(10.0)]).report().to_json().unwrap();
+    let json = with([request(10.0)])
+        .report(FullEnergy::default())
+        .to_json()
+        .unwrap();
     assert!(!json.contains('\n'), "one compact line");
     let value: Value = serde_json::from_str(&json).unwrap();
     let mut found = Vec::new();
@@ -115,6 +137,8 @@ fn json_has_exactly_the_keys_of_schema_1() {
         "schema",
         "simulated",
         "duration_s",
+        "idle_policy",
+        "pue",
         "services",
         "meters",
         "ledger",
@@ -200,7 +224,8 @@ fn what_is_unknown_is_null_and_never_zero() {
     plain.request.streamed = false;
     plain.request.chunks = 0;
     summary.add(&Booked::Request(plain));
-    let json: Value = serde_json::from_str(&summary.report().to_json().unwrap()).unwrap();
+    let json: Value =
+        serde_json::from_str(&summary.report(FullEnergy::default()).to_json().unwrap()).unwrap();
     assert_eq!(
         json["services"][0],
         json!({
@@ -485,21 +510,11 @@ fn full_energy_adds_overhead_and_an_equal_part_of_the_context() {
         overhead: Microjoules(4_000_000),
         ..Accounts::default()
     };
-    let services = vec![ServiceShare {
-        service: ServiceId(0),
-        requests: Microjoules(10_000_000),
-        overhead: Microjoules(4_000_000),
-    }];
+    let services = vec![share(0, 10_000_000, 4_000_000), share(1, 0, 0)];
     let mut summary = with([request(10.0)]);
     summary.describe_service(ServiceId(1), "tgi", None);
-    summary.set_holders(&Holders {
-        meter: MeterId(0),
-        at: Timestamp(0),
-        services: vec![ServiceId(0), ServiceId(1)],
-        others: 1,
-    });
-    summary.add(&interval(accounts, services.clone()));
-    let report = summary.report();
+    summary.add(&held_by(3, interval(accounts, services.clone())));
+    let report = summary.report(FullEnergy::default());
     let full = |name: &str| {
         let mut services = report.services.iter();
         services
@@ -512,9 +527,36 @@ fn full_energy_adds_overhead_and_an_equal_part_of_the_context() {
     assert_eq!(full("tgi"), Some(0.000_002));
 
     let mut nobody_said = with([request(10.0)]);
-    nobody_said.add(&interval(accounts, services));
+    nobody_said.add(&interval(accounts, vec![services[0]]));
     assert_eq!(only_service(&nobody_said).energy_full_j, None);
     assert_eq!(only_service(&nobody_said).energy_j.total, Some(10.0));
+}
+
+#[test]
+fn idle_energy_is_shared_as_the_policy_says_and_full_energy_is_the_sites() {
+    let accounts = Accounts {
+        idle: Microjoules(80_000_000),
+        requests: Microjoules(40_000_000),
+        ..Accounts::default()
+    };
+    let mut summary = with([request(30.0)]);
+    summary.describe_service(ServiceId(1), "tgi", None);
+    let mut second = request(10.0);
+    second.request.service = ServiceId(1);
+    summary.add(&Booked::Request(second));
+    let services = vec![share(0, 30_000_000, 0), share(1, 10_000_000, 0)];
+    summary.add(&held_by(2, interval(accounts, services)));
+    let full = |idle_policy, pue| {
+        let report = summary.report(FullEnergy { idle_policy, pue });
+        assert_eq!((report.idle_policy, report.pue), (idle_policy, pue));
+        // By name: tgi, vllm.
+        let full = report.services.iter().map(|service| service.energy_full_j);
+        full.collect::<Option<Vec<f64>>>().unwrap()
+    };
+    assert_eq!(full(IdlePolicy::None, 1.0), [10.0, 30.0]);
+    assert_eq!(full(IdlePolicy::Even, 1.0), [50.0, 70.0]);
+    assert_eq!(full(IdlePolicy::Proportional, 1.0), [30.0, 90.0]);
+    assert_eq!(full(IdlePolicy::Proportional, 1.5), [45.0, 135.0]);
 }
 
 #[test]
@@ -538,7 +580,7 @@ fn meters_show_their_accounts_and_the_residual_is_from_the_integers() {
     };
     let mut summary = summary();
     summary.add(&interval(accounts, vec![]));
-    let report = summary.report();
+    let report = summary.report(FullEnergy::default());
     assert_eq!(report.ledger.residual_microjoules, 0);
     assert_eq!(report.meters[0].energy_j, Some(0.300_123));
     assert_eq!(report.meters[0].accounts_j.idle, Some(0.3));
@@ -551,27 +593,26 @@ fn meters_show_their_accounts_and_the_residual_is_from_the_integers() {
     };
     broken.energy += Microjoules(5);
     summary.add(&Booked::Interval(broken));
-    assert_eq!(summary.report().ledger.residual_microjoules, 5);
+    assert_eq!(
+        summary
+            .report(FullEnergy::default())
+            .ledger
+            .residual_microjoules,
+        5
+    );
 }
 
 fn busy() -> Report {
     let mut summary = with((1..=250).map(|joules| request(f64::from(joules))));
-    summary.set_holders(&Holders {
-        meter: MeterId(0),
-        at: Timestamp(0),
-        services: vec![ServiceId(0)],
-        others: 0,
-    });
-    summary.add(&interval(
-        Accounts {
-            idle: Microjoules(830_000_000),
-            context: Microjoules(260_000_000),
-            requests: Microjoules(31_375_000_000),
-            unattributed: Microjoules(12_000_000),
-            ..Accounts::default()
-        },
-        vec![],
-    ));
+    let accounts = Accounts {
+        idle: Microjoules(830_000_000),
+        context: Microjoules(260_000_000),
+        requests: Microjoules(31_375_000_000),
+        unattributed: Microjoules(12_000_000),
+        ..Accounts::default()
+    };
+    let all = share(0, 31_375_000_000, 0);
+    summary.add(&held_by(1, interval(accounts, vec![all])));
     summary.add_cpu(&CpuTime {
         owner: Owner::Service(ServiceId(0)),
         from: Timestamp(0),
@@ -579,7 +620,7 @@ fn busy() -> Report {
         on_cpu: 12 * SECOND,
     });
     summary.set_losses(0, 2);
-    summary.report()
+    summary.report(FullEnergy::default())
 }
 
 #[test]

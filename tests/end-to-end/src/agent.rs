@@ -239,6 +239,17 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// Kills it.
+    ///
+    /// # Panics
+    /// If it has ended before.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         // A failed test must not leave an agent behind.

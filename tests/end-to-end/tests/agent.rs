@@ -1,5 +1,6 @@
 //! The agent as its users run it: beside another, under load, and how it ends.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -152,4 +153,80 @@ fn it_finds_the_serving_stack_by_its_gpu_context_and_keeps_health_checks_apart()
     assert_eq!(health.len(), 1);
     assert!(health[0]["gpu_uj"].is_null());
     assert_eq!(requests.len() - health.len(), stack.served());
+}
+
+/// The series of a scrape that only grow, by name and labels.
+fn totals(agent: &Agent) -> BTreeMap<String, f64> {
+    let scrape = http::get(agent.port(), "/metrics");
+    let sample = |line: &str| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let name = series.split('{').next()?;
+        let is_total = ["_total", "_bucket", "_count", "_sum"]
+            .iter()
+            .any(|ending| name.ends_with(ending));
+        // What the agent itself costs begins with it.
+        let is_own = name.contains("probe_") || name.starts_with("process_");
+        (is_total && !is_own).then(|| Some((series.to_owned(), value.parse().ok()?)))?
+    };
+    http::body(&scrape).lines().filter_map(sample).collect()
+}
+
+fn sum(totals: &BTreeMap<String, f64>, of: &[&str]) -> f64 {
+    let matches = |series: &(&String, &f64)| of.iter().all(|part| series.0.contains(part));
+    totals.iter().filter(matches).map(|(_, value)| value).sum()
+}
+
+#[test]
+fn an_agent_that_is_started_again_goes_on_from_its_totals_and_the_hole_is_gap() {
+    const REQUESTS: &[&str] = &["perjoule_requests_total{", "chat_completions"];
+    const METER: &[&str] = &["meter_energy_joules_total{", "gpu"];
+    const GAP: &[&str] = &["energy_account_joules_total{", "gpu", "\"gap\""];
+    if !is_root("restarts") {
+        return;
+    }
+    let stack = Stack::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = folder.path().join("state.json");
+    let arguments = ["--state", state.to_str().expect("UTF-8")];
+    let start = || Agent::start_with(stack.perjoule(), &arguments);
+
+    let mut agent = start();
+    sleep(2 * SECOND);
+    let status = stack.load(4.0, 3).wait().expect("a load");
+    assert!(status.success());
+    sleep(3 * SECOND);
+    let before = totals(&agent);
+    assert_eq!(sum(&before, REQUESTS), stack.served() as f64);
+    assert_eq!(sum(&before, GAP), 0.0);
+    agent.end_with(libc::SIGTERM);
+    assert!(state.exists(), "{}", agent.log());
+
+    // Shorter than what makes a meter stale.
+    sleep(SECOND);
+    let mut agent = start();
+    sleep(3 * SECOND);
+    let after = totals(&agent);
+    for (series, value) in &before {
+        let now = after
+            .get(series)
+            .unwrap_or_else(|| panic!("{series} is gone"));
+        assert!(now >= value, "{series} fell from {value} to {now}");
+    }
+    assert_eq!(sum(&after, REQUESTS), stack.served() as f64);
+    let (hole, grown) = (sum(&after, GAP), sum(&after, METER) - sum(&before, METER));
+    // The GPU idles at 83 W; some four to six seconds lie between the scrapes.
+    println!("{hole} J of {grown} J were measured while no agent looked");
+    assert!((80.0..250.0).contains(&hole), "{hole} J");
+    assert!((200.0..800.0).contains(&grown), "{grown} J");
+    assert!(!state.exists(), "what is shown is not taken over again");
+
+    // A killed agent leaves nothing: its last totals would be older than what was scraped.
+    agent.end_with(libc::SIGTERM);
+    let mut agent = start();
+    sleep(2 * SECOND);
+    agent.kill();
+    assert!(!state.exists());
+    let agent = start();
+    sleep(2 * SECOND);
+    assert_eq!(sum(&totals(&agent), REQUESTS), 0.0);
 }

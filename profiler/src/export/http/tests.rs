@@ -70,6 +70,7 @@ fn book_one(metrics: &mut Metrics) {
             ..Accounts::default()
         },
         services: vec![],
+        holders: None,
     }));
 }
 

@@ -138,6 +138,7 @@ fn book(metrics: &mut Metrics, tick: u64) {
             energy: accounts.total(),
             accounts,
             services: vec![share(0), share(1)],
+            holders: Some(2),
         }));
     }
     for service in 0..2 {
