@@ -12,13 +12,13 @@ mod start;
 mod tokens;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::export::Exposition;
+use crate::export::{Exposition, NodeTotals};
 use crate::ledger::{
     Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId, Owner, Route,
     ServiceId,
@@ -74,6 +74,8 @@ pub struct Agent {
     meters: HashMap<MeterId, Meter>,
     /// When each GPU last said what it draws.
     power_read: HashMap<MeterId, Timestamp>,
+    /// Sources that are down.
+    broken: HashSet<&'static str>,
     /// Since when services have no process, until they are forgotten.
     ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
@@ -198,7 +200,26 @@ impl Agent {
                 }
             }
             News::Processes(processes) => self.watch.tell(processes),
+            News::Node(reading) => {
+                let totals = NodeTotals {
+                    at: reading.at,
+                    power: reading.power,
+                    stale_after: reading.stale_after,
+                    energy: reading.energy,
+                    gap: reading.gap,
+                    gain_error_ratio: reading.gain_error_ratio,
+                };
+                self.sinks.metrics.record_node(&reading.device, totals);
+            }
             News::State(state) => {
+                // Once, when it turns: a source that stays broken is seen in its metrics.
+                if state.up {
+                    self.broken.remove(state.name);
+                } else if self.broken.insert(state.name)
+                    && let Some(error) = &state.error
+                {
+                    log::warn!("{}: {error}", state.name);
+                }
                 self.sinks
                     .metrics
                     .record_source(state.name, state.up, state.last_at);

@@ -1,6 +1,6 @@
 //! How an agent starts: what is found, attached and refused, and what is said about it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::mpsc;
 
@@ -158,6 +158,7 @@ impl Agent {
             sinks,
             meters,
             power_read: HashMap::new(),
+            broken: HashSet::new(),
             ended: HashMap::new(),
             observed: Vec::new(),
             crowded: false,
@@ -201,7 +202,13 @@ pub fn examine(config: &Config) -> Vec<Finding> {
 
 /// Where meters are looked for.
 fn meters_config(config: &Config) -> meters::Config {
-    let mut meters = meters::Config::default();
+    let mut meters = meters::Config {
+        node_power: config.node_power.clone(),
+        ..meters::Config::default()
+    };
+    if !config.ipmi {
+        meters.ipmi = None;
+    }
     if let Some(library) = &config.nvml_library {
         meters.nvml_library = Some(library.clone().into());
     }

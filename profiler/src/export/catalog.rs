@@ -46,6 +46,10 @@ macro_rules! families {
 families! {
     METER_ENERGY Counter "perjoule_meter_energy_joules_total" ["component", "device", "source"]
         "Energy of one meter since the agent's first reading; summing over components is right."
+    NODE_ENERGY Counter "perjoule_node_energy_joules_total" ["device"]
+        "Energy of a meter of the whole machine; never to be added to its parts' meters."
+    NODE_POWER Gauge "perjoule_node_power_watts" ["device"]
+        "A node meter's own latest reading."
     ENERGY_ACCOUNT Counter "perjoule_energy_account_joules_total"
         ["component", "device", "account"]
         "Where a meter's energy went; the sum over account is the meter's energy."
@@ -87,9 +91,9 @@ families! {
     ATTRIBUTION_ERROR Gauge "perjoule_attribution_error_ratio" ["service"]
         "Half-width of a 95 % interval over the energy of all requests so far, without gain."
     METER_GAIN_ERROR Gauge "perjoule_meter_gain_error_ratio" ["component", "device"]
-        "Systematic gain error of the sensor."
+        "Systematic gain error of the sensor; component is node for a node meter."
     GAP_SECONDS Counter "perjoule_gap_seconds_total" ["component", "device"]
-        "Time of a meter whose energy nobody knows."
+        "Time of a meter whose energy nobody knows; component is node for a node meter."
     SOURCE_UP Gauge "perjoule_source_up" ["source"]
         "1 if a source of readings works, 0 if it is stale or broken."
     SOURCE_AGE Gauge "perjoule_source_age_seconds" ["source"]

@@ -26,6 +26,7 @@ const SOURCE_SILENT: f64 = 5.0;
 pub(super) fn families(totals: &Totals, process: &ProcessUse, now: Timestamp) -> Vec<MetricFamily> {
     let mut out = Families::default();
     meters(&mut out, totals);
+    nodes(&mut out, totals, now);
     for (number, service) in totals.services.iter().enumerate() {
         service_families(&mut out, totals.service_names.name(number), service);
     }
@@ -65,6 +66,18 @@ fn meters(out: &mut Families, totals: &Totals) {
         residual.map(|micros| micros as f64 / MICROS),
     );
     out.known(&AGENT_ENERGY, &[], agent.map(|energy| energy.joules().0));
+}
+
+fn nodes(out: &mut Families, totals: &Totals, now: Timestamp) {
+    for (device, node) in &totals.nodes {
+        out.number(&NODE_ENERGY, &[device], node.energy.joules().0);
+        let fresh = now.since(node.at) <= node.stale_after.as_nanos() as u64;
+        let power = node.power.filter(|_| fresh).map(|power| power.0);
+        out.known(&NODE_POWER, &[device], power);
+        let labels = ["node", device.as_str()];
+        out.number(&METER_GAIN_ERROR, &labels, node.gain_error_ratio);
+        out.number(&GAP_SECONDS, &labels, node.gap.as_secs_f64());
+    }
 }
 
 fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {

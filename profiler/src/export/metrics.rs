@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::labels::{Names, clean};
 use super::process;
 use super::snapshot::{Exposition, Snapshot};
-use super::totals::{ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
+use super::totals::{NodeTotals, ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
 use crate::clock::Timestamp;
 use crate::ids::Ids;
 use crate::ledger::{
@@ -53,6 +53,7 @@ impl Metrics {
             totals: Totals {
                 version: version.to_owned(),
                 meters: BTreeMap::new(),
+                nodes: BTreeMap::new(),
                 service_names: Names::new(MAX_SERVICES),
                 services: Vec::new(),
                 gpus: BTreeMap::new(),
@@ -238,6 +239,11 @@ impl Metrics {
     /// The power limit that is enforced; `None` if it is not known.
     pub fn record_gpu_power_limit(&mut self, device: &str, limit: Option<Watts>) {
         self.totals.gpus.entry(clean(device)).or_default().limit = limit;
+    }
+
+    /// What a meter of the whole machine has shown until now.
+    pub fn record_node(&mut self, device: &str, totals: NodeTotals) {
+        self.totals.nodes.insert(clean(device), totals);
     }
 
     /// Whether a source of readings works, and when it last gave one.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::*;
 use crate::clock::Timestamp;
@@ -133,6 +134,7 @@ fn everything() -> Metrics {
     metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");
     metrics.record_gpu_power("GPU-1", Some(Watts(285.5)));
     metrics.record_gpu_power_limit("GPU-1", Some(Watts(400.0)));
+    metrics.record_node("dcmi", node(Some(612.0), 9));
     metrics.record_source("nvml", true, Some(Timestamp(9 * SECOND)));
     metrics.record_probe("sched_switch", "tp_btf", true);
     metrics.record_probe_cost("sched_switch", 1000, 100_000);
@@ -153,6 +155,46 @@ fn everything() -> Metrics {
         waiting: None,
     });
     metrics
+}
+
+fn node(power: Option<f64>, second: u64) -> NodeTotals {
+    NodeTotals {
+        at: Timestamp(second * SECOND),
+        power: power.map(Watts),
+        stale_after: Duration::from_secs(3),
+        energy: Microjoules(4_200_000_000),
+        gap: Duration::from_millis(1_500),
+        gain_error_ratio: 0.1,
+    }
+}
+
+#[test]
+fn a_node_meter_has_its_own_series_and_an_old_power_is_not_shown() {
+    let mut metrics = metrics();
+    metrics.book(&interval(0, 50_000_000, 3));
+    let parts = |seen: &HashMap<String, f64>| {
+        let of = |name: &&String| name.starts_with("perjoule_meter_energy_joules_total");
+        seen.keys().filter(of).count()
+    };
+    let before = parts(&scrape(&mut metrics));
+    metrics.record_node("dcmi", node(Some(612.0), 9));
+    let seen = scrape(&mut metrics);
+    assert_eq!(parts(&seen), before, "a node is never among the parts");
+    assert_eq!(
+        seen[r#"perjoule_node_energy_joules_total{device="dcmi"}"#],
+        4_200.0
+    );
+    let power = r#"perjoule_node_power_watts{device="dcmi"}"#;
+    assert_eq!(seen[power], 612.0);
+    let of = |name: &str| seen[&format!(r#"perjoule_{name}{{component="node",device="dcmi"}}"#)];
+    assert_eq!(of("meter_gain_error_ratio"), 0.1);
+    assert_eq!(of("gap_seconds_total"), 1.5);
+
+    // The snapshot is of second 10.
+    metrics.record_node("dcmi", node(Some(612.0), 6));
+    assert!(!scrape(&mut metrics).contains_key(power));
+    metrics.record_node("dcmi", node(None, 10));
+    assert!(!scrape(&mut metrics).contains_key(power));
 }
 
 fn counted(input: Option<u64>, output: Option<u64>) -> TokenDelta {

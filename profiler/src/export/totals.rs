@@ -4,6 +4,7 @@
 //! waits for the writer and never sees half an interval.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::histogram::{DURATION, ENERGY, Histogram};
 use super::labels::Names;
@@ -19,6 +20,7 @@ use crate::units::{Microjoules, Watts};
 pub(super) struct Totals {
     pub(super) version: String,
     pub(super) meters: BTreeMap<(Component, String), MeterTotals>,
+    pub(super) nodes: BTreeMap<String, NodeTotals>,
     pub(super) service_names: Names,
     /// By the number that `service_names` gave.
     pub(super) services: Vec<ServiceTotals>,
@@ -222,6 +224,23 @@ pub(super) struct Gpu {
     pub(super) driver: String,
     pub(super) power: Option<Watts>,
     pub(super) limit: Option<Watts>,
+}
+
+/// What a meter of the whole machine has shown.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeTotals {
+    /// When it was last read.
+    pub at: Timestamp,
+    /// Its power then, if it is known.
+    pub power: Option<Watts>,
+    /// An older reading says nothing of the present.
+    pub stale_after: Duration,
+    /// Energy so far, without its holes.
+    pub energy: Microjoules,
+    /// Time in holes.
+    pub gap: Duration,
+    /// Systematic gain error of the sensor.
+    pub gain_error_ratio: f64,
 }
 
 /// Whether a source works, and when it last did.
