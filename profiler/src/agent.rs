@@ -20,8 +20,8 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::export::{Exposition, NodeTotals};
 use crate::ledger::{
-    Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId, Owner, Route,
-    ServiceId,
+    Booked, BookedRequest, Class, Component, CpuTime, Event, Floor, FloorSource, Ledger, Meter,
+    MeterId, Owner, Route, ServiceId,
 };
 use crate::meters::{News, Running};
 use crate::probes::health::{ProgramHealth, Verdict};
@@ -113,10 +113,11 @@ impl Agent {
         now >= self.served.plus(AT_REST)
     }
 
-    /// True if a GPU's idle floor is neither given nor known yet.
+    /// True if a GPU's idle floor is neither given nor learned yet.
     pub fn learns_a_floor(&self) -> bool {
+        let settled = |floor: Floor| floor.source != FloorSource::Table;
         self.meters.iter().any(|(id, meter)| {
-            meter.component == Component::Gpu && self.ledger.floor(*id).is_none()
+            meter.component == Component::Gpu && !self.ledger.floor(*id).is_some_and(settled)
         })
     }
 
@@ -220,9 +221,9 @@ impl Agent {
                 {
                     log::warn!("{}: {error}", state.name);
                 }
-                self.sinks
-                    .metrics
-                    .record_source(state.name, state.up, state.last_at);
+                let metrics = &mut self.sinks.metrics;
+                metrics.record_source(state.name, state.up, state.last_at);
+                metrics.record_source_pace(state.name, state.every);
             }
         }
     }
@@ -384,6 +385,11 @@ impl Agent {
     fn publish(&mut self, now: Timestamp) {
         self.tokens.publish(&mut self.sinks, &self.services);
         let metrics = &mut self.sinks.metrics;
+        for (id, meter) in &self.meters {
+            if meter.component == Component::Gpu {
+                metrics.record_gpu_idle(&meter.device, self.ledger.floor(*id));
+            }
+        }
         for (id, read) in &self.power_read {
             if let Some(meter) = self.meters.get(id)
                 && now.since(*read) > meter.stale_after

@@ -33,7 +33,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use aggregate::Aggregate;
-pub use floor::{Floor, FloorSource};
+pub use floor::{Floor, FloorSource, TypicalIdle};
 pub use tokens::{Counts, EngineInfo, EngineLoad, TokenCount, TokenDelta, TokenSource};
 pub use values::*;
 
@@ -129,6 +129,14 @@ impl Ledger {
         state.walk = slowest.unwrap_or(&self.before_meters).companion();
         self.meters.push(state);
         id
+    }
+
+    /// What devices of the meter's model draw when idle: used until it has been seen quiet, unless
+    /// its floor is fixed.
+    pub fn set_typical_idle(&mut self, meter: MeterId, typical: TypicalIdle) {
+        if let Some(meter) = self.meters.get_mut(meter.0 as usize) {
+            meter.levels.set_typical(typical);
+        }
     }
 
     /// Takes a fact. Facts of different sources may come in any order; what names a meter that

@@ -18,6 +18,7 @@ mod node;
 pub mod nvml;
 pub mod rapl;
 mod source;
+pub mod typical_idle;
 
 use std::ffi::OsString;
 use std::io;

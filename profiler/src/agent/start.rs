@@ -16,8 +16,8 @@ use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
 use crate::finding::Finding;
-use crate::ledger::{self, Component, Ledger};
-use crate::meters::{self, Discovery};
+use crate::ledger::{self, Component, Ledger, TypicalIdle};
+use crate::meters::{self, Discovery, typical_idle};
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
 use crate::recording::{Recording, RecordingError};
@@ -125,12 +125,16 @@ impl Agent {
         let (sender, news) = mpsc::channel();
         let mut meters = HashMap::new();
         describe_gpus(&discovery, &mut sinks);
+        let typical = typical_idle(&discovery);
         let running = discovery.start(
             |mut meter| {
                 if meter.component == Component::Gpu && meter.idle.is_none() {
                     meter.idle = config.idle_watts.of(&meter.device);
                 }
                 let id = ledger.add_meter(meter.clone());
+                if let Some(typical) = typical.get(&meter.device) {
+                    ledger.set_typical_idle(id, *typical);
+                }
                 sinks.describe_meter(id, &meter);
                 meters.insert(id, meter);
                 id
@@ -190,6 +194,17 @@ fn describe_gpus(discovery: &Discovery, sinks: &mut Sinks) {
             .metrics
             .record_gpu_power_limit(&board.uuid, board.enforced_limit);
     }
+}
+
+/// What boards of the GPUs' models draw when idle, by device.
+fn typical_idle(discovery: &Discovery) -> HashMap<String, TypicalIdle> {
+    let boards = discovery.nvml.iter().flat_map(|node| node.boards());
+    boards
+        .filter_map(|board| {
+            let typical = typical_idle::of(board.name.as_deref()?)?;
+            Some((board.uuid.clone(), typical))
+        })
+        .collect()
 }
 
 /// Looks at everything this agent would use, by trying it: the machine's requirements, each probe

@@ -86,6 +86,10 @@ families! {
         "The GPU's own latest power reading; energy is the meter's counter, not this."
     GPU_POWER_LIMIT Gauge "perjoule_gpu_power_limit_watts" ["device"]
         "The power limit that is enforced."
+    GPU_IDLE Gauge "perjoule_gpu_idle_watts" ["device"]
+        "The idle floor that the ledger takes off before anybody's work; absent while it is not known."
+    GPU_IDLE_INFO Gauge "perjoule_gpu_idle_info" ["device", "idle_source"]
+        "Constant 1: where the idle floor comes from: user, learned, table (of the GPU's model) or none."
     SERVICE_INFO Gauge "perjoule_service_info" ["service", "model", "engine", "version"]
         "Constant 1: what a service serves."
     ATTRIBUTION_ERROR Gauge "perjoule_attribution_error_ratio" ["service"]

@@ -135,6 +135,7 @@ fn everything() -> Metrics {
     metrics.record_gpu_power("GPU-1", Some(Watts(285.5)));
     metrics.record_gpu_power_limit("GPU-1", Some(Watts(400.0)));
     metrics.record_node("dcmi", node(Some(612.0), 9));
+    metrics.record_gpu_idle("GPU-1", Some(floor(FloorSource::Learned)));
     metrics.record_source("nvml", true, Some(Timestamp(9 * SECOND)));
     metrics.record_probe("sched_switch", "tp_btf", true);
     metrics.record_probe_cost("sched_switch", 1000, 100_000);
@@ -195,6 +196,53 @@ fn a_node_meter_has_its_own_series_and_an_old_power_is_not_shown() {
     assert!(!scrape(&mut metrics).contains_key(power));
     metrics.record_node("dcmi", node(None, 10));
     assert!(!scrape(&mut metrics).contains_key(power));
+}
+
+fn floor(source: FloorSource) -> Floor {
+    Floor {
+        watts: Watts(70.0),
+        source,
+    }
+}
+
+#[test]
+fn an_idle_floor_says_where_it_comes_from_and_an_unknown_one_has_no_watts() {
+    let mut metrics = metrics();
+    let mut shown = |floor| {
+        metrics.record_gpu_idle("GPU-1", floor);
+        let seen = scrape(&mut metrics);
+        let sources: Vec<String> = seen
+            .keys()
+            .filter_map(|name| name.strip_prefix("perjoule_gpu_idle_info"))
+            .map(str::to_owned)
+            .collect();
+        let watts = seen
+            .get(r#"perjoule_gpu_idle_watts{device="GPU-1"}"#)
+            .copied();
+        (sources.concat(), watts)
+    };
+    let info = |source: &str| format!(r#"{{device="GPU-1",idle_source="{source}"}}"#);
+    assert_eq!(shown(None), (info("none"), None));
+    assert_eq!(
+        shown(Some(floor(FloorSource::Table))),
+        (info("table"), Some(70.0))
+    );
+    assert_eq!(
+        shown(Some(floor(FloorSource::Fixed))),
+        (info("user"), Some(70.0))
+    );
+}
+
+#[test]
+fn a_source_that_asks_seldom_is_not_down_between_two_asks() {
+    let mut metrics = metrics();
+    metrics.record_source("ipmi", true, Some(Timestamp(3 * SECOND)));
+    let up = |metrics: &mut Metrics| scrape(metrics)[r#"perjoule_source_up{source="ipmi"}"#];
+    assert_eq!(up(&mut metrics), 0.0, "its latest reading is 7 s old");
+    metrics.record_source_pace("ipmi", Duration::from_secs(5));
+    assert_eq!(up(&mut metrics), 1.0);
+    metrics.record_source("ipmi", true, Some(Timestamp(SECOND)));
+    assert_eq!(up(&mut metrics), 0.0);
 }
 
 fn counted(input: Option<u64>, output: Option<u64>) -> TokenDelta {

@@ -10,8 +10,8 @@ use super::histogram::{DURATION, ENERGY, Histogram};
 use super::labels::Names;
 use crate::clock::Timestamp;
 use crate::ledger::{
-    Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Outcome, Route, Source,
-    TokenDelta, TokenSource,
+    Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Floor, Outcome, Route,
+    Source, TokenDelta, TokenSource,
 };
 use crate::units::{Microjoules, Watts};
 
@@ -224,6 +224,8 @@ pub(super) struct Gpu {
     pub(super) driver: String,
     pub(super) power: Option<Watts>,
     pub(super) limit: Option<Watts>,
+    /// The idle floor, once somebody has looked for it.
+    pub(super) idle: Option<Option<Floor>>,
 }
 
 /// What a meter of the whole machine has shown.
@@ -248,6 +250,8 @@ pub struct NodeTotals {
 pub(super) struct SourceState {
     pub(super) up: bool,
     pub(super) latest: Option<Timestamp>,
+    /// Between two asks at most, where it asks seldom.
+    pub(super) every: Duration,
 }
 
 /// A kernel program's own cost so far.

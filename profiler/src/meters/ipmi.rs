@@ -111,7 +111,7 @@ impl Controller {
     }
 
     fn run(mut self, every: Duration, feed: &Feed, stop: &Stop) -> Result<(), Deaf> {
-        let mut health = Health::new("ipmi");
+        let mut health = Health::seldom("ipmi", every);
         let mut meter = NodeMeter::new(DEVICE, LONGEST, GAIN_ERROR);
         let mut next = Timestamp::now();
         loop {
