@@ -23,6 +23,7 @@ use crate::ledger::{
     Booked, BookedRequest, Class, Component, CpuTime, Event, Floor, FloorSource, Ledger, Meter,
     MeterId, Owner, Route, ServiceId,
 };
+use crate::meters::calibration::Calibrated;
 use crate::meters::{News, Running};
 use crate::probes::health::{ProgramHealth, Verdict};
 use crate::probes::requests::Observed;
@@ -72,6 +73,8 @@ pub struct Agent {
     ledger: Ledger,
     sinks: Sinks,
     meters: HashMap<MeterId, Meter>,
+    /// Meters whose readings the user corrects.
+    calibrated: HashMap<MeterId, Calibrated>,
     /// When each GPU last said what it draws.
     power_read: HashMap<MeterId, Timestamp>,
     /// Sources that are down.
@@ -188,6 +191,11 @@ impl Agent {
 
     fn take_news(&mut self, news: News) {
         match news {
+            News::Event(Event::Reading(reading)) => {
+                let calibrated = self.calibrated.get_mut(&reading.meter);
+                let reading = calibrated.map_or(reading, |meter| meter.correct(reading));
+                self.ledger.apply(Event::Reading(reading));
+            }
             News::Event(event) => self.ledger.apply(event),
             News::Power { sample, instant } => {
                 if let Some(meter) = self.meters.get(&sample.meter) {
@@ -387,7 +395,9 @@ impl Agent {
         let metrics = &mut self.sinks.metrics;
         for (id, meter) in &self.meters {
             if meter.component == Component::Gpu {
-                metrics.record_gpu_idle(&meter.device, self.ledger.floor(*id));
+                let floor = self.ledger.floor(*id);
+                metrics.record_gpu_idle(&meter.device, floor);
+                self.sinks.summary.set_floor(*id, floor);
             }
         }
         for (id, read) in &self.power_read {

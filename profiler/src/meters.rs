@@ -8,6 +8,7 @@
 //! [`discover`] looks once at what exists and says what does not and why; [`Discovery::start`]
 //! starts the threads. What is metered how, and how well: `docs/meters.md`.
 
+pub mod calibration;
 pub mod external;
 pub mod follow;
 pub mod hwmon;

@@ -8,6 +8,7 @@ mod idle_watts;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,6 +21,7 @@ use log::LevelFilter;
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
+use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::health::Tier;
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
@@ -65,6 +67,8 @@ pub struct Config {
     pub node_power: Option<NodePower>,
     /// Ask the management controller for the machine's power, where there is one.
     pub ipmi: bool,
+    /// Corrections of meters, by device.
+    pub calibration: BTreeMap<String, Calibration>,
     /// What is written to stderr.
     pub log_level: LevelFilter,
     /// How often things are done.
@@ -109,6 +113,7 @@ impl Default for Config {
             idle_watts: IdleWatts::default(),
             node_power: None,
             ipmi: true,
+            calibration: BTreeMap::new(),
             log_level: LevelFilter::Info,
             intervals: Intervals {
                 drain: Duration::from_millis(20),
@@ -138,6 +143,8 @@ pub struct PartialConfig {
     pub idle_watts: Option<IdleWatts>,
     pub node_power: Option<NodePower>,
     pub ipmi: Option<bool>,
+    /// In the file alone.
+    pub calibration: Option<BTreeMap<String, Calibration>>,
     #[serde(default, deserialize_with = "level")]
     pub log_level: Option<LevelFilter>,
     #[serde(default)]
@@ -255,6 +262,7 @@ impl Config {
             idle_watts: told.idle_watts.unwrap_or_default(),
             node_power: told.node_power,
             ipmi: told.ipmi.unwrap_or(default.ipmi),
+            calibration: told.calibration.unwrap_or_default(),
             log_level: told.log_level.unwrap_or(default.log_level),
             intervals: Intervals {
                 drain: millis(told.intervals.drain_ms, default.intervals.drain),
@@ -286,6 +294,7 @@ impl PartialConfig {
             idle_watts: self.idle_watts.or(lower.idle_watts),
             node_power: self.node_power.or(lower.node_power),
             ipmi: self.ipmi.or(lower.ipmi),
+            calibration: self.calibration.or(lower.calibration),
             log_level: self.log_level.or(lower.log_level),
             intervals: PartialIntervals {
                 drain_ms: self.intervals.drain_ms.or(lower.intervals.drain_ms),
@@ -334,6 +343,7 @@ impl PartialConfig {
             idle_watts: variable(env, "PERJOULE_IDLE_WATTS", str::parse)?,
             node_power: variable(env, "PERJOULE_NODE_POWER", str::parse)?,
             ipmi: variable(env, "PERJOULE_IPMI", switch)?,
+            calibration: None,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,
             intervals: PartialIntervals {
                 drain_ms: variable(env, "PERJOULE_DRAIN_MS", |text| {

@@ -16,7 +16,8 @@ use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
 use crate::finding::Finding;
-use crate::ledger::{self, Component, Ledger, TypicalIdle};
+use crate::ledger::{self, Component, Ledger, Meter, MeterId, TypicalIdle};
+use crate::meters::calibration::Calibrated;
 use crate::meters::{self, Discovery, typical_idle};
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
@@ -123,7 +124,8 @@ impl Agent {
         }
 
         let (sender, news) = mpsc::channel();
-        let mut meters = HashMap::new();
+        let mut meters: HashMap<MeterId, Meter> = HashMap::new();
+        let mut calibrated = HashMap::new();
         describe_gpus(&discovery, &mut sinks);
         let typical = typical_idle(&discovery);
         let running = discovery.start(
@@ -131,7 +133,14 @@ impl Agent {
                 if meter.component == Component::Gpu && meter.idle.is_none() {
                     meter.idle = config.idle_watts.of(&meter.device);
                 }
+                let calibration = config.calibration.get(&meter.device);
+                if let Some(calibration) = calibration {
+                    calibration.correct(&mut meter);
+                }
                 let id = ledger.add_meter(meter.clone());
+                if let Some(calibration) = calibration {
+                    calibrated.insert(id, Calibrated::new(*calibration));
+                }
                 if let Some(typical) = typical.get(&meter.device) {
                     ledger.set_typical_idle(id, *typical);
                 }
@@ -141,6 +150,12 @@ impl Agent {
             },
             sender,
         )?;
+
+        for device in config.calibration.keys() {
+            if meters.values().all(|meter| meter.device != *device) {
+                log::warn!("the calibration of {device} corrects nothing: there is no such meter");
+            }
+        }
 
         // Before the first request can be seen, so that every token of it is counted.
         let mut tokens = Tokens::default();
@@ -161,6 +176,7 @@ impl Agent {
             ledger,
             sinks,
             meters,
+            calibrated,
             power_read: HashMap::new(),
             broken: HashSet::new(),
             ended: HashMap::new(),

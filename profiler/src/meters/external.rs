@@ -24,6 +24,7 @@ use crate::units::Watts;
 const EVERY: Duration = Duration::from_secs(1);
 /// How long one reading may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+const SHORTEST: Duration = Duration::from_millis(1);
 /// Readings further apart are not joined.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Billing meters are better, and PDUs' data sheets say 1 to 5 %.
@@ -261,7 +262,9 @@ fn get(host: &str, path: &str) -> Result<String, ReadError> {
     let addresses = with_port.to_socket_addrs().map_err(ReadError::Connect)?;
     let mut refused = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for address in addresses {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
+        // No time at all is an error of the caller's.
+        let left = deadline.saturating_duration_since(Instant::now());
+        match TcpStream::connect_timeout(&address, left.max(SHORTEST)) {
             Ok(stream) => {
                 return http::get(stream, host, path, deadline)
                     .map_err(|error: HttpError| ReadError::Http(error.to_string()));

@@ -39,6 +39,8 @@ const NODE_LONGEST: Duration = Duration::from_secs(5);
 const GAIN_ERROR: f64 = 0.05;
 /// The error of one that states none.
 const UNSTATED_GAIN_ERROR: f64 = 0.1;
+/// No socket draws more: a reading beyond it is refused.
+const LARGEST_SOCKET: Watts = Watts(1_000.0);
 /// Channels a driver may have.
 const CHANNELS: std::ops::RangeInclusive<u32> = 1..=8;
 
@@ -332,7 +334,7 @@ impl Sensor {
             component: Component::Cpu,
             device: self.device.clone(),
             source: Source::Integrated,
-            limit: None,
+            limit: Some(LARGEST_SOCKET),
             tick: EVERY.as_nanos() as u64,
             stale_after: STALE_AFTER.as_nanos() as u64,
             gain_error_ratio: self.gain_error_ratio,

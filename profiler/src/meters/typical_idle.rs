@@ -84,7 +84,10 @@ mod tests {
             );
             assert!(entry.source.contains("https://"), "{entry:?}");
             let date: Vec<u32> = entry.read.split('-').flat_map(str::parse).collect();
-            assert!(matches!(date[..], [2026..=2099, 1..=12, 1..=31]), "{entry:?}");
+            assert!(
+                matches!(date[..], [2026..=2099, 1..=12, 1..=31]),
+                "{entry:?}"
+            );
         }
     }
 }

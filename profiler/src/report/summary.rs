@@ -13,7 +13,7 @@ use crate::export::labels::clean;
 use crate::ids::Ids;
 use crate::ledger::{
     Accounts, Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo,
-    Holders, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
+    Floor, FloorSource, Holders, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
 };
 use crate::units::Microjoules;
 
@@ -42,6 +42,8 @@ struct MeterSums {
     intervals: u64,
     energy: Microjoules,
     accounts: [Microjoules; 8],
+    /// The idle floor, if anybody told it.
+    floor: Option<Option<Floor>>,
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +88,15 @@ impl Summary {
             intervals: 0,
             energy: Microjoules::ZERO,
             accounts: [Microjoules::ZERO; 8],
+            floor: None,
         });
+    }
+
+    /// Tells a meter's idle floor, `None` while it is not known; again when it changes.
+    pub fn set_floor(&mut self, id: MeterId, floor: Option<Floor>) {
+        if let Some(meter) = self.meters.get_mut(&id) {
+            meter.floor = Some(floor);
+        }
     }
 
     /// Tells a service's name and model; services of one name are summed. One that is described
@@ -347,6 +357,10 @@ impl MeterSums {
             device: self.device.clone(),
             source: self.source,
             energy_j: known.then(|| self.energy.joules().0),
+            idle_w: self.floor.flatten().map(|floor| floor.watts.0),
+            idle_source: self
+                .floor
+                .map(|floor| FloorSource::name(floor.map(|floor| floor.source)).to_owned()),
             accounts_j: AccountJoules {
                 idle: account("idle"),
                 context: account("context"),

@@ -74,6 +74,9 @@ fn every_setting_can_stand_in_the_file() {
         pids = [12]
         ports = [8000, 8001]
         names = ["vllm"]
+        [calibration]
+        "GPU-1" = { slope = 1.02, offset_watts = -3.5 }
+        "package-0" = { slope = 0.97, gain_error_ratio = 0.01 }
         [intervals]
         drain_ms = 20
         discover_ms = 2000
@@ -97,6 +100,8 @@ fn every_setting_can_stand_in_the_file() {
         Some("http://pdu/metrics#watts{outlet=\"3\"}")
     );
     assert!(!config.ipmi);
+    let calibrated: Vec<&String> = config.calibration.keys().collect();
+    assert_eq!(calibrated, ["GPU-1", "package-0"]);
     assert_eq!(config.intervals.drain, Duration::from_millis(20));
     assert_eq!(config.intervals.publish, Duration::from_millis(500));
 }
@@ -169,6 +174,7 @@ fn a_wrong_value_is_named_with_its_line() {
         ("log_level = \"loud\"", 1, "one of off, error"),
         ("idle_watts = -5", 1, "neither watts nor DEVICE=watts"),
         ("node_power = \"https://pdu/\"", 1, "only plain http://"),
+        ("[calibration]\nG = { slope = 9 }", 2, "a slope of 9 is no"),
         ("idle_watts = [5]", 1, "a number of watts, or a table"),
         (
             "[intervals]\ndrain_ms = 5",
