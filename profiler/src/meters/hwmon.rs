@@ -301,7 +301,7 @@ fn gain_error(accuracy: Option<String>) -> f64 {
         .and_then(|text| text.trim_end_matches('%').parse::<f64>().ok())
         .filter(|percent| *percent >= 50.0 && *percent <= 100.0)
         .map_or(UNSTATED_GAIN_ERROR, |percent| {
-            (1.0 - percent / 100.0).max(GAIN_ERROR)
+            ((100.0 - percent) / 100.0).max(GAIN_ERROR)
         })
 }
 

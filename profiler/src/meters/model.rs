@@ -287,8 +287,11 @@ mod tests {
         assert_eq!(coefficients(""), GENERIC);
     }
 
-    /// Mean power of the packages by RAPL at these loads, watts and percent.
-    const MEASURED: [(&str, u32, [(f64, f64); 11]); 4] = [
+    /// A machine's `cpuinfo`, its threads, and its packages' mean power by RAPL: percent of load
+    /// and watts.
+    type Machine = (&'static str, u32, [(f64, f64); 11]);
+
+    const MEASURED: [Machine; 4] = [
         // EPYC 8024P
         (
             "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 160\n",
