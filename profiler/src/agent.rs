@@ -13,18 +13,19 @@ mod state;
 mod tokens;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::export::Exposition;
+use crate::export::{Exposition, NodeTotals};
 use crate::ledger::{
-    Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId, Owner, Route,
-    ServiceId,
+    Booked, BookedRequest, Class, Component, CpuTime, Event, Floor, FloorSource, Ledger, Meter,
+    MeterId, Owner, Route, ServiceId,
 };
+use crate::meters::calibration::Calibrated;
 use crate::meters::{News, Running};
 use crate::probes::health::{ProgramHealth, Verdict};
 use crate::probes::requests::Observed;
@@ -76,8 +77,12 @@ pub struct Agent {
     ledger: Ledger,
     sinks: Sinks,
     meters: HashMap<MeterId, Meter>,
+    /// Meters whose readings the user corrects.
+    calibrated: HashMap<MeterId, Calibrated>,
     /// When each GPU last said what it draws.
     power_read: HashMap<MeterId, Timestamp>,
+    /// Sources that are down.
+    broken: HashSet<&'static str>,
     /// Since when services have no process, until they are forgotten.
     ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
@@ -119,10 +124,11 @@ impl Agent {
         now >= self.served.plus(AT_REST)
     }
 
-    /// True if a GPU's idle floor is neither given nor known yet.
+    /// True if a GPU's idle floor is neither given nor learned yet.
     pub fn learns_a_floor(&self) -> bool {
+        let settled = |floor: Floor| floor.source != FloorSource::Table;
         self.meters.iter().any(|(id, meter)| {
-            meter.component == Component::Gpu && self.ledger.floor(*id).is_none()
+            meter.component == Component::Gpu && !self.ledger.floor(*id).is_some_and(settled)
         })
     }
 
@@ -219,6 +225,11 @@ impl Agent {
 
     fn take_news(&mut self, news: News) {
         match news {
+            News::Event(Event::Reading(reading)) => {
+                let calibrated = self.calibrated.get_mut(&reading.meter);
+                let reading = calibrated.map_or(reading, |meter| meter.correct(reading));
+                self.ledger.apply(Event::Reading(reading));
+            }
             News::Event(event) => self.ledger.apply(event),
             News::Power { sample, instant } => {
                 if let Some(meter) = self.meters.get(&sample.meter) {
@@ -232,10 +243,29 @@ impl Agent {
                 }
             }
             News::Processes(processes) => self.watch.tell(processes),
+            News::Node(reading) => {
+                let totals = NodeTotals {
+                    at: reading.at,
+                    power: reading.power,
+                    stale_after: reading.stale_after,
+                    energy: reading.energy,
+                    gap: reading.gap,
+                    gain_error_ratio: reading.gain_error_ratio,
+                };
+                self.sinks.metrics.record_node(&reading.device, totals);
+            }
             News::State(state) => {
-                self.sinks
-                    .metrics
-                    .record_source(state.name, state.up, state.last_at);
+                // Once, when it turns: a source that stays broken is seen in its metrics.
+                if state.up {
+                    self.broken.remove(state.name);
+                } else if self.broken.insert(state.name)
+                    && let Some(error) = &state.error
+                {
+                    log::warn!("{}: {error}", state.name);
+                }
+                let metrics = &mut self.sinks.metrics;
+                metrics.record_source(state.name, state.up, state.last_at);
+                metrics.record_source_pace(state.name, state.every);
             }
         }
     }
@@ -396,6 +426,13 @@ impl Agent {
     fn publish(&mut self, now: Timestamp) {
         self.tokens.publish(&mut self.sinks, &self.services);
         let metrics = &mut self.sinks.metrics;
+        for (id, meter) in &self.meters {
+            if meter.component == Component::Gpu {
+                let floor = self.ledger.floor(*id);
+                metrics.record_gpu_idle(&meter.device, floor);
+                self.sinks.summary.set_floor(*id, floor);
+            }
+        }
         for (id, read) in &self.power_read {
             if let Some(meter) = self.meters.get(id)
                 && now.since(*read) > meter.stale_after

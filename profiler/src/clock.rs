@@ -12,17 +12,29 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 
+/// How long the machine has been suspended since it was started: what this clock has run beyond
+/// the one that stops meanwhile. The two are read one after the other: a change of milliseconds
+/// between two calls means nothing.
+pub fn suspended() -> Duration {
+    let all = Timestamp::now().0;
+    Duration::from_nanos(all.saturating_sub(read(libc::CLOCK_MONOTONIC)))
+}
+
+fn read(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid timespec for the call to write; both clocks that are asked for
+    // exist on every kernel this agent supports, so the call cannot fail.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 impl Timestamp {
     /// The present moment.
     pub fn now() -> Self {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: `time` is a valid timespec for the call to write; CLOCK_BOOTTIME exists on
-        // every kernel this agent supports, so the call cannot fail.
-        unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
-        Self(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+        Self(read(libc::CLOCK_BOOTTIME))
     }
 
     /// Nanoseconds since `earlier`; 0 if `earlier` is later.

@@ -33,7 +33,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use aggregate::Aggregate;
-pub use floor::{Floor, FloorSource};
+pub use floor::{Floor, FloorSource, TypicalIdle};
 pub use tokens::{Counts, EngineInfo, EngineLoad, TokenCount, TokenDelta, TokenSource};
 pub use values::*;
 
@@ -142,6 +142,14 @@ impl Ledger {
     /// A meter's latest reading, if it has one: where [`Self::resume`] may go on.
     pub fn latest_reading(&self, id: MeterId) -> Option<Reading> {
         self.meters.get(id.0 as usize)?.latest_reading(id)
+    }
+
+    /// What devices of the meter's model draw when idle: used until it has been seen quiet, unless
+    /// its floor is fixed.
+    pub fn set_typical_idle(&mut self, meter: MeterId, typical: TypicalIdle) {
+        if let Some(meter) = self.meters.get_mut(meter.0 as usize) {
+            meter.levels.set_typical(typical);
+        }
     }
 
     /// Takes a fact. Facts of different sources may come in any order; what names a meter that

@@ -1,14 +1,16 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
-//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding` < `ledger` < `probes`, `meters`, `services`,
-//! `tokens` (sources) and `export`, `recording` (sinks) < `agent`, `replay`, `report` < `cli`. See
-//! `docs/architecture.md`.
+//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `http`, `exposition` <
+//! `ledger` < `probes`, `meters`, `services`, `tokens` (sources) and `export`, `recording` (sinks)
+//! < `agent`, `replay`, `report` < `cli`. See `docs/architecture.md`.
 
 pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod export;
+mod exposition;
 pub mod finding;
+mod http;
 mod ids;
 pub mod ledger;
 pub mod meters;

@@ -1,29 +1,39 @@
-//! What measures energy: GPU boards through NVML, CPU packages and memory through RAPL, and a
-//! labelled estimate where a machine has no CPU meter.
+//! What measures energy: GPU boards through NVML, CPU packages and memory through RAPL or Grace's
+//! own sensors, and a labelled estimate where a machine has no CPU meter. Beside these parts, the
+//! machine as a whole: ACPI's meter, the management controller, a meter outside.
 //!
 //! In: devices. Out: [`News`], plain values, from one OS thread a source. A device that hangs
 //! holds up its own thread and nothing else: its news simply stop.
 //!
 //! [`discover`] looks once at what exists and says what does not and why; [`Discovery::start`]
-//! starts the threads.
+//! starts the threads. What is metered how, and how well: `docs/meters.md`.
 
+pub mod calibration;
+pub mod external;
 pub mod follow;
+pub mod hwmon;
 pub mod integrate;
+pub mod ipmi;
 pub mod model;
+mod node;
 pub mod nvml;
 pub mod rapl;
 mod source;
+pub mod typical_idle;
 
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 
+pub use node::NodeReading;
 pub use source::{Running, SourceState};
 
 use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Event, Meter, MeterId, PowerSample};
+use crate::units::Watts;
+use external::NodePower;
 use source::Feed;
 
 /// Where to look for meters.
@@ -33,6 +43,16 @@ pub struct Config {
     pub nvml_library: Option<OsString>,
     /// The powercap class in sysfs.
     pub powercap: PathBuf,
+    /// The PMU that counts energy, in sysfs.
+    pub pmu: PathBuf,
+    /// The CPUs in sysfs.
+    pub cpus: PathBuf,
+    /// The hwmon class in sysfs.
+    pub hwmon: PathBuf,
+    /// The management controller's device. `None` switches it off.
+    pub ipmi: Option<PathBuf>,
+    /// A meter outside the machine.
+    pub node_power: Option<NodePower>,
     /// The proc file system.
     pub proc: PathBuf,
 }
@@ -42,6 +62,11 @@ impl Default for Config {
         Self {
             nvml_library: Some(nvml::DEFAULT_LIBRARY.into()),
             powercap: "/sys/class/powercap".into(),
+            pmu: "/sys/bus/event_source/devices/power".into(),
+            cpus: "/sys/devices/system/cpu".into(),
+            hwmon: "/sys/class/hwmon".into(),
+            ipmi: Some("/dev/ipmi0".into()),
+            node_power: None,
             proc: "/proc".into(),
         }
     }
@@ -60,6 +85,8 @@ pub enum News {
         /// not be given to the ledger.
         instant: bool,
     },
+    /// A node meter's reading: not for the ledger.
+    Node(NodeReading),
     /// Who holds a context on a GPU; at most once a second.
     Processes(GpuProcesses),
     /// How the source is; once a second, and at once when that turns.
@@ -83,7 +110,13 @@ pub struct Discovery {
     /// NVIDIA GPUs.
     pub nvml: Option<nvml::Node>,
     /// CPU packages and memory.
-    pub rapl: Option<rapl::Zones>,
+    pub rapl: Option<rapl::Domains>,
+    /// Sensors of a Grace CPU, and of the machine.
+    pub hwmon: Option<hwmon::Sensors>,
+    /// The management controller.
+    pub ipmi: Option<ipmi::Controller>,
+    /// A meter outside.
+    pub external: Option<NodePower>,
     /// The estimate, where no CPU meter exists.
     pub model: Option<model::Estimate>,
     /// What was looked at, in the order above.
@@ -112,15 +145,76 @@ pub fn discover(config: &Config) -> Discovery {
             None
         }
     };
-    let rapl = match rapl::Zones::open(&config.powercap) {
-        Ok(zones) => {
-            let devices: Vec<_> = zones
+    let rapl = find_rapl(config, &mut findings);
+    let hwmon = find_hwmon(config, rapl.is_some(), &mut findings);
+    let measured = rapl.is_some()
+        || hwmon
+            .as_ref()
+            .is_some_and(|found| !found.meters().is_empty());
+    let model = if measured {
+        None
+    } else {
+        find_model(config, &mut findings)
+    };
+    let ipmi = find_ipmi(config, &mut findings);
+    let external = config.node_power.clone();
+    if let Some(place) = &external {
+        findings.push(match place.read() {
+            Ok(Watts(watts)) => finding(
+                "node-power",
+                Status::Pass,
+                format!("{place}: {watts} W"),
+                None,
+            ),
+            Err(error) => {
+                let fix = "check the address or file given as --node-power".to_owned();
+                finding(
+                    "node-power",
+                    Status::Fail,
+                    format!("{place}: {error}"),
+                    Some(fix),
+                )
+            }
+        });
+    }
+    Discovery {
+        nvml,
+        rapl,
+        hwmon,
+        ipmi,
+        external,
+        model,
+        findings,
+    }
+}
+
+fn find_rapl(config: &Config, findings: &mut Vec<Finding>) -> Option<rapl::Domains> {
+    let places = rapl::Places {
+        powercap: &config.powercap,
+        pmu: &config.pmu,
+        cpus: &config.cpus,
+        proc: &config.proc,
+    };
+    match rapl::Domains::open(places) {
+        Ok(domains) => {
+            let devices: Vec<_> = domains
                 .meters()
                 .into_iter()
                 .map(|meter| meter.device)
                 .collect();
-            findings.push(finding("rapl", Status::Pass, devices.join(", "), None));
-            Some(zones)
+            let mut found = format!("{}: {}", domains.interface().name(), devices.join(", "));
+            for passed_over in domains.passed_over() {
+                found.push_str(&format!("; {passed_over}"));
+            }
+            // Perf events in powercap's place measure the same; a zone alone is missing.
+            let missing = domains.interface() == rapl::Interface::Powercap;
+            let fix = domains.passed_over().first().filter(|_| missing);
+            let (status, fix) = match fix.and_then(rapl::Unavailable::fix) {
+                Some(fix) => (Status::Warn, Some(fix)),
+                None => (Status::Pass, None),
+            };
+            findings.push(finding("rapl", status, found, fix));
+            Some(domains)
         }
         Err(error) => {
             let fix = error.fix();
@@ -132,32 +226,78 @@ pub fn discover(config: &Config) -> Discovery {
             findings.push(finding("rapl", status, error.to_string(), fix));
             None
         }
-    };
-    let model = if rapl.is_some() {
-        None
+    }
+}
+
+/// `has_rapl`: the CPUs have their meters already.
+fn find_hwmon(
+    config: &Config,
+    has_rapl: bool,
+    findings: &mut Vec<Finding>,
+) -> Option<hwmon::Sensors> {
+    let found = hwmon::Sensors::open(&config.hwmon);
+    let found = if has_rapl {
+        found.and_then(hwmon::Sensors::without_cpus)
     } else {
-        match model::Estimate::open(&config.proc) {
-            Ok(estimate) => {
-                findings.push(finding(
-                    "cpu-model",
-                    Status::Pass,
-                    describe(&estimate),
-                    None,
-                ));
-                Some(estimate)
-            }
-            Err(error) => {
-                let fix = Some("mount the proc file system".to_owned());
-                findings.push(finding("cpu-model", Status::Warn, error.to_string(), fix));
-                None
-            }
-        }
+        found
     };
-    Discovery {
-        nvml,
-        rapl,
-        model,
-        findings,
+    let text = found.as_ref().map_or_else(
+        || {
+            format!(
+                "no power sensor of the machine in {}",
+                config.hwmon.display()
+            )
+        },
+        |sensors| {
+            let cpus = sensors.meters().into_iter().map(|meter| meter.device);
+            let nodes = sensors.nodes().map(|node| format!("{node} (node)"));
+            cpus.chain(nodes).collect::<Vec<_>>().join(", ")
+        },
+    );
+    findings.push(finding("hwmon", Status::Pass, text, None));
+    found
+}
+
+fn find_model(config: &Config, findings: &mut Vec<Finding>) -> Option<model::Estimate> {
+    match model::Estimate::open(&config.proc) {
+        Ok(estimate) => {
+            findings.push(finding(
+                "cpu-model",
+                Status::Pass,
+                describe(&estimate),
+                None,
+            ));
+            Some(estimate)
+        }
+        Err(error) => {
+            let fix = Some("mount the proc file system".to_owned());
+            findings.push(finding("cpu-model", Status::Warn, error.to_string(), fix));
+            None
+        }
+    }
+}
+
+fn find_ipmi(config: &Config, findings: &mut Vec<Finding>) -> Option<ipmi::Controller> {
+    let Some(device) = &config.ipmi else {
+        findings.push(finding("ipmi", Status::Pass, "switched off".into(), None));
+        return None;
+    };
+    match ipmi::Controller::open(device) {
+        Ok(controller) => {
+            let found = format!("{}: DCMI power reading (node)", device.display());
+            findings.push(finding("ipmi", Status::Pass, found, None));
+            Some(controller)
+        }
+        Err(error) => {
+            let (status, fix) = if error.is_absent() {
+                (Status::Pass, None)
+            } else {
+                let fix = "see dmesg for ipmi messages, or set ipmi = false".to_owned();
+                (Status::Warn, Some(fix))
+            };
+            findings.push(finding("ipmi", status, error.to_string(), fix));
+            None
+        }
     }
 }
 
@@ -232,9 +372,19 @@ impl Discovery {
             let meters: Vec<MeterId> = node.meters().into_iter().map(&mut add).collect();
             node.start(&meters, &mut running, feed.clone())?;
         }
-        if let Some(zones) = self.rapl {
-            let meters: Vec<MeterId> = zones.meters().into_iter().map(&mut add).collect();
-            zones.start(&meters, &mut running, feed.clone())?;
+        if let Some(domains) = self.rapl {
+            let meters: Vec<MeterId> = domains.meters().into_iter().map(&mut add).collect();
+            domains.start(&meters, &mut running, feed.clone())?;
+        }
+        if let Some(sensors) = self.hwmon {
+            let meters: Vec<MeterId> = sensors.meters().into_iter().map(&mut add).collect();
+            sensors.start(&meters, &mut running, feed.clone())?;
+        }
+        if let Some(controller) = self.ipmi {
+            controller.start(&mut running, feed.clone())?;
+        }
+        if let Some(place) = self.external {
+            place.start(&mut running, feed.clone())?;
         }
         if let Some(estimate) = self.model {
             let meter = add(estimate.meter());
@@ -253,16 +403,20 @@ mod tests {
         let config = Config {
             nvml_library: None,
             powercap: "/nonexistent/powercap".into(),
+            pmu: "/nonexistent/power".into(),
+            hwmon: "/nonexistent/hwmon".into(),
+            ipmi: Some("/nonexistent/ipmi0".into()),
             ..Config::default()
         };
         let found = discover(&config);
         assert!(found.nvml.is_none() && found.rapl.is_none());
+        assert!(found.hwmon.is_none() && found.ipmi.is_none() && found.external.is_none());
         let ids: Vec<&str> = found
             .findings
             .iter()
             .map(|finding| finding.id.as_str())
             .collect();
-        assert_eq!(ids, ["nvml", "rapl", "cpu-model"]);
+        assert_eq!(ids, ["nvml", "rapl", "hwmon", "cpu-model", "ipmi"]);
         assert!(
             found
                 .findings
@@ -271,6 +425,44 @@ mod tests {
         );
         let model = found.model.expect("no CPU meter exists");
         assert_eq!(model.meter().device, "model-0");
+    }
+
+    #[test]
+    fn a_grace_machine_needs_no_estimate_and_a_meter_outside_that_fails_says_so() {
+        let hwmon = tempfile::tempdir().expect("a temporary directory");
+        let device = hwmon.path().join("hwmon0");
+        std::fs::create_dir(&device).expect("a directory can be made");
+        for (file, text) in [
+            ("name", "power_meter"),
+            ("power1_average", "150000000"),
+            ("power1_oem_info", "Grace Power Socket 0"),
+        ] {
+            std::fs::write(device.join(file), text).expect("a file can be written");
+        }
+        let config = Config {
+            nvml_library: None,
+            powercap: "/nonexistent/powercap".into(),
+            pmu: "/nonexistent/power".into(),
+            hwmon: hwmon.path().into(),
+            ipmi: None,
+            node_power: "/nonexistent/watts".parse().ok(),
+            ..Config::default()
+        };
+        let found = discover(&config);
+        assert!(found.model.is_none(), "the CPU is measured");
+        let told = |id: &str| {
+            let finding = found.findings.iter().find(|finding| finding.id == id);
+            finding.map(|finding| (finding.status, finding.found.as_str()))
+        };
+        assert_eq!(told("hwmon"), Some((Status::Pass, "grace-0")));
+        assert_eq!(told("ipmi"), Some((Status::Pass, "switched off")));
+        let outside = told("node-power").expect("it was asked for");
+        assert_eq!(outside.0, Status::Fail);
+        assert!(
+            outside.1.starts_with("/nonexistent/watts: No such file"),
+            "{}",
+            outside.1
+        );
     }
 
     #[test]

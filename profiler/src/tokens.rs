@@ -14,7 +14,6 @@ mod calibration;
 mod connect;
 mod counters;
 mod engines;
-mod exposition;
 mod poller;
 mod scrape;
 #[cfg(test)]

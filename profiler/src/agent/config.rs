@@ -8,6 +8,7 @@ mod idle_watts;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,6 +21,8 @@ use log::LevelFilter;
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
+use crate::meters::calibration::Calibration;
+use crate::meters::external::NodePower;
 use crate::probes::health::Tier;
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
 
@@ -60,6 +63,12 @@ pub struct Config {
     pub trace_ids: bool,
     /// GPUs' idle floor; with it nothing is learned.
     pub idle_watts: IdleWatts,
+    /// A meter outside the machine, in watts.
+    pub node_power: Option<NodePower>,
+    /// Ask the management controller for the machine's power, where there is one.
+    pub ipmi: bool,
+    /// Corrections of meters, by device.
+    pub calibration: BTreeMap<String, Calibration>,
     /// What is written to stderr.
     pub log_level: LevelFilter,
     /// How often things are done.
@@ -102,6 +111,9 @@ impl Default for Config {
             usage: true,
             trace_ids: false,
             idle_watts: IdleWatts::default(),
+            node_power: None,
+            ipmi: true,
+            calibration: BTreeMap::new(),
             log_level: LevelFilter::Info,
             intervals: Intervals {
                 drain: Duration::from_millis(20),
@@ -129,6 +141,10 @@ pub struct PartialConfig {
     pub usage: Option<bool>,
     pub trace_ids: Option<bool>,
     pub idle_watts: Option<IdleWatts>,
+    pub node_power: Option<NodePower>,
+    pub ipmi: Option<bool>,
+    /// In the file alone.
+    pub calibration: Option<BTreeMap<String, Calibration>>,
     #[serde(default, deserialize_with = "level")]
     pub log_level: Option<LevelFilter>,
     #[serde(default)]
@@ -244,6 +260,9 @@ impl Config {
             usage: told.usage.unwrap_or(default.usage),
             trace_ids: told.trace_ids.unwrap_or(default.trace_ids),
             idle_watts: told.idle_watts.unwrap_or_default(),
+            node_power: told.node_power,
+            ipmi: told.ipmi.unwrap_or(default.ipmi),
+            calibration: told.calibration.unwrap_or_default(),
             log_level: told.log_level.unwrap_or(default.log_level),
             intervals: Intervals {
                 drain: millis(told.intervals.drain_ms, default.intervals.drain),
@@ -273,6 +292,9 @@ impl PartialConfig {
             usage: self.usage.or(lower.usage),
             trace_ids: self.trace_ids.or(lower.trace_ids),
             idle_watts: self.idle_watts.or(lower.idle_watts),
+            node_power: self.node_power.or(lower.node_power),
+            ipmi: self.ipmi.or(lower.ipmi),
+            calibration: self.calibration.or(lower.calibration),
             log_level: self.log_level.or(lower.log_level),
             intervals: PartialIntervals {
                 drain_ms: self.intervals.drain_ms.or(lower.intervals.drain_ms),
@@ -319,6 +341,9 @@ impl PartialConfig {
             usage: variable(env, "PERJOULE_USAGE", switch)?,
             trace_ids: variable(env, "PERJOULE_TRACE_IDS", switch)?,
             idle_watts: variable(env, "PERJOULE_IDLE_WATTS", str::parse)?,
+            node_power: variable(env, "PERJOULE_NODE_POWER", str::parse)?,
+            ipmi: variable(env, "PERJOULE_IPMI", switch)?,
+            calibration: None,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,
             intervals: PartialIntervals {
                 drain_ms: variable(env, "PERJOULE_DRAIN_MS", |text| {

@@ -1,6 +1,6 @@
 //! How an agent starts: what is found, attached and refused, and what is said about it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::mpsc;
 
@@ -17,8 +17,9 @@ use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
 use crate::finding::Finding;
-use crate::ledger::{self, Component, Ledger};
-use crate::meters::{self, Discovery};
+use crate::ledger::{self, Component, Ledger, Meter, MeterId, TypicalIdle};
+use crate::meters::calibration::Calibrated;
+use crate::meters::{self, Discovery, typical_idle};
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
 use crate::recording::{Recording, RecordingError};
@@ -134,16 +135,33 @@ impl Agent {
         }
 
         let (sender, news) = mpsc::channel();
-        let mut meters = HashMap::new();
+        let mut meters: HashMap<MeterId, Meter> = HashMap::new();
+        let mut calibrated = HashMap::new();
         let mut readings = Vec::new();
         describe_gpus(&discovery, &mut sinks);
+        let typical = typical_idle(&discovery);
         let running = discovery.start(
             |mut meter| {
                 if meter.component == Component::Gpu && meter.idle.is_none() {
                     meter.idle = config.idle_watts.of(&meter.device);
                 }
+                let calibration = config.calibration.get(&meter.device);
+                if let Some(calibration) = calibration {
+                    calibration.correct(&mut meter);
+                }
                 let id = ledger.add_meter(meter.clone());
-                readings.extend(left.as_ref().and_then(|left| left.reading(id, &meter)));
+                match calibration {
+                    Some(calibration) => {
+                        calibrated.insert(id, Calibrated::new(*calibration));
+                    }
+                    // A corrected counter begins anew.
+                    None => {
+                        readings.extend(left.as_ref().and_then(|left| left.reading(id, &meter)));
+                    }
+                }
+                if let Some(typical) = typical.get(&meter.device) {
+                    ledger.set_typical_idle(id, *typical);
+                }
                 sinks.describe_meter(id, &meter);
                 meters.insert(id, meter);
                 id
@@ -158,6 +176,11 @@ impl Agent {
         if let Some(left) = left {
             log::info!("totals go on from those of the agent before");
             sinks.metrics.resume(left.totals);
+        }
+        for device in config.calibration.keys() {
+            if meters.values().all(|meter| meter.device != *device) {
+                log::warn!("the calibration of {device} corrects nothing: there is no such meter");
+            }
         }
 
         // Before the first request can be seen, so that every token of it is counted.
@@ -179,7 +202,9 @@ impl Agent {
             ledger,
             sinks,
             meters,
+            calibrated,
             power_read: HashMap::new(),
+            broken: HashSet::new(),
             ended: HashMap::new(),
             observed: Vec::new(),
             crowded: false,
@@ -215,6 +240,17 @@ fn describe_gpus(discovery: &Discovery, sinks: &mut Sinks) {
     }
 }
 
+/// What boards of the GPUs' models draw when idle, by device.
+fn typical_idle(discovery: &Discovery) -> HashMap<String, TypicalIdle> {
+    let boards = discovery.nvml.iter().flat_map(|node| node.boards());
+    boards
+        .filter_map(|board| {
+            let typical = typical_idle::of(board.name.as_deref()?)?;
+            Some((board.uuid.clone(), typical))
+        })
+        .collect()
+}
+
 /// Looks at everything this agent would use, by trying it: the machine's requirements, each probe
 /// (attached, and detached again), each meter.
 pub fn examine(config: &Config) -> Vec<Finding> {
@@ -225,7 +261,13 @@ pub fn examine(config: &Config) -> Vec<Finding> {
 
 /// Where meters are looked for.
 fn meters_config(config: &Config) -> meters::Config {
-    let mut meters = meters::Config::default();
+    let mut meters = meters::Config {
+        node_power: config.node_power.clone(),
+        ..meters::Config::default()
+    };
+    if !config.ipmi {
+        meters.ipmi = None;
+    }
     if let Some(library) = &config.nvml_library {
         meters.nvml_library = Some(library.clone().into());
     }

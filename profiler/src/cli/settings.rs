@@ -8,6 +8,7 @@ use clap::Args;
 use log::LevelFilter;
 
 use crate::agent::config::{Config, ConfigError, IdleWatts, PartialConfig, PartialServices};
+use crate::meters::external::NodePower;
 use crate::probes::health::Tier;
 
 /// What to watch, and how; the same for every verb that measures.
@@ -28,6 +29,10 @@ pub(super) struct Target {
     /// The GPUs' idle power: watts for all, or DEVICE=watts; switches learning off
     #[arg(long, value_name = "[DEVICE=]W")]
     idle_watts: Vec<IdleWatts>,
+    /// A meter of the whole machine: a URL (plain http) or file with its watts, #METRIC behind it
+    /// for a Prometheus sample
+    #[arg(long, value_name = "URL|FILE")]
+    node_power: Option<NodePower>,
     /// Count system calls by class; slows every system call of the machine a little
     #[arg(long)]
     syscalls: bool,
@@ -90,6 +95,7 @@ impl Target {
             usage: self.no_usage.then_some(false),
             trace_ids: self.trace_ids.then_some(true),
             idle_watts,
+            node_power: self.node_power.clone(),
             log_level: level(verbose),
             ..PartialConfig::default()
         };

@@ -46,6 +46,10 @@ macro_rules! families {
 families! {
     METER_ENERGY Counter "perjoule_meter_energy_joules_total" ["component", "device", "source"]
         "Energy of one meter since the agent's first reading; summing over components is right."
+    NODE_ENERGY Counter "perjoule_node_energy_joules_total" ["device"]
+        "Energy of a meter of the whole machine; never to be added to its parts' meters."
+    NODE_POWER Gauge "perjoule_node_power_watts" ["device"]
+        "A node meter's own latest reading."
     ENERGY_ACCOUNT Counter "perjoule_energy_account_joules_total"
         ["component", "device", "account"]
         "Where a meter's energy went; the sum over account is the meter's energy."
@@ -82,14 +86,18 @@ families! {
         "The GPU's own latest power reading; energy is the meter's counter, not this."
     GPU_POWER_LIMIT Gauge "perjoule_gpu_power_limit_watts" ["device"]
         "The power limit that is enforced."
+    GPU_IDLE Gauge "perjoule_gpu_idle_watts" ["device"]
+        "The idle floor that the ledger takes off before anybody's work; absent while it is not known."
+    GPU_IDLE_INFO Gauge "perjoule_gpu_idle_info" ["device", "idle_source"]
+        "Constant 1: where the idle floor comes from: user, learned, table (of the GPU's model) or none."
     SERVICE_INFO Gauge "perjoule_service_info" ["service", "model", "engine", "version"]
         "Constant 1: what a service serves."
     ATTRIBUTION_ERROR Gauge "perjoule_attribution_error_ratio" ["service"]
         "Half-width of a 95 % interval over the energy of all requests so far, without gain."
     METER_GAIN_ERROR Gauge "perjoule_meter_gain_error_ratio" ["component", "device"]
-        "Systematic gain error of the sensor."
+        "Systematic gain error of the sensor; component is node for a node meter."
     GAP_SECONDS Counter "perjoule_gap_seconds_total" ["component", "device"]
-        "Time of a meter whose energy nobody knows."
+        "Time of a meter whose energy nobody knows; component is node for a node meter."
     SOURCE_UP Gauge "perjoule_source_up" ["source"]
         "1 if a source of readings works, 0 if it is stale or broken."
     SOURCE_AGE Gauge "perjoule_source_age_seconds" ["source"]

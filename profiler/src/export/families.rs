@@ -13,19 +13,20 @@ use super::histogram::{DURATION, ENERGY, Histogram};
 use super::process::ProcessUse;
 use super::totals::{ServiceTotals, Totals};
 use crate::clock::Timestamp;
-use crate::ledger::{Accounts, Component, TokenSource};
+use crate::ledger::{Accounts, Component, FloorSource, TokenSource};
 use crate::units::Microjoules;
 
 const MICROS: f64 = 1e6;
 const NANOS: f64 = 1e9;
-/// Seconds without an answer after which a source is down, whatever it said last: every source
-/// asks at least once in two seconds.
-const SOURCE_SILENT: f64 = 5.0;
+/// Seconds without an answer, beyond those between two asks, after which a source is down,
+/// whatever it said last.
+const SOURCE_SILENT: f64 = 3.0;
 
 /// All families that have a series, sorted by name.
 pub(super) fn families(totals: &Totals, process: &ProcessUse, now: Timestamp) -> Vec<MetricFamily> {
     let mut out = Families::default();
     meters(&mut out, totals);
+    nodes(&mut out, totals, now);
     for (number, service) in totals.services.iter().enumerate() {
         service_families(&mut out, totals.service_names.name(number), service);
     }
@@ -65,6 +66,18 @@ fn meters(out: &mut Families, totals: &Totals) {
         residual.map(|micros| micros as f64 / MICROS),
     );
     out.known(&AGENT_ENERGY, &[], agent.map(|energy| energy.joules().0));
+}
+
+fn nodes(out: &mut Families, totals: &Totals, now: Timestamp) {
+    for (device, node) in &totals.nodes {
+        out.number(&NODE_ENERGY, &[device], node.energy.joules().0);
+        let fresh = now.since(node.at) <= node.stale_after.as_nanos() as u64;
+        let power = node.power.filter(|_| fresh).map(|power| power.0);
+        out.known(&NODE_POWER, &[device], power);
+        let labels = ["node", device.as_str()];
+        out.number(&METER_GAIN_ERROR, &labels, node.gain_error_ratio);
+        out.number(&GAP_SECONDS, &labels, node.gap.as_secs_f64());
+    }
 }
 
 fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
@@ -142,6 +155,12 @@ fn gpus(out: &mut Families, totals: &Totals) {
         }
         out.known(&GPU_POWER, &[device], gpu.power.map(|power| power.0));
         out.known(&GPU_POWER_LIMIT, &[device], gpu.limit.map(|limit| limit.0));
+        if let Some(floor) = gpu.idle {
+            let source = FloorSource::name(floor.map(|floor| floor.source));
+            out.number(&GPU_IDLE_INFO, &[device, source], 1.0);
+            let watts = floor.map(|floor| floor.watts.0);
+            out.known(&GPU_IDLE, &[device], watts);
+        }
     }
 }
 
@@ -150,7 +169,7 @@ fn trust(out: &mut Families, totals: &Totals, now: Timestamp) {
     for (source, state) in &totals.sources {
         let age = state.latest.map(|latest| now.seconds_since(latest));
         // One that hangs in a call cannot say so itself.
-        let up = state.up && age.is_none_or(|age| age <= SOURCE_SILENT);
+        let up = state.up && age.is_none_or(|age| age <= state.every.as_secs_f64() + SOURCE_SILENT);
         out.number(&SOURCE_UP, &[source], f64::from(u8::from(up)));
         out.known(&SOURCE_AGE, &[source], age);
     }

@@ -3,22 +3,26 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::labels::{Names, clean};
 use super::process;
 use super::saved::Saved;
 use super::snapshot::{Exposition, Snapshot};
-use super::totals::{ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
+use super::totals::{NodeTotals, ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
 use crate::clock::Timestamp;
 use crate::ids::Ids;
 use crate::ledger::{
-    Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Meter, MeterId, Owner,
-    ServiceId, Source, TokenDelta,
+    Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Floor, Meter, MeterId,
+    Owner, ServiceId, Source, TokenDelta,
 };
 use crate::units::Watts;
 
 /// The most service names that get series of their own; the rest share `other`.
 pub const MAX_SERVICES: usize = 200;
+
+/// Every source asks at least so often, unless it says otherwise.
+const USUAL_PACE: Duration = Duration::from_secs(2);
 
 /// All metrics of one agent. One thread writes, [`Self::publish`] makes what scrapes read.
 #[derive(Debug)]
@@ -55,6 +59,7 @@ impl Metrics {
             totals: Totals {
                 version: version.to_owned(),
                 meters: BTreeMap::new(),
+                nodes: BTreeMap::new(),
                 service_names: Names::new(MAX_SERVICES),
                 services: Vec::new(),
                 gpus: BTreeMap::new(),
@@ -237,16 +242,36 @@ impl Metrics {
         self.totals.gpus.entry(clean(device)).or_default().power = power;
     }
 
+    /// The idle floor the ledger takes for a GPU at present; `None` if it is not known.
+    pub fn record_gpu_idle(&mut self, device: &str, floor: Option<Floor>) {
+        self.totals.gpus.entry(clean(device)).or_default().idle = Some(floor);
+    }
+
     /// The power limit that is enforced; `None` if it is not known.
     pub fn record_gpu_power_limit(&mut self, device: &str, limit: Option<Watts>) {
         self.totals.gpus.entry(clean(device)).or_default().limit = limit;
     }
 
+    /// What a meter of the whole machine has shown until now.
+    pub fn record_node(&mut self, device: &str, totals: NodeTotals) {
+        self.totals.nodes.insert(clean(device), totals);
+    }
+
     /// Whether a source of readings works, and when it last gave one.
     pub fn record_source(&mut self, source: &'static str, up: bool, latest: Option<Timestamp>) {
-        self.totals
-            .sources
-            .insert(source, SourceState { up, latest });
+        let state = self.totals.sources.entry(source).or_insert(SourceState {
+            up,
+            latest,
+            every: USUAL_PACE,
+        });
+        (state.up, state.latest) = (up, latest);
+    }
+
+    /// How long a source lets pass between two asks, where that is more than two seconds.
+    pub fn record_source_pace(&mut self, source: &'static str, every: Duration) {
+        if let Some(state) = self.totals.sources.get_mut(source) {
+            state.every = every.max(USUAL_PACE);
+        }
     }
 
     /// A source works no more; its latest reading stays the latest.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::*;
 use crate::clock::Timestamp;
@@ -134,6 +135,8 @@ fn everything() -> Metrics {
     metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");
     metrics.record_gpu_power("GPU-1", Some(Watts(285.5)));
     metrics.record_gpu_power_limit("GPU-1", Some(Watts(400.0)));
+    metrics.record_node("dcmi", node(Some(612.0), 9));
+    metrics.record_gpu_idle("GPU-1", Some(floor(FloorSource::Learned)));
     metrics.record_source("nvml", true, Some(Timestamp(9 * SECOND)));
     metrics.record_probe("sched_switch", "tp_btf", true);
     metrics.record_probe_cost("sched_switch", 1000, 100_000);
@@ -154,6 +157,93 @@ fn everything() -> Metrics {
         waiting: None,
     });
     metrics
+}
+
+fn node(power: Option<f64>, second: u64) -> NodeTotals {
+    NodeTotals {
+        at: Timestamp(second * SECOND),
+        power: power.map(Watts),
+        stale_after: Duration::from_secs(3),
+        energy: Microjoules(4_200_000_000),
+        gap: Duration::from_millis(1_500),
+        gain_error_ratio: 0.1,
+    }
+}
+
+#[test]
+fn a_node_meter_has_its_own_series_and_an_old_power_is_not_shown() {
+    let mut metrics = metrics();
+    metrics.book(&interval(0, 50_000_000, 3));
+    let parts = |seen: &HashMap<String, f64>| {
+        let of = |name: &&String| name.starts_with("perjoule_meter_energy_joules_total");
+        seen.keys().filter(of).count()
+    };
+    let before = parts(&scrape(&mut metrics));
+    metrics.record_node("dcmi", node(Some(612.0), 9));
+    let seen = scrape(&mut metrics);
+    assert_eq!(parts(&seen), before, "a node is never among the parts");
+    assert_eq!(
+        seen[r#"perjoule_node_energy_joules_total{device="dcmi"}"#],
+        4_200.0
+    );
+    let power = r#"perjoule_node_power_watts{device="dcmi"}"#;
+    assert_eq!(seen[power], 612.0);
+    let of = |name: &str| seen[&format!(r#"perjoule_{name}{{component="node",device="dcmi"}}"#)];
+    assert_eq!(of("meter_gain_error_ratio"), 0.1);
+    assert_eq!(of("gap_seconds_total"), 1.5);
+
+    // The snapshot is of second 10.
+    metrics.record_node("dcmi", node(Some(612.0), 6));
+    assert!(!scrape(&mut metrics).contains_key(power));
+    metrics.record_node("dcmi", node(None, 10));
+    assert!(!scrape(&mut metrics).contains_key(power));
+}
+
+fn floor(source: FloorSource) -> Floor {
+    Floor {
+        watts: Watts(70.0),
+        source,
+    }
+}
+
+#[test]
+fn an_idle_floor_says_where_it_comes_from_and_an_unknown_one_has_no_watts() {
+    let mut metrics = metrics();
+    let mut shown = |floor| {
+        metrics.record_gpu_idle("GPU-1", floor);
+        let seen = scrape(&mut metrics);
+        let sources: Vec<String> = seen
+            .keys()
+            .filter_map(|name| name.strip_prefix("perjoule_gpu_idle_info"))
+            .map(str::to_owned)
+            .collect();
+        let watts = seen
+            .get(r#"perjoule_gpu_idle_watts{device="GPU-1"}"#)
+            .copied();
+        (sources.concat(), watts)
+    };
+    let info = |source: &str| format!(r#"{{device="GPU-1",idle_source="{source}"}}"#);
+    assert_eq!(shown(None), (info("none"), None));
+    assert_eq!(
+        shown(Some(floor(FloorSource::Table))),
+        (info("table"), Some(70.0))
+    );
+    assert_eq!(
+        shown(Some(floor(FloorSource::Fixed))),
+        (info("user"), Some(70.0))
+    );
+}
+
+#[test]
+fn a_source_that_asks_seldom_is_not_down_between_two_asks() {
+    let mut metrics = metrics();
+    metrics.record_source("ipmi", true, Some(Timestamp(3 * SECOND)));
+    let up = |metrics: &mut Metrics| scrape(metrics)[r#"perjoule_source_up{source="ipmi"}"#];
+    assert_eq!(up(&mut metrics), 0.0, "its latest reading is 7 s old");
+    metrics.record_source_pace("ipmi", Duration::from_secs(5));
+    assert_eq!(up(&mut metrics), 1.0);
+    metrics.record_source("ipmi", true, Some(Timestamp(SECOND)));
+    assert_eq!(up(&mut metrics), 0.0);
 }
 
 fn counted(input: Option<u64>, output: Option<u64>) -> TokenDelta {

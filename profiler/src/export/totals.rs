@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +14,8 @@ use super::labels::Names;
 use super::saved::pairs;
 use crate::clock::Timestamp;
 use crate::ledger::{
-    Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Outcome, Route, Source,
-    TokenDelta, TokenSource,
+    Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Floor, Outcome, Route,
+    Source, TokenDelta, TokenSource,
 };
 use crate::units::{Microjoules, Watts};
 
@@ -23,6 +24,7 @@ use crate::units::{Microjoules, Watts};
 pub(super) struct Totals {
     pub(super) version: String,
     pub(super) meters: BTreeMap<(Component, String), MeterTotals>,
+    pub(super) nodes: BTreeMap<String, NodeTotals>,
     pub(super) service_names: Names,
     /// By the number that `service_names` gave.
     pub(super) services: Vec<ServiceTotals>,
@@ -236,6 +238,25 @@ pub(super) struct Gpu {
     pub(super) driver: String,
     pub(super) power: Option<Watts>,
     pub(super) limit: Option<Watts>,
+    /// The idle floor, once somebody has looked for it.
+    pub(super) idle: Option<Option<Floor>>,
+}
+
+/// What a meter of the whole machine has shown.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeTotals {
+    /// When it was last read.
+    pub at: Timestamp,
+    /// Its power then, if it is known.
+    pub power: Option<Watts>,
+    /// An older reading says nothing of the present.
+    pub stale_after: Duration,
+    /// Energy so far, without its holes.
+    pub energy: Microjoules,
+    /// Time in holes.
+    pub gap: Duration,
+    /// Systematic gain error of the sensor.
+    pub gain_error_ratio: f64,
 }
 
 /// Whether a source works, and when it last did.
@@ -243,6 +264,8 @@ pub(super) struct Gpu {
 pub(super) struct SourceState {
     pub(super) up: bool,
     pub(super) latest: Option<Timestamp>,
+    /// Between two asks at most, where it asks seldom.
+    pub(super) every: Duration,
 }
 
 /// A kernel program's own cost so far.

@@ -20,6 +20,31 @@ pub enum FloorSource {
     Fixed,
     /// Learned when quiet.
     Learned,
+    /// What boards of its model draw.
+    Table,
+}
+
+impl FloorSource {
+    /// As a label has it; `None` is a floor that is not known.
+    pub const fn name(source: Option<Self>) -> &'static str {
+        match source {
+            Some(Self::Fixed) => "user",
+            Some(Self::Learned) => "learned",
+            Some(Self::Table) => "table",
+            None => "none",
+        }
+    }
+}
+
+/// What devices of a model draw when idle.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TypicalIdle {
+    /// Nobody holds it.
+    pub bare: Watts,
+    /// A process holds a context.
+    pub parked: Watts,
+    /// Standard error of the parked level for one that nobody has measured.
+    pub error: Watts,
 }
 
 /// A meter's idle floor.
@@ -153,6 +178,8 @@ pub(super) struct Base {
 #[derive(Debug, Default)]
 pub(super) struct Levels {
     fixed: Option<Watts>,
+    /// Used while nothing is learned.
+    typical: Option<TypicalIdle>,
     bare: Level,
     parked: Level,
     /// Whether a context was open in the latest quiet interval.
@@ -168,6 +195,23 @@ impl Levels {
             fixed,
             ..Self::default()
         }
+    }
+
+    /// What is typical, until something is learned; what is fixed goes before both.
+    pub(super) fn set_typical(&mut self, typical: TypicalIdle) {
+        self.typical = Some(typical);
+    }
+
+    /// Bare and parked level as they were learned, or as they are typical while nothing was.
+    fn known(&self) -> (Option<f64>, Option<f64>) {
+        match (self.bare.watts, self.parked.watts, self.typical) {
+            (None, None, Some(typical)) => (Some(typical.bare.0), Some(typical.parked.0)),
+            (bare, parked, _) => (bare, parked),
+        }
+    }
+
+    fn is_learned(&self) -> bool {
+        self.bare.watts.is_some() || self.parked.watts.is_some()
     }
 
     /// Learns from an interval in which nothing was in flight; `held` tells whether a process
@@ -207,10 +251,14 @@ impl Levels {
                 source: FloorSource::Fixed,
             });
         }
-        let watts = self.bare.watts.or(self.parked.watts)?;
+        let (bare, parked) = self.known();
         Some(Floor {
-            watts: Watts(watts),
-            source: FloorSource::Learned,
+            watts: Watts(bare.or(parked)?),
+            source: if self.is_learned() {
+                FloorSource::Learned
+            } else {
+                FloorSource::Table
+            },
         })
     }
 
@@ -218,6 +266,7 @@ impl Levels {
     pub(super) fn error(&self) -> f64 {
         match self.fixed {
             Some(_) => 0.0,
+            None if !self.is_learned() => self.typical.map_or(0.0, |typical| typical.error.0),
             None if self.parked.watts.is_some() => self.parked.error,
             None => self.bare.error,
         }
@@ -226,8 +275,8 @@ impl Levels {
     /// What `nanos` cost before anybody's work; `None` while no level is known.
     pub(super) fn base(&self, held: bool, nanos: u64) -> Option<Base> {
         let floor = self.floor()?.watts;
-        let above = match (self.fixed, self.bare.watts, self.parked.watts) {
-            (None, Some(bare), Some(parked)) if held => parked - bare,
+        let above = match (self.fixed, self.known()) {
+            (None, (Some(bare), Some(parked))) if held => parked - bare,
             _ => 0.0,
         };
         Some(Base {
@@ -325,6 +374,47 @@ mod tests {
         assert_eq!((base.idle.0, base.context.0), (5_000_000, 4_000_000));
         let alone = levels.base(false, TICK).unwrap_or_default();
         assert_eq!((alone.idle.0, alone.context.0), (5_000_000, 0));
+    }
+
+    const TYPICAL: TypicalIdle = TypicalIdle {
+        bare: Watts(70.0),
+        parked: Watts(108.0),
+        error: Watts(15.0),
+    };
+
+    #[test]
+    fn the_user_goes_before_what_is_learned_and_that_before_the_table() {
+        let source = |levels: &Levels| FloorSource::name(levels.floor().map(|floor| floor.source));
+        let mut levels = Levels::new(None);
+        assert_eq!(source(&levels), "none");
+        assert_eq!(levels.base(true, TICK).map(|base| base.idle), None);
+
+        levels.set_typical(TYPICAL);
+        assert_eq!(source(&levels), "table");
+        assert_eq!(levels.floor().map(|floor| floor.watts), Some(Watts(70.0)));
+        let base = levels.base(true, TICK).unwrap_or_default();
+        assert_eq!((base.idle.0, base.context.0), (7_000_000, 3_800_000));
+        let base = levels.base(false, TICK).unwrap_or_default();
+        assert_eq!((base.idle.0, base.context.0), (7_000_000, 0));
+        assert_eq!(
+            levels.error(),
+            15.0,
+            "another board's level is not this one's"
+        );
+
+        quiet(&mut levels, true, 90.0, 50);
+        assert_eq!(source(&levels), "learned");
+        let base = levels.base(true, TICK).unwrap_or_default();
+        assert_eq!((base.idle.0, base.context.0), (9_000_000, 0));
+        assert!(levels.error() < 1.0);
+
+        let mut levels = Levels::new(Some(Watts(60.0)));
+        levels.set_typical(TYPICAL);
+        quiet(&mut levels, true, 90.0, 50);
+        assert_eq!(source(&levels), "user");
+        let base = levels.base(true, TICK).unwrap_or_default();
+        assert_eq!((base.idle.0, base.context.0), (6_000_000, 0));
+        assert_eq!(levels.error(), 0.0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Energy from power readings, for boards without an energy counter: the trapezoid between two
+//! Energy from power readings, for devices without an energy counter: the trapezoid between two
 //! readings. Pure.
 //!
 //! In: when a power was read and what it was. Out: cumulative energy. Power that changes faster
@@ -8,6 +8,14 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::units::{Microjoules, Watts};
+
+/// Energy under the line between two readings.
+pub fn between(
+    (before, earlier): (Timestamp, Watts),
+    (at, power): (Timestamp, Watts),
+) -> Microjoules {
+    Watts((earlier.0 + power.0) / 2.0).over(at.since(before))
+}
 
 /// Cumulative energy under a power curve.
 #[derive(Debug)]
@@ -34,9 +42,7 @@ impl Integrator {
             Some((before, _)) if at.since(before) > self.longest.as_nanos() as u64 => {
                 self.energy = Microjoules::ZERO;
             }
-            Some((before, earlier)) => {
-                self.energy += Watts((earlier.0 + power.0) / 2.0).over(at.since(before));
-            }
+            Some(before) => self.energy += between(before, (at, power)),
             None => {}
         }
         self.energy

@@ -1,22 +1,30 @@
-//! CPU packages and their memory through RAPL's powercap files.
+//! CPU packages and their memory through RAPL: by the kernel's powercap files, else by its perf
+//! events, whichever can be read.
 //!
 //! Zones nest: psys ⊃ package ⊃ core and uncore, with DRAM outside the package. Only package and
-//! dram are taken, so that the sum over meters counts nothing twice; `intel-rapl-mmio` shows the
-//! same package a second time. `energy_uj` is readable by root alone (CVE-2020-8694) and wraps
-//! at `max_energy_range_uj`, after minutes at full load.
+//! dram are taken, so that the sum over meters counts nothing twice. AMD's processors count the
+//! package alone; where a kernel shows each of their dies as a zone, all show the package's one
+//! counter and the first is taken. Intel's dies count for themselves, as `package-0-die-0`.
 //!
-//! Source: kernel `Documentation/power/powercap/powercap.rst` and `drivers/powercap/`.
+//! A suspended machine leaves a counter standing or sets it to 0, while the clock runs on: what
+//! spans a suspend, or a hole in which the counter may have wrapped twice, starts a new epoch and
+//! is no delta.
+//!
+//! Source: kernel `Documentation/power/powercap/powercap.rst`, `drivers/powercap/`,
+//! `arch/x86/events/rapl.c`.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Seek};
+mod perf;
+mod powercap;
+
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
 
 use super::source::{Deaf, Feed, Health, Running, Stop};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, suspended};
 use crate::ledger::{Component, Event, Meter, MeterId, Reading, Source};
 use crate::units::{Microjoules, Watts};
 
@@ -27,14 +35,16 @@ const STALE_AFTER: Duration = Duration::from_secs(2);
 const GAIN_ERROR: f64 = 0.05;
 /// No package draws more: what tells a wrap from a reset where the zone states no limit.
 const LARGEST_PACKAGE: Watts = Watts(1_000.0);
+/// A shorter jump of the two clocks' difference is the time between reading one and the other.
+const SHORTEST_SUSPEND: Duration = Duration::from_millis(100);
 
 /// Why RAPL cannot be read.
 #[derive(Debug, Error)]
 pub enum Unavailable {
     /// No such hardware, or a virtual machine.
-    #[error("no RAPL zones in {}", root.display())]
+    #[error("no RAPL in {}", root.display())]
     Absent {
-        /// Where zones would be.
+        /// Where it would be.
         root: PathBuf,
     },
     /// Zones exist, and this process may not read them.
@@ -43,7 +53,13 @@ pub enum Unavailable {
         /// The file that was refused.
         file: PathBuf,
     },
-    /// A zone's file is not what the kernel documents.
+    /// The kernel's events exist, and this process may not open them.
+    #[error("no permission to open the perf event {event}")]
+    NoPermissionForEvent {
+        /// The event.
+        event: String,
+    },
+    /// A file or event is not what the kernel documents.
     #[error("{} cannot be read: {error}", file.display())]
     Unreadable {
         /// The file.
@@ -73,61 +89,125 @@ impl Unavailable {
                  the runtime hides powercap)"
                     .into(),
             ),
-            Self::Unreadable { .. } => Some("see dmesg for intel_rapl messages".into()),
+            Self::NoPermissionForEvent { .. } => Some(
+                "run as root or with CAP_PERFMON, or set kernel.perf_event_paranoid to 0".into(),
+            ),
+            Self::Unreadable { .. } => Some("see dmesg for rapl messages".into()),
         }
     }
 }
 
-/// One zone's counter.
+/// Where to look.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// The powercap class in sysfs.
+    pub powercap: &'a Path,
+    /// The `power` PMU in sysfs.
+    pub pmu: &'a Path,
+    /// The CPUs in sysfs.
+    pub cpus: &'a Path,
+    /// The proc file system.
+    pub proc: &'a Path,
+}
+
+/// Which of the kernel's two interfaces serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// Files under `/sys/class/powercap`.
+    Powercap,
+    /// Perf events of the `power` PMU.
+    Perf,
+}
+
+impl Interface {
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Powercap => "powercap",
+            Self::Perf => "perf events",
+        }
+    }
+}
+
+/// A counter as the kernel shows it.
+trait RawCounter: std::fmt::Debug + Send {
+    /// Its value, in steps.
+    fn read(&mut self) -> io::Result<u64>;
+    /// For people.
+    fn name(&self) -> String;
+}
+
+/// What one counter measures, and how it counts.
 #[derive(Debug)]
-pub struct Zone {
+struct Domain {
     component: Component,
     device: String,
-    file: PathBuf,
-    /// Where the counter wraps, microjoules.
-    range: u64,
     limit: Option<Watts>,
+    /// Microjoules a step.
+    step: f64,
+    /// Steps after which it starts again from 0; `None`: not within an agent's life.
+    range: Option<u64>,
+    counter: Box<dyn RawCounter>,
 }
 
-/// The zones that are metered.
+/// The packages and memories that are metered.
 #[derive(Debug)]
-pub struct Zones(Vec<Zone>);
+pub struct Domains {
+    domains: Vec<Domain>,
+    interface: Interface,
+    passed_over: Vec<Unavailable>,
+}
 
-impl Zones {
-    /// Finds the package and dram zones under `root` (`/sys/class/powercap`) and reads each once.
+impl Domains {
+    /// Finds the packages and memories and reads each once.
     ///
     /// # Errors
-    /// [`Unavailable`] with the reason.
-    pub fn open(root: &Path) -> Result<Self, Unavailable> {
-        let absent = || Unavailable::Absent { root: root.into() };
-        let entries = fs::read_dir(root).map_err(|_| absent())?;
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.starts_with("intel-rapl"))
-            .collect();
-        // `intel-rapl:…` sorts behind `intel-rapl-mmio:…`, and of the same zone it is preferred.
-        names.sort_by_key(|name| (name.starts_with("intel-rapl-mmio"), name.clone()));
-        let mut zones = BTreeMap::new();
-        for name in &names {
-            let Some((component, device)) = identify(root, name) else {
-                continue;
-            };
-            if zones.contains_key(&device) {
-                continue;
+    /// [`Unavailable`] with the reason: of powercap, or of perf where powercap is absent.
+    pub fn open(places: Places<'_>) -> Result<Self, Unavailable> {
+        Self::open_with(places, &perf::Kernel)
+    }
+
+    fn open_with(places: Places<'_>, pmu: &dyn perf::Pmu) -> Result<Self, Unavailable> {
+        let die_counts = !is_amd(places.proc);
+        let powercap = match powercap::domains(places.powercap, die_counts) {
+            Ok((domains, passed_over)) => {
+                return Ok(Self {
+                    domains,
+                    interface: Interface::Powercap,
+                    passed_over,
+                });
             }
-            let zone = Zone::open(&root.join(name), component, device.clone())?;
-            zones.insert(device, zone);
-        }
-        if zones.is_empty() {
-            Err(absent())
-        } else {
-            Ok(Self(zones.into_values().collect()))
+            Err(error) => error,
+        };
+        match perf::domains(places.pmu, places.cpus, die_counts, pmu) {
+            Ok(domains) => {
+                let absent = matches!(powercap, Unavailable::Absent { .. });
+                Ok(Self {
+                    domains,
+                    interface: Interface::Perf,
+                    passed_over: if absent { vec![] } else { vec![powercap] },
+                })
+            }
+            Err(perf) => Err(match powercap {
+                Unavailable::Absent { .. } if perf.fix().is_some() => perf,
+                _ => powercap,
+            }),
         }
     }
 
-    /// The zones' meters.
+    /// Which interface serves.
+    pub fn interface(&self) -> Interface {
+        self.interface
+    }
+
+    /// What exists and could not be read.
+    pub fn passed_over(&self) -> &[Unavailable] {
+        &self.passed_over
+    }
+
+    /// The domains' meters.
     pub fn meters(&self) -> Vec<Meter> {
-        self.0.iter().map(Zone::meter).collect()
+        self.domains.iter().map(Domain::meter).collect()
     }
 
     /// Starts the thread. `meters` are the ids of [`Self::meters`], in its order.
@@ -138,7 +218,7 @@ impl Zones {
         feed: Feed,
     ) -> io::Result<()> {
         let counters: Vec<(Counter, MeterId)> = self
-            .0
+            .domains
             .into_iter()
             .map(Counter::new)
             .zip(meters.iter().copied())
@@ -150,49 +230,17 @@ impl Zones {
     }
 }
 
-/// What a zone measures and its stable name, from its `name` and its parent's; `None` for zones
-/// that are not metered.
-fn identify(root: &Path, directory: &str) -> Option<(Component, String)> {
-    let name = read_text(&root.join(directory).join("name")).ok()?;
-    if name.starts_with("package") {
-        return Some((Component::Cpu, name));
-    }
-    if name != "dram" {
-        return None;
-    }
-    let (parent, _) = directory.rsplit_once(':')?;
-    let package = read_text(&root.join(parent).join("name")).ok()?;
-    let suffix = package.strip_prefix("package")?;
-    Some((Component::Dram, format!("dram{suffix}")))
+/// True on processors whose dies all show the package's one counter.
+fn is_amd(proc: &Path) -> bool {
+    let cpuinfo = fs::read_to_string(proc.join("cpuinfo")).unwrap_or_default();
+    cpuinfo
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == "vendor_id")
+        .is_some_and(|(_, vendor)| ["AuthenticAMD", "HygonGenuine"].contains(&vendor.trim()))
 }
 
-impl Zone {
-    fn open(directory: &Path, component: Component, device: String) -> Result<Self, Unavailable> {
-        let file = directory.join("energy_uj");
-        let range_file = directory.join("max_energy_range_uj");
-        read_number(&file).map_err(|error| Unavailable::reading(&file, error))?;
-        let range =
-            read_number(&range_file).map_err(|error| Unavailable::reading(&range_file, error))?;
-        // The highest of the long-term, short-term and peak limits. A zone without them, or with
-        // limits that are plainly unset, has none.
-        let limit = (0..3)
-            .flat_map(|index| {
-                ["max_power_uw", "power_limit_uw"]
-                    .map(|kind| directory.join(format!("constraint_{index}_{kind}")))
-            })
-            .filter_map(|file| read_number(&file).ok())
-            .map(|microwatts| Watts(microwatts as f64 * 1e-6))
-            .filter(|limit| limit.0 >= 5.0 && limit.0 < LARGEST_PACKAGE.0)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        Ok(Self {
-            component,
-            device,
-            file,
-            range,
-            limit,
-        })
-    }
-
+impl Domain {
     fn meter(&self) -> Meter {
         Meter {
             component: self.component,
@@ -207,71 +255,89 @@ impl Zone {
     }
 }
 
-/// A zone's counter without its wraps.
+/// A domain's counter without its wraps.
 #[derive(Debug)]
 struct Counter {
-    zone: Zone,
-    open: Option<File>,
+    domain: Domain,
     last: Option<(Timestamp, u64)>,
-    energy: Microjoules,
+    /// Since the epoch began.
+    steps: u64,
 }
 
 impl Counter {
-    fn new(zone: Zone) -> Self {
+    fn new(domain: Domain) -> Self {
         Self {
-            zone,
-            open: None,
+            domain,
             last: None,
-            energy: Microjoules::ZERO,
+            steps: 0,
         }
     }
 
-    fn read(&mut self) -> io::Result<u64> {
-        let mut file = match self.open.take() {
-            Some(file) => file,
-            None => File::open(&self.zone.file)?,
-        };
-        file.rewind()?;
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
-        let value = parse_number(&text)?;
-        self.open = Some(file);
-        Ok(value)
-    }
-
-    /// Adds what the counter gained since the last read. Where it may have wrapped more than
-    /// once it starts again from zero: the ledger takes that for a new epoch.
-    fn take(&mut self, at: Timestamp, raw: u64) -> Microjoules {
-        let Some((before, old)) = self.last.replace((at, raw)) else {
-            return self.energy;
-        };
-        let most = self.zone.limit.unwrap_or(LARGEST_PACKAGE);
-        if most.over(at.since(before)).0 >= self.zone.range {
-            self.energy = Microjoules::ZERO;
-        } else {
-            let gained = match raw.checked_sub(old) {
-                Some(gained) => gained,
-                None => self.zone.range.saturating_sub(old).saturating_add(raw),
+    /// Adds what the counter gained since the last read. `void`: the machine may have been
+    /// suspended since. Where nobody knows what was gained it starts again from zero: the ledger
+    /// takes that for a new epoch.
+    fn take(&mut self, at: Timestamp, raw: u64, void: bool) -> Microjoules {
+        if let Some((before, old)) = self.last.replace((at, raw)) {
+            let most = self.domain.limit.unwrap_or(LARGEST_PACKAGE);
+            let most = most.over(at.since(before)).0 as f64 / self.domain.step;
+            let gained = match (raw.checked_sub(old), self.domain.range) {
+                _ if void => None,
+                (_, Some(range)) if most >= range as f64 => None,
+                (Some(gained), _) => Some(gained),
+                (None, Some(range)) => Some(range.saturating_sub(old).saturating_add(raw)),
+                (None, None) => None,
             };
-            self.energy += Microjoules(gained);
+            self.steps = gained.map_or(0, |gained| self.steps.saturating_add(gained));
         }
-        self.energy
+        Microjoules((self.steps as f64 * self.domain.step).round() as u64)
+    }
+}
+
+/// Tells whether the machine was suspended. One that falls asleep between a read and the look
+/// after it is seen at that look, and the read behind it is void as well.
+#[derive(Debug)]
+struct Sleep {
+    before: Duration,
+    latest: bool,
+}
+
+impl Sleep {
+    fn new(suspended: Duration) -> Self {
+        Self {
+            before: suspended,
+            latest: false,
+        }
+    }
+
+    /// True if what was read just now may lie on another side of a suspend than what was read
+    /// before. `suspended`: in all since boot.
+    fn parts(&mut self, suspended: Duration) -> bool {
+        let slept = suspended.saturating_sub(self.before) > SHORTEST_SUSPEND;
+        self.before = suspended;
+        std::mem::replace(&mut self.latest, slept) || slept
     }
 }
 
 fn run(mut counters: Vec<(Counter, MeterId)>, feed: &Feed, stop: &Stop) -> Result<(), Deaf> {
     let mut health = Health::new("rapl");
+    let mut sleep = Sleep::new(suspended());
     let mut next = Timestamp::now();
     loop {
         let mut failure = None;
-        for (counter, meter) in &mut counters {
-            let start = Timestamp::now();
-            let read = counter.read();
-            let end = Timestamp::now();
+        let reads: Vec<_> = counters
+            .iter_mut()
+            .map(|(counter, _)| {
+                let start = Timestamp::now();
+                let read = counter.domain.counter.read();
+                (start, read, Timestamp::now())
+            })
+            .collect();
+        let void = sleep.parts(suspended());
+        for ((counter, meter), (start, read, end)) in counters.iter_mut().zip(reads) {
             health.called(start, end, read.is_ok());
             match read {
                 Ok(raw) => {
-                    let energy = counter.take(end, raw);
+                    let energy = counter.take(end, raw, void);
                     feed.event(Event::Reading(Reading {
                         meter: *meter,
                         after: start,
@@ -280,8 +346,8 @@ fn run(mut counters: Vec<(Counter, MeterId)>, feed: &Feed, stop: &Stop) -> Resul
                     }))?;
                 }
                 Err(error) => {
-                    let file = counter.zone.file.display();
-                    failure = Some(format!("{file}: {error}"));
+                    let name = counter.domain.counter.name();
+                    failure = Some(format!("{name}: {error}"));
                 }
             }
         }

@@ -15,6 +15,8 @@ use crate::ledger::Event;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Calls whose latency is remembered.
 const REMEMBERED: usize = 512;
+/// Sources call at least so often, unless they say otherwise.
+const USUALLY: Duration = Duration::from_secs(2);
 /// How often a source says how it is.
 const STATE_EVERY: Duration = Duration::from_secs(1);
 
@@ -22,8 +24,10 @@ const STATE_EVERY: Duration = Duration::from_secs(1);
 /// its age is what shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceState {
-    /// `nvml`, `nvml-processes`, `rapl` or `model`.
+    /// `nvml`, `nvml-processes`, `rapl`, `hwmon`, `ipmi`, `external` or `model`.
     pub name: &'static str,
+    /// Between two calls, at most.
+    pub every: Duration,
     /// Whether all of its devices answered when last asked.
     pub up: bool,
     /// When a call last succeeded.
@@ -54,8 +58,14 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn new(name: &'static str) -> Self {
+        Self::seldom(name, USUALLY)
+    }
+
+    /// Of a source that calls so seldom.
+    pub(super) fn seldom(name: &'static str, every: Duration) -> Self {
         let state = SourceState {
             name,
+            every,
             up: false,
             last_at: None,
             calls: 0,

@@ -142,6 +142,12 @@ pub struct MeterReport {
     pub device: String,
     pub source: Source,
     pub energy_j: Option<f64>,
+    /// The idle floor at the end; null while it is not known, or was not kept.
+    #[serde(default)]
+    pub idle_w: Option<f64>,
+    /// Where it comes from: `user`, `learned`, `table` or `none`; null where it was not kept.
+    #[serde(default)]
+    pub idle_source: Option<String>,
     pub accounts_j: AccountJoules,
 }
 

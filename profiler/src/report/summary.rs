@@ -14,7 +14,7 @@ use crate::export::labels::clean;
 use crate::ids::Ids;
 use crate::ledger::{
     Accounts, Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo,
-    Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
+    Floor, FloorSource, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
 };
 use crate::units::Microjoules;
 
@@ -44,6 +44,8 @@ struct MeterSums {
     accounts: [Microjoules; 8],
     /// Requests' energy on it by service's place, of every service that held it.
     by_service: BTreeMap<usize, Microjoules>,
+    /// The idle floor, if anybody told it.
+    floor: Option<Option<Floor>>,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +91,15 @@ impl Summary {
             energy: Microjoules::ZERO,
             accounts: [Microjoules::ZERO; 8],
             by_service: BTreeMap::new(),
+            floor: None,
         });
+    }
+
+    /// Tells a meter's idle floor, `None` while it is not known; again when it changes.
+    pub fn set_floor(&mut self, id: MeterId, floor: Option<Floor>) {
+        if let Some(meter) = self.meters.get_mut(&id) {
+            meter.floor = Some(floor);
+        }
     }
 
     /// Tells a service's name and model; services of one name are summed. One that is described
@@ -371,6 +381,10 @@ impl MeterSums {
             device: self.device.clone(),
             source: self.source,
             energy_j: known.then(|| self.energy.joules().0),
+            idle_w: self.floor.flatten().map(|floor| floor.watts.0),
+            idle_source: self
+                .floor
+                .map(|floor| FloorSource::name(floor.map(|floor| floor.source)).to_owned()),
             accounts_j: AccountJoules {
                 idle: account("idle"),
                 context: account("context"),

@@ -123,6 +123,28 @@ fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
 }
 
 #[test]
+fn a_meters_idle_floor_says_where_it_comes_from_and_null_where_nobody_told() {
+    let shown = |tell: Option<Option<Floor>>| {
+        let mut summary = summary();
+        if let Some(floor) = tell {
+            summary.set_floor(MeterId(0), floor);
+        }
+        let report: Value =
+            serde_json::from_str(&summary.report(FullEnergy::default()).to_json().unwrap())
+                .unwrap();
+        let meter = report["meters"][0].clone();
+        (meter["idle_w"].clone(), meter["idle_source"].clone())
+    };
+    assert_eq!(shown(None), (Value::Null, Value::Null));
+    assert_eq!(shown(Some(None)), (Value::Null, json!("none")));
+    let table = Floor {
+        watts: Watts(70.0),
+        source: FloorSource::Table,
+    };
+    assert_eq!(shown(Some(Some(table))), (json!(70.0), json!("table")));
+}
+
+#[test]
 fn json_has_exactly_the_keys_of_schema_1() {
     let json = with([request(10.0)])
         .report(FullEnergy::default())
@@ -195,7 +217,15 @@ fn json_has_exactly_the_keys_of_schema_1() {
     ] {
         expected.push(format!(".services[].{key}"));
     }
-    for key in ["component", "device", "source", "energy_j", "accounts_j"] {
+    for key in [
+        "component",
+        "device",
+        "source",
+        "energy_j",
+        "idle_w",
+        "idle_source",
+        "accounts_j",
+    ] {
         expected.push(format!(".meters[].{key}"));
     }
     for account in Accounts::NAMES {

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::exposition::{Sample, samples};
+use crate::exposition::{Sample, samples};
 use crate::ledger::Counts;
 
 /// Where an engine's metrics are served.

@@ -12,6 +12,7 @@ use super::engines::{self, Reading};
 use super::scrape::{self, ScrapeError};
 use super::{Endpoint, News, Watched};
 use crate::clock::Timestamp;
+use crate::http::HttpError;
 use crate::ledger::{EngineInfo, EngineLoad, ServiceId, TokenDelta};
 
 /// Between two reads of a server's counters.
@@ -238,7 +239,7 @@ impl Server {
                         self.take(endpoint, asked, &reading, false, news);
                         return true;
                     }
-                    Ok(None) | Err(ScrapeError::Status(_)) => {}
+                    Ok(None) | Err(ScrapeError::Http(HttpError::Status(_))) => {}
                     Err(error) => {
                         if let ScrapeError::Namespace(_) = &error {
                             log::warn!(
@@ -247,7 +248,10 @@ impl Server {
                                 endpoint.address
                             );
                         }
-                        if matches!(error, ScrapeError::NotHttp | ScrapeError::Namespace(_)) {
+                        if matches!(
+                            error,
+                            ScrapeError::Http(HttpError::NotHttp) | ScrapeError::Namespace(_)
+                        ) {
                             self.silent.insert(endpoint);
                         }
                         break;

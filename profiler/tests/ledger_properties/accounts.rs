@@ -435,3 +435,65 @@ fn what_is_told_behind_the_watermark_is_still_booked_once_and_adds_up() {
     assert!(given > Microjoules(0));
     assert_eq!(ledger.residual_microjoules(id), 0);
 }
+
+/// Attached to a busy node: every interval has the same request in it.
+fn never_quiet(typical: Option<TypicalIdle>) -> (Vec<Booked>, MeterId, FloorSource) {
+    let mut ledger = Ledger::new(gpu_only());
+    let id = ledger.add_meter(meter(Component::Gpu, None));
+    if let Some(typical) = typical {
+        ledger.set_typical_idle(id, typical);
+    }
+    ledger.apply(holders(id, 0, &[0], 0));
+    (0..=50).for_each(|tick| ledger.apply(reading(id, tick * 100, tick * 30_000_000)));
+    let served = Request {
+        first_data: Some(at(200)),
+        last_data: Some(at(4_900)),
+        streamed: true,
+        chunks: 400,
+        end: Some(End {
+            at: at(4_900),
+            outcome: Outcome::Done,
+        }),
+        ..request(1, 0, 0)
+    };
+    ledger.apply(Event::Request {
+        at: at(4_900),
+        request: served,
+    });
+    ledger.apply(Event::RequestsUntil(at(5_000)));
+    let mut booked = ledger.advance(at(5_000));
+    let source = ledger.floor(id).map(|floor| floor.source);
+    booked.extend(ledger.finish(at(9_000)));
+    assert_eq!(ledger.residual_microjoules(id), 0);
+    (booked, id, source.unwrap_or(FloorSource::Fixed))
+}
+
+#[test]
+fn a_device_that_is_never_quiet_has_the_floor_of_its_model_and_the_bound_says_so() {
+    let typical = |error| TypicalIdle {
+        bare: Watts(70.0),
+        parked: Watts(108.0),
+        error: Watts(error),
+    };
+    let bound = |booked: &[Booked]| {
+        booked.iter().find_map(|booked| match booked {
+            Booked::Request(request) => request.error_ratio,
+            _ => None,
+        })
+    };
+    let (booked, id, source) = never_quiet(Some(typical(15.0)));
+    assert_eq!(source, FloorSource::Table);
+    let sums = accounts(&booked, id);
+    // 300 W for five seconds.
+    assert_eq!(sums.idle, Microjoules(350_000_000));
+    assert_eq!(sums.context, Microjoules(190_000_000));
+    let known = bound(&booked).unwrap_or_default();
+    // Twice 15 W of the 192 W that the request drew.
+    assert!((0.15..0.3).contains(&known), "{known}");
+    let exact = bound(&never_quiet(Some(typical(0.0))).0).unwrap_or_default();
+    assert!(exact < 0.1, "{exact}");
+
+    let (unknown, id, _) = never_quiet(None);
+    assert_eq!(accounts(&unknown, id).idle, Microjoules(0));
+    assert!(bound(&unknown).is_none_or(|bound| bound > known));
+}

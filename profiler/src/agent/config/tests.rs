@@ -68,10 +68,15 @@ fn every_setting_can_stand_in_the_file() {
         trace_ids = true
         log_level = "warn"
         idle_watts = { "GPU-1" = 83, "GPU-2" = 66.5 }
+        node_power = "http://pdu/metrics#watts{outlet=\"3\"}"
+        ipmi = false
         [services]
         pids = [12]
         ports = [8000, 8001]
         names = ["vllm"]
+        [calibration]
+        "GPU-1" = { slope = 1.02, offset_watts = -3.5 }
+        "package-0" = { slope = 0.97, gain_error_ratio = 0.01 }
         [intervals]
         drain_ms = 20
         discover_ms = 2000
@@ -89,6 +94,14 @@ fn every_setting_can_stand_in_the_file() {
     assert_eq!(config.services.names, ["vllm"]);
     assert_eq!(config.idle_watts.of("GPU-1"), Some(Watts(83.0)));
     assert_eq!(config.idle_watts.of("GPU-3"), None);
+    let node_power = config.node_power.map(|place| place.to_string());
+    assert_eq!(
+        node_power.as_deref(),
+        Some("http://pdu/metrics#watts{outlet=\"3\"}")
+    );
+    assert!(!config.ipmi);
+    let calibrated: Vec<&String> = config.calibration.keys().collect();
+    assert_eq!(calibrated, ["GPU-1", "package-0"]);
     assert_eq!(config.intervals.drain, Duration::from_millis(20));
     assert_eq!(config.intervals.publish, Duration::from_millis(500));
 }
@@ -109,6 +122,8 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
         ("PERJOULE_USAGE", "off"),
         ("PERJOULE_TRACE_IDS", "on"),
         ("PERJOULE_IDLE_WATTS", "83,GPU-2=66"),
+        ("PERJOULE_NODE_POWER", "/run/watts"),
+        ("PERJOULE_IPMI", "off"),
         ("PERJOULE_LOG_LEVEL", "trace"),
         ("PERJOULE_DRAIN_MS", "100"),
         ("PERJOULE_DISCOVER_MS", "100"),
@@ -127,6 +142,8 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
     assert_eq!((config.usage, config.trace_ids), (false, true));
     assert_eq!(config.idle_watts.of("GPU-1"), Some(Watts(83.0)));
     assert_eq!(config.idle_watts.of("GPU-2"), Some(Watts(66.0)));
+    assert_eq!(config.node_power, "/run/watts".parse().ok());
+    assert!(!config.ipmi);
     assert_eq!(config.log_level, LevelFilter::Trace);
     assert_eq!(config.intervals.drain, Duration::from_millis(100));
     assert_eq!(config.intervals.discover, Duration::from_millis(100));
@@ -156,6 +173,8 @@ fn a_wrong_value_is_named_with_its_line() {
         ("\nsyscalls = \"maybe\"", 2, "expected a boolean"),
         ("log_level = \"loud\"", 1, "one of off, error"),
         ("idle_watts = -5", 1, "neither watts nor DEVICE=watts"),
+        ("node_power = \"https://pdu/\"", 1, "only plain http://"),
+        ("[calibration]\nG = { slope = 9 }", 2, "a slope of 9 is no"),
         ("idle_watts = [5]", 1, "a number of watts, or a table"),
         (
             "[intervals]\ndrain_ms = 5",

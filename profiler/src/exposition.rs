@@ -7,18 +7,18 @@
 
 /// One line: a name, its labels and a value. A time stamp or exemplar behind it is left out.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Sample<'a> {
-    pub(super) name: &'a str,
-    pub(super) labels: Labels<'a>,
-    pub(super) value: f64,
+pub(crate) struct Sample<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) labels: Labels<'a>,
+    pub(crate) value: f64,
 }
 
 /// What stands between a sample's braces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Labels<'a>(&'a str);
+pub(crate) struct Labels<'a>(&'a str);
 
 /// All samples, in the text's order.
-pub(super) fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
+pub(crate) fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
     text.lines().filter_map(sample)
 }
 
@@ -66,19 +66,23 @@ fn closing_brace(text: &str) -> Option<usize> {
     })
 }
 
-impl Labels<'_> {
+impl<'a> Labels<'a> {
     /// The value of a label, unescaped.
-    pub(super) fn get(&self, wanted: &str) -> Option<String> {
+    pub(crate) fn get(&self, wanted: &str) -> Option<String> {
+        self.pairs()
+            .find_map(|(name, value)| (name == wanted).then_some(value))
+    }
+
+    /// All names and values, unescaped.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'a str, String)> {
         let mut rest = self.0;
-        loop {
+        std::iter::from_fn(move || {
             let (name, after) = rest.split_once('=')?;
             let quoted = after.trim_start().strip_prefix('"')?;
             let (value, behind) = unquote(quoted)?;
-            if name.trim_matches([' ', '\t', ',']) == wanted {
-                return Some(value);
-            }
             rest = behind;
-        }
+            Some((name.trim_matches([' ', '\t', ',']), value))
+        })
     }
 }
 
