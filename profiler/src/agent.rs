@@ -36,7 +36,7 @@ use config::Config;
 use hops::Hops;
 use probes::Probes;
 use sinks::Sinks;
-use state::State;
+use state::{Left, State};
 use tokens::Tokens;
 use watch::{Update, Watch};
 
@@ -205,8 +205,12 @@ impl Agent {
             return;
         };
         let meters = self.meters.iter();
-        let readings = meters.map(|(id, meter)| (meter, self.ledger.latest_reading(*id)));
-        let state = State::new(readings, self.sinks.metrics.save());
+        let left = meters.map(|(id, meter)| Left {
+            meter,
+            latest: self.ledger.latest_reading(*id),
+            idle: self.ledger.learned_idle(*id),
+        });
+        let state = State::new(left, self.sinks.metrics.save());
         if let Err(error) = state.store(path) {
             log::error!("{error}; the next agent begins at 0");
         }

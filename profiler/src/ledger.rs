@@ -144,12 +144,17 @@ impl Ledger {
         self.meters.get(id.0 as usize)?.latest_reading(id)
     }
 
-    /// What devices of the meter's model draw when idle: used until it has been seen quiet, unless
+    /// What the device, or devices of its model, drew when idle: used until it has been seen quiet, unless
     /// its floor is fixed.
     pub fn set_typical_idle(&mut self, meter: MeterId, typical: TypicalIdle) {
         if let Some(meter) = self.meters.get_mut(meter.0 as usize) {
             meter.levels.set_typical(typical);
         }
+    }
+
+    /// The idle levels that the meter has learned, for another ledger's [`Self::set_typical_idle`].
+    pub fn learned_idle(&self, meter: MeterId) -> Option<TypicalIdle> {
+        self.meters.get(meter.0 as usize)?.levels.learned()
     }
 
     /// Takes a fact. Facts of different sources may come in any order; what names a meter that

@@ -159,8 +159,9 @@ impl Agent {
                         readings.extend(left.as_ref().and_then(|left| left.reading(id, &meter)));
                     }
                 }
-                if let Some(typical) = typical.get(&meter.device) {
-                    ledger.set_typical_idle(id, *typical);
+                let learned = left.as_ref().and_then(|left| left.idle(&meter));
+                if let Some(idle) = learned.or_else(|| typical.get(&meter.device).copied()) {
+                    ledger.set_typical_idle(id, idle);
                 }
                 sinks.describe_meter(id, &meter);
                 meters.insert(id, meter);

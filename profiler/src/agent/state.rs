@@ -1,4 +1,5 @@
-//! What an agent leaves to the next one: its totals, and how far each counter was read.
+//! What an agent leaves to the next one: its totals, how far each counter was read, and what the
+//! GPUs drew when idle.
 //!
 //! Written when the agent ends in order, and taken away when the next one shows its first figures:
 //! totals that an agent left behind while it was killed would be older than what was scraped last,
@@ -14,8 +15,8 @@ use thiserror::Error;
 
 use crate::clock::Timestamp;
 use crate::export::Saved;
-use crate::ledger::{Component, Meter, MeterId, Reading, Source};
-use crate::units::Microjoules;
+use crate::ledger::{Component, FloorSource, Meter, MeterId, Reading, Source, TypicalIdle};
+use crate::units::{Microjoules, Watts};
 
 /// The layout of the file.
 const SCHEMA: u32 = 1;
@@ -51,60 +52,98 @@ pub enum StateError {
     },
 }
 
-/// Totals and readings. Keys may be added.
+/// Totals, and what is known of meters. Keys may be added.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct State {
     schema: u32,
     boot: String,
-    readings: Vec<Latest>,
+    meters: Vec<Known>,
     pub(super) totals: Saved,
 }
 
-/// A counter's latest reading.
+/// What an agent knew of a meter.
 #[derive(Debug, Serialize, Deserialize)]
-struct Latest {
+struct Known {
     component: Component,
     device: String,
     source: Source,
+    latest: Option<Latest>,
+    idle: Option<Idle>,
+}
+
+/// A counter's latest reading.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Latest {
     until_ns: u64,
     energy_uj: u64,
 }
 
+/// Idle levels as they were learned.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Idle {
+    bare_watts: f64,
+    parked_watts: f64,
+    error_watts: f64,
+}
+
+/// What is to be left of a meter.
+#[derive(Debug)]
+pub(super) struct Left<'a> {
+    pub(super) meter: &'a Meter,
+    pub(super) latest: Option<Reading>,
+    pub(super) idle: Option<TypicalIdle>,
+}
+
 impl State {
-    pub(super) fn new<'a>(
-        meters: impl Iterator<Item = (&'a Meter, Option<Reading>)>,
-        totals: Saved,
-    ) -> Self {
-        let latest = |(meter, reading): (&Meter, Option<Reading>)| {
-            let reading = reading?;
-            Some(Latest {
-                component: meter.component,
-                device: meter.device.clone(),
-                source: meter.source,
+    pub(super) fn new<'a>(meters: impl Iterator<Item = Left<'a>>, totals: Saved) -> Self {
+        let known = |left: Left<'_>| Known {
+            component: left.meter.component,
+            device: left.meter.device.clone(),
+            source: left.meter.source,
+            latest: left.latest.map(|reading| Latest {
                 until_ns: reading.until.0,
                 energy_uj: reading.energy.0,
-            })
+            }),
+            idle: left.idle.map(|idle| Idle {
+                bare_watts: idle.bare.0,
+                parked_watts: idle.parked.0,
+                error_watts: idle.error.0,
+            }),
         };
         Self {
             schema: SCHEMA,
             boot: boot_id(),
-            readings: meters.filter_map(latest).collect(),
+            meters: meters.map(known).collect(),
             totals,
         }
+    }
+
+    fn known(&self, meter: &Meter) -> Option<&Known> {
+        self.meters.iter().find(|known| {
+            known.component == meter.component
+                && known.device == meter.device
+                && known.source == meter.source
+        })
+    }
+
+    /// The meter's idle levels, if they were learned.
+    pub(super) fn idle(&self, meter: &Meter) -> Option<TypicalIdle> {
+        let idle = self.known(meter)?.idle?;
+        Some(TypicalIdle {
+            source: FloorSource::State,
+            bare: Watts(idle.bare_watts),
+            parked: Watts(idle.parked_watts),
+            error: Watts(idle.error_watts),
+        })
     }
 
     /// Where the meter's counter was left, if it runs on: in the same life of the machine, for what
     /// the agent sums up itself begins anew.
     pub(super) fn reading(&self, id: MeterId, meter: &Meter) -> Option<Reading> {
-        let is_it = |latest: &&Latest| {
-            latest.component == meter.component
-                && latest.device == meter.device
-                && latest.source == meter.source
-        };
         if self.boot.is_empty() || self.boot != boot_id() || meter.source != Source::Counter {
             return None;
         }
-        let latest = self.readings.iter().find(is_it)?;
+        let latest = self.known(meter)?.latest?;
         Some(Reading {
             meter: id,
             after: Timestamp(latest.until_ns),
@@ -189,6 +228,13 @@ mod tests {
         }
     }
 
+    const IDLE: TypicalIdle = TypicalIdle {
+        source: FloorSource::State,
+        bare: Watts(70.0),
+        parked: Watts(108.5),
+        error: Watts(0.5),
+    };
+
     fn state(source: Source) -> State {
         let reading = Reading {
             meter: MeterId(3),
@@ -196,8 +242,12 @@ mod tests {
             until: Timestamp(7),
             energy: Microjoules(11),
         };
-        let meter = meter(source);
-        State::new([(&meter, Some(reading))].into_iter(), Saved::default())
+        let left = Left {
+            meter: &meter(source),
+            latest: Some(reading),
+            idle: Some(IDLE),
+        };
+        State::new([left].into_iter(), Saved::default())
     }
 
     #[test]
@@ -212,6 +262,7 @@ mod tests {
             (reading.meter, reading.until, reading.energy),
             (MeterId(0), Timestamp(7), Microjoules(11))
         );
+        assert_eq!(loaded.idle(&meter(Source::Counter)), Some(IDLE));
         let integrated = meter(Source::Integrated);
         assert!(loaded.reading(MeterId(0), &integrated).is_none());
         loaded.boot = "another".to_owned();

@@ -70,6 +70,7 @@ fn describe(device: &ReplayedDevice) -> String {
             let from = match source {
                 FloorSource::Fixed => "given by --idle-watts",
                 FloorSource::Learned => "learned from the log's quiet time",
+                FloorSource::State => "learned before",
                 FloorSource::Table => "typical of its model",
             };
             format!("idle floor {:.1} W, {from}", watts.0)

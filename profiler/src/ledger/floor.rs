@@ -20,6 +20,8 @@ pub enum FloorSource {
     Fixed,
     /// Learned when quiet.
     Learned,
+    /// An agent before this one learned it.
+    State,
     /// What boards of its model draw.
     Table,
 }
@@ -30,20 +32,23 @@ impl FloorSource {
         match source {
             Some(Self::Fixed) => "user",
             Some(Self::Learned) => "learned",
+            Some(Self::State) => "state",
             Some(Self::Table) => "table",
             None => "none",
         }
     }
 }
 
-/// What devices of a model draw when idle.
+/// What the device, or devices of its model, drew when idle.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TypicalIdle {
+    /// Who says so.
+    pub source: FloorSource,
     /// Nobody holds it.
     pub bare: Watts,
     /// A process holds a context.
     pub parked: Watts,
-    /// Standard error of the parked level for one that nobody has measured.
+    /// Standard error of the parked level for this device at present.
     pub error: Watts,
 }
 
@@ -210,6 +215,17 @@ impl Levels {
         }
     }
 
+    /// What was learned, for another agent.
+    pub(super) fn learned(&self) -> Option<TypicalIdle> {
+        let (bare, parked) = (self.bare.watts, self.parked.watts);
+        Some(TypicalIdle {
+            source: FloorSource::State,
+            bare: Watts(bare.or(parked)?),
+            parked: Watts(parked.or(bare)?),
+            error: Watts(self.error()),
+        })
+    }
+
     fn is_learned(&self) -> bool {
         self.bare.watts.is_some() || self.parked.watts.is_some()
     }
@@ -254,10 +270,9 @@ impl Levels {
         let (bare, parked) = self.known();
         Some(Floor {
             watts: Watts(bare.or(parked)?),
-            source: if self.is_learned() {
-                FloorSource::Learned
-            } else {
-                FloorSource::Table
+            source: match self.typical {
+                Some(typical) if !self.is_learned() => typical.source,
+                _ => FloorSource::Learned,
             },
         })
     }
@@ -377,6 +392,7 @@ mod tests {
     }
 
     const TYPICAL: TypicalIdle = TypicalIdle {
+        source: FloorSource::Table,
         bare: Watts(70.0),
         parked: Watts(108.0),
         error: Watts(15.0),
@@ -407,6 +423,13 @@ mod tests {
         let base = levels.base(true, TICK).unwrap_or_default();
         assert_eq!((base.idle.0, base.context.0), (9_000_000, 0));
         assert!(levels.error() < 1.0);
+
+        let mut another = Levels::new(None);
+        assert_eq!(another.learned(), None);
+        another.set_typical(TYPICAL);
+        another.set_typical(levels.learned().expect("it was quiet"));
+        assert_eq!(source(&another), "state");
+        assert_eq!(another.floor().map(|floor| floor.watts), Some(Watts(90.0)));
 
         let mut levels = Levels::new(Some(Watts(60.0)));
         levels.set_typical(TYPICAL);

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::ledger::TypicalIdle;
+use crate::ledger::{FloorSource, TypicalIdle};
 use crate::units::Watts;
 
 static TABLE: LazyLock<Vec<Entry>> =
@@ -44,6 +44,7 @@ pub fn of(name: &str) -> Option<TypicalIdle> {
         .iter()
         .find(|entry| entry.name == name || entry.name.strip_prefix("NVIDIA ") == Some(name))?;
     Some(TypicalIdle {
+        source: FloorSource::Table,
         bare: Watts(entry.bare_watts),
         parked: Watts(entry.parked_watts),
         error: Watts(entry.error_watts),

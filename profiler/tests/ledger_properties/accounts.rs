@@ -471,6 +471,7 @@ fn never_quiet(typical: Option<TypicalIdle>) -> (Vec<Booked>, MeterId, FloorSour
 #[test]
 fn a_device_that_is_never_quiet_has_the_floor_of_its_model_and_the_bound_says_so() {
     let typical = |error| TypicalIdle {
+        source: FloorSource::Table,
         bare: Watts(70.0),
         parked: Watts(108.0),
         error: Watts(error),
