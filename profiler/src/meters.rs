@@ -11,6 +11,7 @@
 pub mod calibration;
 pub mod external;
 pub mod follow;
+mod host;
 pub mod hwmon;
 pub mod integrate;
 pub mod ipmi;
@@ -32,7 +33,6 @@ pub use source::{Running, SourceState};
 use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Event, Meter, MeterId, PowerSample};
-use crate::units::Watts;
 use external::NodePower;
 use source::Feed;
 
@@ -119,7 +119,7 @@ pub struct Discovery {
     pub external: Option<NodePower>,
     /// The estimate, where no CPU meter exists.
     pub model: Option<model::Estimate>,
-    /// What was looked at, in the order above.
+    /// What was looked at.
     pub findings: Vec<Finding>,
 }
 
@@ -145,8 +145,8 @@ pub fn discover(config: &Config) -> Discovery {
             None
         }
     };
-    let rapl = find_rapl(config, &mut findings);
-    let hwmon = find_hwmon(config, rapl.is_some(), &mut findings);
+    let rapl = host::find_rapl(config, &mut findings);
+    let hwmon = host::find_hwmon(config, rapl.is_some(), &mut findings);
     let measured = rapl.is_some()
         || hwmon
             .as_ref()
@@ -154,29 +154,10 @@ pub fn discover(config: &Config) -> Discovery {
     let model = if measured {
         None
     } else {
-        find_model(config, &mut findings)
+        host::find_model(config, &mut findings)
     };
-    let ipmi = find_ipmi(config, &mut findings);
-    let external = config.node_power.clone();
-    if let Some(place) = &external {
-        findings.push(match place.read() {
-            Ok(Watts(watts)) => finding(
-                "node-power",
-                Status::Pass,
-                format!("{place}: {watts} W"),
-                None,
-            ),
-            Err(error) => {
-                let fix = "check the address or file given as --node-power".to_owned();
-                finding(
-                    "node-power",
-                    Status::Fail,
-                    format!("{place}: {error}"),
-                    Some(fix),
-                )
-            }
-        });
-    }
+    let ipmi = host::find_ipmi(config, &mut findings);
+    let external = host::find_external(config, &mut findings);
     Discovery {
         nvml,
         rapl,
@@ -185,119 +166,6 @@ pub fn discover(config: &Config) -> Discovery {
         external,
         model,
         findings,
-    }
-}
-
-fn find_rapl(config: &Config, findings: &mut Vec<Finding>) -> Option<rapl::Domains> {
-    let places = rapl::Places {
-        powercap: &config.powercap,
-        pmu: &config.pmu,
-        cpus: &config.cpus,
-        proc: &config.proc,
-    };
-    match rapl::Domains::open(places) {
-        Ok(domains) => {
-            let devices: Vec<_> = domains
-                .meters()
-                .into_iter()
-                .map(|meter| meter.device)
-                .collect();
-            let mut found = format!("{}: {}", domains.interface().name(), devices.join(", "));
-            for passed_over in domains.passed_over() {
-                found.push_str(&format!("; {passed_over}"));
-            }
-            // Perf events in powercap's place measure the same; a zone alone is missing.
-            let missing = domains.interface() == rapl::Interface::Powercap;
-            let fix = domains.passed_over().first().filter(|_| missing);
-            let (status, fix) = match fix.and_then(rapl::Unavailable::fix) {
-                Some(fix) => (Status::Warn, Some(fix)),
-                None => (Status::Pass, None),
-            };
-            findings.push(finding("rapl", status, found, fix));
-            Some(domains)
-        }
-        Err(error) => {
-            let fix = error.fix();
-            let status = if fix.is_none() {
-                Status::Pass
-            } else {
-                Status::Warn
-            };
-            findings.push(finding("rapl", status, error.to_string(), fix));
-            None
-        }
-    }
-}
-
-/// `has_rapl`: the CPUs have their meters already.
-fn find_hwmon(
-    config: &Config,
-    has_rapl: bool,
-    findings: &mut Vec<Finding>,
-) -> Option<hwmon::Sensors> {
-    let found = hwmon::Sensors::open(&config.hwmon);
-    let found = if has_rapl {
-        found.and_then(hwmon::Sensors::without_cpus)
-    } else {
-        found
-    };
-    let text = found.as_ref().map_or_else(
-        || {
-            format!(
-                "no power sensor of the machine in {}",
-                config.hwmon.display()
-            )
-        },
-        |sensors| {
-            let cpus = sensors.meters().into_iter().map(|meter| meter.device);
-            let nodes = sensors.nodes().map(|node| format!("{node} (node)"));
-            cpus.chain(nodes).collect::<Vec<_>>().join(", ")
-        },
-    );
-    findings.push(finding("hwmon", Status::Pass, text, None));
-    found
-}
-
-fn find_model(config: &Config, findings: &mut Vec<Finding>) -> Option<model::Estimate> {
-    match model::Estimate::open(&config.proc) {
-        Ok(estimate) => {
-            findings.push(finding(
-                "cpu-model",
-                Status::Pass,
-                describe(&estimate),
-                None,
-            ));
-            Some(estimate)
-        }
-        Err(error) => {
-            let fix = Some("mount the proc file system".to_owned());
-            findings.push(finding("cpu-model", Status::Warn, error.to_string(), fix));
-            None
-        }
-    }
-}
-
-fn find_ipmi(config: &Config, findings: &mut Vec<Finding>) -> Option<ipmi::Controller> {
-    let Some(device) = &config.ipmi else {
-        findings.push(finding("ipmi", Status::Pass, "switched off".into(), None));
-        return None;
-    };
-    match ipmi::Controller::open(device) {
-        Ok(controller) => {
-            let found = format!("{}: DCMI power reading (node)", device.display());
-            findings.push(finding("ipmi", Status::Pass, found, None));
-            Some(controller)
-        }
-        Err(error) => {
-            let (status, fix) = if error.is_absent() {
-                (Status::Pass, None)
-            } else {
-                let fix = "see dmesg for ipmi messages, or set ipmi = false".to_owned();
-                (Status::Warn, Some(fix))
-            };
-            findings.push(finding("ipmi", status, error.to_string(), fix));
-            None
-        }
     }
 }
 
@@ -345,14 +213,6 @@ fn gpu_findings(node: &nvml::Node) -> Vec<Finding> {
         )
     }));
     findings
-}
-
-fn describe(estimate: &model::Estimate) -> String {
-    let model::Coefficients { family, idle, full } = estimate.coefficients();
-    format!(
-        "no CPU meter: energy is estimated from utilisation ({family}, {idle} to {full} W a \
-         hardware thread) and labelled as a model"
-    )
 }
 
 impl Discovery {
