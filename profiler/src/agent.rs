@@ -4,6 +4,7 @@
 //! feeds the ledger and publishes; devices and /proc have threads of their own.
 
 pub mod config;
+mod gpus;
 mod hops;
 mod memory;
 mod probes;
@@ -18,17 +19,18 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::export::Exposition;
+use crate::export::{Exposition, SourceCalls};
 use crate::ledger::{
     Booked, BookedRequest, Class, Component, CpuTime, Event, Ledger, Meter, MeterId, Owner, Route,
     ServiceId,
 };
-use crate::meters::{News, Running};
+use crate::meters::{News, Running, SourceState};
 use crate::probes::health::{ProgramHealth, Verdict};
 use crate::probes::requests::Observed;
 use crate::recording::RecordingError;
 use crate::report::Report;
 use crate::services::Service;
+use crate::telemetry::CriticalErrors;
 use config::Config;
 use hops::Hops;
 use probes::Probes;
@@ -198,12 +200,28 @@ impl Agent {
                 }
             }
             News::Processes(processes) => self.watch.tell(processes),
-            News::State(state) => {
-                self.sinks
-                    .metrics
-                    .record_source(state.name, state.up, state.last_at);
+            News::Utilization(utilization) => self.take_utilization(&utilization),
+            News::Telemetry(telemetry) => self.sinks.metrics.record_gpu_telemetry(*telemetry),
+            News::CriticalErrors(errors) => {
+                let CriticalErrors { device, counts } = errors;
+                self.sinks.metrics.record_gpu_errors(&device, counts);
             }
+            News::Board(board) => self.take_board(*board),
+            News::State(state) => self.take_state(&state),
         }
+    }
+
+    fn take_state(&mut self, state: &SourceState) {
+        let metrics = &mut self.sinks.metrics;
+        metrics.record_source(state.name, state.up, state.last_at);
+        let calls = SourceCalls {
+            count: state.calls,
+            errors: state.errors,
+            busy: state.busy,
+            p50: state.latency_p50,
+            p99: state.latency_p99,
+        };
+        metrics.record_source_calls(state.name, calls);
     }
 
     fn take_services(&mut self, update: Update) {

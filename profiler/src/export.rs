@@ -20,3 +20,4 @@ mod totals;
 pub use catalog::{FAMILIES, Family, Kind};
 pub use metrics::{MAX_SERVICES, Metrics};
 pub use snapshot::{CONTENT_TYPE, Exposition, Snapshot};
+pub use totals::SourceCalls;

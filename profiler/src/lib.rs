@@ -1,6 +1,6 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
-//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding` < `ledger` < `probes`, `meters`, `services`,
+//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry` < `ledger` < `probes`, `meters`, `services`,
 //! `tokens` (sources) and `export`, `recording` (sinks) < `agent`, `replay`, `report` < `cli`. See
 //! `docs/architecture.md`.
 
@@ -17,5 +17,6 @@ pub mod recording;
 pub mod replay;
 pub mod report;
 pub mod services;
+pub mod telemetry;
 pub mod tokens;
 pub mod units;

@@ -24,6 +24,8 @@ pub use source::{Running, SourceState};
 use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Event, Meter, MeterId, PowerSample};
+use crate::telemetry::{CriticalErrors, GpuTelemetry};
+use crate::units::Ratio;
 use source::Feed;
 
 /// Where to look for meters.
@@ -62,6 +64,14 @@ pub enum News {
     },
     /// Who holds a context on a GPU; at most once a second.
     Processes(GpuProcesses),
+    /// How busy processes kept a GPU; at most once a second.
+    Utilization(GpuUtilization),
+    /// What a GPU shows beside its energy; at most once a second.
+    Telemetry(Box<GpuTelemetry>),
+    /// All critical errors of a GPU so far, when there is a new one; also of one that is lost.
+    CriticalErrors(CriticalErrors),
+    /// A GPU that came after the start; it is metered once [`Running::add_board`] has been called.
+    Board(Box<nvml::Board>),
     /// How the source is; once a second, and at once when that turns.
     State(SourceState),
 }
@@ -75,6 +85,29 @@ pub struct GpuProcesses {
     pub pids: Vec<u32>,
     /// When it was asked.
     pub at: Timestamp,
+}
+
+/// How busy processes kept one GPU since they were last asked about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuUtilization {
+    /// The GPU's meter.
+    pub meter: MeterId,
+    /// Those of which the driver has a new sample; at least one.
+    pub processes: Vec<ProcessUtilization>,
+    /// When it was asked.
+    pub at: Timestamp,
+}
+
+/// How busy one process kept a GPU in the driver's latest sample period, a sixth of a second to one
+/// second: to tell processes on one GPU apart, not requests.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ProcessUtilization {
+    /// Its process id, as the driver knows it: of the host.
+    pub pid: u32,
+    /// Part of the time in which a kernel of its own ran.
+    pub sm: Ratio,
+    /// Part of the time in which it read or wrote memory.
+    pub memory: Ratio,
 }
 
 /// What this machine can measure.

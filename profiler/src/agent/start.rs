@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::Agent;
 use super::config::{self, Config};
+use super::gpus;
 use super::hops::Hops;
 use super::memory;
 use super::probes::{self, Probes};
@@ -16,8 +17,8 @@ use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
 use crate::finding::Finding;
-use crate::ledger::{self, Component, Ledger};
-use crate::meters::{self, Discovery};
+use crate::ledger::{self, Ledger};
+use crate::meters;
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
 use crate::recording::{Recording, RecordingError};
@@ -124,17 +125,10 @@ impl Agent {
 
         let (sender, news) = mpsc::channel();
         let mut meters = HashMap::new();
-        describe_gpus(&discovery, &mut sinks);
+        let boards = discovery.nvml.iter().flat_map(|node| node.boards());
+        boards.for_each(|board| gpus::describe(board, &mut sinks));
         let running = discovery.start(
-            |mut meter| {
-                if meter.component == Component::Gpu && meter.idle.is_none() {
-                    meter.idle = config.idle_watts.of(&meter.device);
-                }
-                let id = ledger.add_meter(meter.clone());
-                sinks.describe_meter(id, &meter);
-                meters.insert(id, meter);
-                id
-            },
+            |meter| gpus::add_meter(meter, &config, &mut ledger, &mut sinks, &mut meters),
             sender,
         )?;
 
@@ -175,19 +169,6 @@ impl Agent {
         }
         agent.publish(now);
         Ok(agent)
-    }
-}
-
-/// Names and limits of GPUs, for info metrics.
-fn describe_gpus(discovery: &Discovery, sinks: &mut Sinks) {
-    let boards = discovery.nvml.iter().flat_map(|node| node.boards());
-    for board in boards {
-        let name = board.name.as_deref().unwrap_or("");
-        let driver = board.driver.as_deref().unwrap_or("");
-        sinks.metrics.record_gpu(&board.uuid, name, driver);
-        sinks
-            .metrics
-            .record_gpu_power_limit(&board.uuid, board.enforced_limit);
     }
 }
 

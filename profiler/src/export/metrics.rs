@@ -6,14 +6,15 @@ use std::sync::Arc;
 use super::labels::{Names, clean};
 use super::process;
 use super::snapshot::{Exposition, Snapshot};
-use super::totals::{ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
+use super::totals::{ProbeCost, ServerReads, ServiceTotals, SourceCalls, Totals};
 use crate::clock::Timestamp;
 use crate::ids::Ids;
 use crate::ledger::{
     Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Meter, MeterId, Owner,
     ServiceId, Source, TokenDelta,
 };
-use crate::units::Watts;
+use crate::telemetry::GpuTelemetry;
+use crate::units::{Ratio, Watts};
 
 /// The most service names that get series of their own; the rest share `other`.
 pub const MAX_SERVICES: usize = 200;
@@ -235,16 +236,47 @@ impl Metrics {
         self.totals.gpus.entry(clean(device)).or_default().power = power;
     }
 
-    /// The power limit that is enforced; `None` if it is not known.
-    pub fn record_gpu_power_limit(&mut self, device: &str, limit: Option<Watts>) {
-        self.totals.gpus.entry(clean(device)).or_default().limit = limit;
+    /// What a GPU showed beside its energy, by its device's name.
+    pub fn record_gpu_telemetry(&mut self, telemetry: GpuTelemetry) {
+        let gpu = self
+            .totals
+            .gpus
+            .entry(clean(&telemetry.device))
+            .or_default();
+        gpu.telemetry = Some(telemetry);
+    }
+
+    /// All critical errors of a GPU so far, by number.
+    pub fn record_gpu_errors(&mut self, device: &str, counts: BTreeMap<u64, u64>) {
+        self.totals.gpus.entry(clean(device)).or_default().errors = counts;
+    }
+
+    /// How busy services kept a GPU, as asked at `at`.
+    pub fn record_gpu_utilization(
+        &mut self,
+        device: &str,
+        busy: &BTreeMap<ServiceId, Ratio>,
+        at: Timestamp,
+    ) {
+        let mut by_name: BTreeMap<usize, Ratio> = BTreeMap::new();
+        for (service, part) in busy {
+            if let Some(key) = self.services.get(service) {
+                by_name.entry(key.number).or_default().0 += part.0;
+            }
+        }
+        self.totals.gpus.entry(clean(device)).or_default().busy = (at, by_name);
     }
 
     /// Whether a source of readings works, and when it last gave one.
     pub fn record_source(&mut self, source: &'static str, up: bool, latest: Option<Timestamp>) {
-        self.totals
-            .sources
-            .insert(source, SourceState { up, latest });
+        let state = self.totals.sources.entry(source).or_default();
+        state.up = up;
+        state.latest = latest;
+    }
+
+    /// What a source's calls have cost so far.
+    pub fn record_source_calls(&mut self, source: &'static str, calls: SourceCalls) {
+        self.totals.sources.entry(source).or_default().calls = Some(calls);
     }
 
     /// A source works no more; its latest reading stays the latest.

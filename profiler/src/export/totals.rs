@@ -4,6 +4,7 @@
 //! waits for the writer and never sees half an interval.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::histogram::{DURATION, ENERGY, Histogram};
 use super::labels::Names;
@@ -12,7 +13,8 @@ use crate::ledger::{
     Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Outcome, Route, Source,
     TokenDelta, TokenSource,
 };
-use crate::units::{Microjoules, Watts};
+use crate::telemetry::GpuTelemetry;
+use crate::units::{Microjoules, Ratio, Watts};
 
 /// All totals of one agent.
 #[derive(Debug, Clone)]
@@ -221,14 +223,34 @@ pub(super) struct Gpu {
     pub(super) name: String,
     pub(super) driver: String,
     pub(super) power: Option<Watts>,
-    pub(super) limit: Option<Watts>,
+    pub(super) telemetry: Option<GpuTelemetry>,
+    /// Critical errors by number.
+    pub(super) errors: BTreeMap<u64, u64>,
+    /// How busy services kept it, by the number of their names, and when that was asked.
+    pub(super) busy: (Timestamp, BTreeMap<usize, Ratio>),
 }
 
-/// Whether a source works, and when it last did.
-#[derive(Debug, Clone, Copy)]
+/// Whether a source works, when it last did, and what its calls cost.
+#[derive(Debug, Clone, Default)]
 pub(super) struct SourceState {
     pub(super) up: bool,
     pub(super) latest: Option<Timestamp>,
+    pub(super) calls: Option<SourceCalls>,
+}
+
+/// A source's calls of its devices so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceCalls {
+    /// Calls.
+    pub count: u64,
+    /// Of them, those that failed.
+    pub errors: u64,
+    /// Time spent inside them.
+    pub busy: Duration,
+    /// Median time of the latest ones; `None` before the first.
+    pub p50: Option<Duration>,
+    /// Its 99th percentile.
+    pub p99: Option<Duration>,
 }
 
 /// A kernel program's own cost so far.

@@ -1,8 +1,8 @@
 //! Tries every case, prints the page, and fails where something does not hold.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::path::PathBuf;
 use std::{fs, thread};
 
 use accuracy::cases::{self, Case};

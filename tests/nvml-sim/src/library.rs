@@ -82,8 +82,10 @@ impl Machine {
         let Some(fault) = faults.find(|fault| fault.strikes(call, device, age)) else {
             return Ok(());
         };
-        while fault.hangs {
-            std::thread::sleep(Duration::from_secs(3_600));
+        if fault.hangs {
+            loop {
+                std::thread::sleep(Duration::from_secs(3_600));
+            }
         }
         wait_ms(fault.delay_ms);
         fault
