@@ -194,6 +194,57 @@ pub fn discover(config: &Config) -> Discovery {
     }
 }
 
+/// Looks at what exists and asks every GPU for everything it can show: what [`discover`] found, and
+/// a finding a GPU. Takes longer, and is not needed to measure.
+pub fn examine(config: &Config) -> Vec<Finding> {
+    let Discovery {
+        nvml, mut findings, ..
+    } = discover(config);
+    if let (Some(_), Some(library)) = (&nvml, &config.nvml_library) {
+        findings.extend(readings_findings(nvml::examine(library)));
+    }
+    findings
+}
+
+fn readings_findings(examined: nvml::Examined) -> Vec<Finding> {
+    let nvml::Examined { boards, hangs } = examined;
+    let names = |figures: Vec<nvml::Figure>| {
+        let names: Vec<&str> = figures.iter().map(|figure| figure.name()).collect();
+        names.join(", ")
+    };
+    let mut findings: Vec<Finding> = boards
+        .into_iter()
+        .map(|(uuid, told)| {
+            let id = format!("nvml.{uuid}.readings");
+            let record = match told {
+                Ok(record) => record,
+                Err(error) => return Finding::of(id, Status::Fail, error, LOST_FIX),
+            };
+            let mut found = format!("{} readings", record.supported().count());
+            let absent: Vec<nvml::Figure> = record.unsupported().collect();
+            if !absent.is_empty() {
+                found = format!("{found}; not supported: {}", names(absent));
+            }
+            let failing: Vec<String> = record
+                .failing()
+                .map(|(figure, error)| format!("{} ({error})", figure.name()))
+                .collect();
+            if failing.is_empty() {
+                Finding::pass(id, found)
+            } else {
+                let found = format!("{found}; failing: {}", failing.join(", "));
+                let fix = "run as root, and see dmesg for NVRM messages";
+                Finding::of(id, Status::Warn, found, fix)
+            }
+        })
+        .collect();
+    if hangs {
+        let found = "the NVIDIA driver does not answer a call";
+        findings.push(Finding::of("nvml.readings", Status::Fail, found, LOST_FIX));
+    }
+    findings
+}
+
 fn finding(id: impl Into<String>, status: Status, found: String, fix: Option<String>) -> Finding {
     Finding {
         id: id.into(),
@@ -202,6 +253,9 @@ fn finding(id: impl Into<String>, status: Status, found: String, fix: Option<Str
         fix,
     }
 }
+
+/// What to do about a GPU that does not answer.
+const LOST_FIX: &str = "see dmesg for NVRM messages; the GPU may need a reset";
 
 fn gpu_findings(node: &nvml::Node) -> Vec<Finding> {
     let boards = node.boards();
@@ -212,7 +266,7 @@ fn gpu_findings(node: &nvml::Node) -> Vec<Finding> {
     let found = format!("driver {driver}, {} GPU", boards.len());
     let mut findings = vec![finding("nvml", Status::Pass, found, None)];
     findings.extend(node.unreadable().iter().enumerate().map(|(number, board)| {
-        let fix = Some("see dmesg for NVRM messages; the GPU may need a reset".to_owned());
+        let fix = Some(LOST_FIX.to_owned());
         finding(
             format!("nvml.unreadable-{number}"),
             Status::Fail,

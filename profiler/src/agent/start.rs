@@ -176,7 +176,7 @@ impl Agent {
 /// (attached, and detached again), each meter.
 pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = probes::examine(config.request_tier, config.log_level);
-    findings.extend(meters::discover(&meters_config(config)).findings);
+    findings.extend(meters::examine(&meters_config(config)));
     findings
 }
 

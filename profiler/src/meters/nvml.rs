@@ -10,6 +10,7 @@
 
 mod board;
 mod events;
+mod examine;
 mod integral;
 mod library;
 mod monitor;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use nvml_wrapper::Nvml;
 
 pub use board::Board;
+pub use examine::{Examined, examine};
 pub use library::{DEFAULT_LIBRARY, Unavailable};
 pub(super) use roster::Roster;
 pub use support::{Figure, Record, Support};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use gpu_state::GpuState;
 use nvml_sim::Scenario;
 use profiler::ledger::{Event, Meter, MeterId, Reading};
-use profiler::meters::{Config, Discovery, News, Running, SourceState, discover};
+use profiler::meters::{Config, News, Running, SourceState, discover};
 use profiler::telemetry::GpuTelemetry;
 
 /// The library plays one scenario a process: its users take turns.
@@ -21,7 +21,6 @@ static COUNT_PANICS: Once = Once::new();
 /// A scenario that is played, alone in this process.
 pub(crate) struct Driver {
     pub(crate) state: Arc<GpuState>,
-    pub(crate) scenario: Scenario,
     folder: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -40,7 +39,10 @@ impl Driver {
         COUNT_PANICS.call_once(|| {
             let usual = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |panic| {
-                PANICS.fetch_add(1, Ordering::Relaxed);
+                let thread = std::thread::current();
+                if thread.name().is_some_and(|name| name.starts_with("nvml")) {
+                    PANICS.fetch_add(1, Ordering::Relaxed);
+                }
                 usual(panic);
             }));
         });
@@ -54,20 +56,19 @@ impl Driver {
         unsafe { std::env::set_var(nvml_sim::SCENARIO_VARIABLE, &path) };
         Self {
             state,
-            scenario,
             folder,
             _turn: turn,
         }
     }
 
-    /// What the agent finds at its start.
-    pub(crate) fn discover(&self) -> Discovery {
-        discover(&Config {
+    /// Where the agent looks.
+    pub(crate) fn config(&self) -> Config {
+        Config {
             nvml_library: Some(library().into()),
             // Other meters tell nothing here.
             powercap: "/nonexistent".into(),
             proc: "/nonexistent".into(),
-        })
+        }
     }
 
     /// Starts the source as the agent does.
@@ -78,13 +79,22 @@ impl Driver {
             meters.push(meter);
             MeterId(meters.len() as u32 - 1)
         };
-        let running = self.discover().start(add, sender).expect("threads");
+        let running = discover(&self.config())
+            .start(add, sender)
+            .expect("threads");
         Source {
             running,
             meters,
             news: Vec::new(),
             receiver,
         }
+    }
+
+    /// Waits for a moment of the scenario, seconds.
+    pub(crate) fn wait_until(&self, seconds: u64) {
+        let moment = self.state.created_ns() + seconds * 1_000_000_000;
+        let left = moment.saturating_sub(gpu_state::boottime_ns());
+        std::thread::sleep(Duration::from_nanos(left));
     }
 
     /// How often a function or field was asked for.

@@ -1,9 +1,10 @@
 //! What boards show beside their energy.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gpu_state::{Process, Segment, boottime_ns};
-use profiler::meters::News;
+use profiler::finding::{Finding, Status};
+use profiler::meters::{News, examine};
 use profiler::telemetry::{GpuTelemetry, ThrottleReason};
 use profiler::units::{Celsius, Hertz, Watts};
 
@@ -164,6 +165,50 @@ fn a_critical_error_is_told_also_of_a_board_that_is_lost_with_it() {
     let error = state.error.expect("a board is lost");
     assert!(!state.up && error.contains("GPU-b"), "{error}");
     source.end();
+}
+
+#[test]
+fn doctor_says_of_each_board_what_it_does_not_have_and_what_fails() {
+    let driver = Driver::play(
+        "[[device]]\nuuid = \"GPU-a\"\n[[device]]\nuuid = \"GPU-b\"\n\
+         [[fault]]\ncall = \"nvmlDeviceGetTemperature\"\ndevice = 0\nanswer = \"not_supported\"\n\
+         [[fault]]\ncall = \"nvmlDeviceGetProcessUtilization\"\ndevice = 1\n\
+         answer = \"no_permission\"\n",
+    );
+    let findings = examine(&driver.config());
+    let of = |id: &str| -> Finding {
+        let found = findings.iter().find(|finding| finding.id == id);
+        found.cloned().expect(id)
+    };
+    let first = of("nvml.GPU-a.readings");
+    assert_eq!((first.status, first.fix), (Status::Pass, None));
+    // No superchip, so no module either; where bytes are counted their rate is not asked for.
+    let absent = "20 readings; not supported: module power, temperature";
+    assert_eq!(first.found, absent);
+    let second = of("nvml.GPU-b.readings");
+    assert_eq!(second.status, Status::Warn);
+    assert!(second.fix.is_some());
+    let failing = "failing: utilisation by process (";
+    assert!(second.found.contains(failing), "{}", second.found);
+    assert_eq!(of("nvml.GPU-a").status, Status::Pass);
+}
+
+#[test]
+fn doctor_does_not_wait_for_a_call_that_hangs_and_says_so() {
+    let driver = Driver::play(
+        "[[device]]\nuuid = \"GPU-a\"\n[[device]]\nuuid = \"GPU-b\"\n\
+         [[fault]]\ncall = \"nvmlDeviceGetTemperature\"\ndevice = 1\nhangs = true\nuntil_s = 15\n",
+    );
+    let begun = Instant::now();
+    let findings = examine(&driver.config());
+    assert!(begun.elapsed() < 15 * SECOND);
+    let of = |id: &str| findings.iter().find(|finding| finding.id == id);
+    assert!(of("nvml.GPU-a.readings").is_some());
+    assert!(of("nvml.GPU-b.readings").is_none());
+    let hung = of("nvml.readings").expect("it hangs");
+    assert_eq!(hung.status, Status::Fail);
+    // The thread that was left behind holds the library until then.
+    driver.wait_until(16);
 }
 
 /// A look with nothing in it but what every look has.

@@ -126,7 +126,7 @@ fn gpu_series(source: &Source) -> Vec<String> {
     }
     metrics.publish(profiler::clock::Timestamp::now());
     let snapshot = metrics.exposition().latest().expect("a snapshot");
-    let text = String::from_utf8_lossy(snapshot.text()).into_owned();
+    let text = String::from_utf8_lossy(&snapshot.text()).into_owned();
     let mut names: Vec<String> = text
         .lines()
         .filter(|line| line.contains("device="))

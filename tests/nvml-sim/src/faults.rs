@@ -58,7 +58,7 @@ pub struct Injected {
     pub answer: Option<Answer>,
     /// It takes this long, milliseconds.
     pub delay_ms: f64,
-    /// It does not come back.
+    /// It does not come back before `until_s`.
     pub hangs: bool,
     /// From here on, seconds.
     pub from_s: f64,

@@ -82,10 +82,8 @@ impl Machine {
         let Some(fault) = faults.find(|fault| fault.strikes(call, device, age)) else {
             return Ok(());
         };
-        if fault.hangs {
-            loop {
-                std::thread::sleep(Duration::from_secs(3_600));
-            }
+        while fault.hangs && fault.strikes(call, device, self.age_s(boottime_ns())) {
+            wait_ms(20.0);
         }
         wait_ms(fault.delay_ms);
         fault

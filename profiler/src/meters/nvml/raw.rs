@@ -9,6 +9,8 @@ use nvml_wrapper::Device;
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
 use nvml_wrapper_sys::bindings::{nvmlFieldValue_t, nvmlValue_t};
 
+use super::support::is_absent;
+
 /// A field, and of which part of the board: links are numbered, power has its own scopes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Field {
@@ -79,9 +81,7 @@ pub(super) fn clock_event_reasons(device: &Device<'_>) -> Result<u64, NvmlError>
     match told {
         Ok(()) => Ok(reasons),
         // Drivers before 535 know it as throttle reasons.
-        Err(NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound) => {
-            Ok(device.current_throttle_reasons()?.bits())
-        }
+        Err(error) if is_absent(&error) => Ok(device.current_throttle_reasons()?.bits()),
         Err(error) => Err(error),
     }
 }

@@ -158,6 +158,12 @@ impl Record {
         entry.map_or(Support::Untried, |entry| entry.support.clone())
     }
 
+    /// Figures that it shows.
+    pub fn supported(&self) -> impl Iterator<Item = Figure> {
+        let all = Figure::ALL.into_iter();
+        all.filter(|figure| self.support(*figure) == Support::Supported)
+    }
+
     /// Figures that the board says it does not have.
     pub fn unsupported(&self) -> impl Iterator<Item = Figure> {
         let all = Figure::ALL.into_iter();
