@@ -131,8 +131,12 @@ impl Board {
                 let values = fields(device, &[TOTAL_ENERGY])?;
                 sample.energy = values.first().copied().flatten().map(energy);
             }
-            (Some(Way::Function), _) => {
+            (Some(Way::Function), way) => {
                 sample.energy = Some(energy(device.total_energy_consumption()?));
+                if way == Some(Way::Field) {
+                    let values = fields(device, &[INSTANT_POWER]).unwrap_or_default();
+                    sample.power = values.first().copied().flatten().map(power);
+                }
             }
             (None, Some(Way::Field)) => {
                 let values = fields(device, &[INSTANT_POWER])?;

@@ -76,7 +76,7 @@ fn ask(library: OsString, sender: &Sender<Answer>) -> Result<(), Unavailable> {
             Ok(events) => events.register(&device, &uuid),
             Err(_) => Err(NvmlError::NotSupported),
         };
-        let answer = registered.as_ref().map(|()| ());
+        let answer = registered.as_ref().copied();
         let now = Timestamp::now();
         monitor.record.note(Figure::CriticalErrors, answer, now);
         let told = asked

@@ -176,7 +176,7 @@ impl<'a, 'n> Session<'a, 'n> {
             monitor.begin();
             if let Some(events) = &mut self.events {
                 let registered = events.register(&device, &board.uuid);
-                let answer = registered.as_ref().map(|()| ());
+                let answer = registered.as_ref().copied();
                 monitor.record.note(Figure::CriticalErrors, answer, now);
             }
             *place = Place::Here(device);
