@@ -34,6 +34,10 @@ fn write_logs(folder: &Path, rows: u64) -> std::io::Result<()> {
 }
 
 /// Runs perjoule; its peak resident size, megabytes.
+#[expect(
+    clippy::zombie_processes,
+    reason = "wait4 reaps it, and tells what it used"
+)]
 fn peak(folder: &Path, arguments: &[&str]) -> f64 {
     let child = Command::new(env!("CARGO_BIN_EXE_perjoule"))
         .args(arguments)

@@ -14,6 +14,8 @@ const TICK_PART: f64 = 0.15;
 const PREFILL_ERROR: f64 = 0.08;
 /// Decode energy that the neighbours' prefill windows may have moved, as part of it.
 const DECODE_ERROR: f64 = 0.05;
+/// The same where the engine reads prompts in parts, beside decode steps.
+const MIXED_DECODE_ERROR: f64 = 0.2;
 /// Chunks that a request may be off by: its first and last count as whole ones, however many
 /// tokens are in them, and all belong to the interval in which they go out.
 const CHUNK_ERROR: f64 = 4.0;
@@ -22,6 +24,8 @@ const CHUNK_ERROR: f64 = 4.0;
 const UNSTREAMED_ERROR: f64 = 0.4;
 /// What is shared by time in service errs at the cost of those beside it.
 const BESIDE_UNSTREAMED: f64 = 0.5;
+/// Services that take turns on a GPU: when each one's steps ran, their outputs tell only roughly.
+const CONTENDED_ERROR: f64 = 0.35;
 /// Power that is read for a part of each tick only, and the trapezoid between: what one tick's
 /// energy may be off by, as part of it.
 const SAMPLING_ERROR: f64 = 0.4;
@@ -61,13 +65,18 @@ pub(super) fn judge(
         1.0
     };
     let prefill_error = prefill_error.hypot(PREFILL_ERROR).min(1.0);
-    let decode_error = DECODE_ERROR.hypot(CHUNK_ERROR / flight.request.chunks.max(1) as f64);
+    let decode_error = match flight.is_mixed {
+        true => MIXED_DECODE_ERROR,
+        false => DECODE_ERROR,
+    };
+    let decode_error = decode_error.hypot(CHUNK_ERROR / flight.request.chunks.max(1) as f64);
     let mut squares = (prefill * prefill_error).powi(2)
         + (decode * decode_error).powi(2)
         + (time_shared * UNSTREAMED_ERROR).powi(2) * company(flight, gpu, meters)
         + (gpu * worst(of(Component::Gpu), |meter| ends(flight, meter))).powi(2)
         + (gpu * worst(of(Component::Gpu), floor_error)).powi(2)
-        + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2);
+        + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2)
+        + (gpu * worst(of(Component::Gpu), MeterState::contended_part) * CONTENDED_ERROR).powi(2);
     squares += sampled(flight, prefill, gpu - prefill, of(Component::Gpu));
     let host = |energy: f64, component| {
         let model = of(component).any(|meter| meter.meter.source == Source::Model);

@@ -227,7 +227,8 @@ impl Ledger {
         };
         if known_base.is_some() && division.busy > 0.0 {
             let joules = division.accounts.requests.joules().0;
-            meter.learn_busy(division.busy, joules, division.by_time() * 1e-6);
+            let (by_time, contended) = (division.by_time() * 1e-6, division.contended() * 1e-6);
+            meter.learn_busy([division.busy, joules, by_time, contended]);
             if let Some(phases) = division.phases {
                 meter.phases.learn(phases.prefill, phases.decode, joules);
             }

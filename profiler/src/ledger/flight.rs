@@ -33,6 +33,8 @@ pub(super) struct Flight {
     pub(super) energies: [u128; ENERGIES],
     /// Length of its prefill window and half-width of that, seconds.
     pub(super) prefill: (f64, f64),
+    /// Its engine reads prompts in parts, beside decode steps.
+    pub(super) is_mixed: bool,
     /// The latest look at it.
     pub(super) told_at: Timestamp,
     /// The engine's queue held it until then, if ever.
@@ -55,6 +57,7 @@ impl Flight {
             mode: if free { Mode::Free } else { Mode::Waiting },
             energies: [0; ENERGIES],
             prefill: (0.0, 0.0),
+            is_mixed: false,
             told_at: request.start.min(at),
             queued_until: request.start,
             chunks: 0,

@@ -372,6 +372,7 @@ impl Flights {
             }
             known.mode = Mode::Streaming;
             known.prefill = (window.seconds, window.uncertainty);
+            known.is_mixed = window.is_mixed;
         }
     }
 

@@ -59,6 +59,15 @@ impl Division {
             .map(|kinds| (kinds[unstreamed] + kinds[resident]) as f64)
             .sum()
     }
+
+    /// µJ of requests over which services contend: all where two have equal parts, none where
+    /// there is one.
+    pub(super) fn contended(&self) -> f64 {
+        let of_service = |kinds: &[u64; KINDS]| kinds.iter().sum::<u64>() as f64;
+        let all: f64 = self.energies.iter().map(of_service).sum();
+        let most = self.energies.iter().map(of_service).fold(0.0, f64::max);
+        (2.0 * (all - most)).min(all)
+    }
 }
 
 /// A service's part of an interval, µJ.

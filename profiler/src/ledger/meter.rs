@@ -65,9 +65,9 @@ pub(super) struct MeterState {
     pub(super) busy_until: Timestamp,
     /// Until when intervals were booked with no floor known.
     pub(super) floorless_until: Timestamp,
-    /// Time in flight and energy of requests, and the part of that energy that was shared by time
-    /// in service, decayed: seconds, joules, joules.
-    busy: (f64, f64, f64),
+    /// Time in flight and energy of requests, and the parts of that energy that were shared by time
+    /// in service, and contended for by services; decayed: seconds, joules, joules, joules.
+    busy: [f64; 4],
     /// Mean error of an interval's edge, seconds.
     pub(super) edge_error: f64,
     /// The latest stretch whose energy nobody knows or could place.
@@ -90,7 +90,7 @@ impl MeterState {
             pending: VecDeque::new(),
             busy_until: Timestamp(0),
             floorless_until: Timestamp(0),
-            busy: (0.0, 0.0, 0.0),
+            busy: [0.0; 4],
             edge_error: 0.0,
             hole: None,
             refused: 0,
@@ -212,29 +212,33 @@ impl MeterState {
         self.earlier + epoch - self.accounted - waiting
     }
 
-    /// Learns from a busy interval: seconds with anything in flight, joules of requests, and
-    /// joules of them that were shared by time in service.
-    pub(super) fn learn_busy(&mut self, seconds: f64, joules: f64, by_time: f64) {
+    /// Learns from a busy interval: seconds with anything in flight, joules of requests, those of
+    /// them that were shared by time in service, and those over which services contended.
+    pub(super) fn learn_busy(&mut self, of_interval: [f64; 4]) {
         const KEEP: f64 = 0.99;
-        let (all_seconds, all_joules, all_by_time) = self.busy;
-        self.busy = (
-            all_seconds * KEEP + seconds,
-            all_joules * KEEP + joules,
-            all_by_time * KEEP + by_time,
-        );
+        for (all, more) in self.busy.iter_mut().zip(of_interval) {
+            *all = *all * KEEP + more;
+        }
+    }
+
+    fn part_of_requests(&self, joules: f64) -> f64 {
+        let [_, all, ..] = self.busy;
+        if all > 0.0 { joules / all } else { 0.0 }
     }
 
     /// The part of its requests' energy that is shared by time in service.
     pub(super) fn by_time_part(&self) -> f64 {
-        if self.busy.1 > 0.0 {
-            self.busy.2 / self.busy.1
-        } else {
-            0.0
-        }
+        self.part_of_requests(self.busy[2])
+    }
+
+    /// The part of its requests' energy over which services contend.
+    pub(super) fn contended_part(&self) -> f64 {
+        self.part_of_requests(self.busy[3])
     }
 
     /// Mean power above idle while something is in flight, watts.
     pub(super) fn busy_watts(&self) -> Option<f64> {
-        (self.busy.0 > 0.0 && self.busy.1 > 0.0).then(|| self.busy.1 / self.busy.0)
+        let [seconds, joules, ..] = self.busy;
+        (seconds > 0.0 && joules > 0.0).then(|| joules / seconds)
     }
 }

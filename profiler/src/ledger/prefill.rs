@@ -96,6 +96,8 @@ pub(super) struct Window {
     pub(super) uncertainty: f64,
     /// Size of all prompts in it.
     pub(super) tokens: f64,
+    /// Its engine reads prompts in parts, beside decode steps.
+    pub(super) is_mixed: bool,
 }
 
 impl Window {
@@ -122,8 +124,8 @@ pub(super) struct PrefillSpeed {
     is_held: bool,
     /// Size of prompts and how long nothing went out before their first data.
     silences: VecDeque<(f64, f64)>,
-    /// Streams have been seen to stall for as long as a prompt is long.
-    stalls: bool,
+    /// Whether streams stall for as long as a prompt is long, once that was seen.
+    stalls: Option<bool>,
 }
 
 impl PrefillSpeed {
@@ -189,15 +191,16 @@ impl PrefillSpeed {
             .unwrap_or(first);
         let free = self.previous.map_or(start, |previous| previous.max(start));
         let likely = tokens * self.slope.unwrap_or(START_SLOPE);
+        let silent = silence.map(|silence| first.seconds_since(silence.from.max(free)));
         let silence = silence.filter(|silence| silence.from > free);
         // It lasts for longer than what nobody has looked at: nothing was missed.
         let mut is_stall = silence.is_some_and(|silence| likely > silence.unseen);
         if is_stall && let Some(silence) = silence {
             self.heard(tokens, first.seconds_since(silence.from));
         }
-        let silence = silence.filter(|silence| {
-            self.stalls && first.seconds_since(silence.from) >= LEAST_OF_LIKELY * likely
-        });
+        let stalls = self.stalls == Some(true);
+        let silence = silence
+            .filter(|_| stalls && silent.is_some_and(|silent| silent >= LEAST_OF_LIKELY * likely));
         is_stall &= silence.is_some();
         let seconds = first.seconds_since(silence.map_or(free, |silence| silence.from));
         self.previous = self.previous.max(Some(first));
@@ -208,6 +211,7 @@ impl PrefillSpeed {
                 seconds: expected,
                 uncertainty: 0.5 * expected,
                 tokens,
+                is_mixed: self.stalls == Some(false),
             };
         }
         let slack = match silence {
@@ -242,10 +246,16 @@ impl PrefillSpeed {
         } else {
             0.0
         };
+        let length = (expected + belief * excess).min(seconds);
+        let uncertainty = belief * 0.5 * (seconds - least) + (1.0 - belief) * 0.4 * expected;
+        // Streams that were silent for shorter or longer than that say otherwise: the prompt was
+        // cached, or read in parts, or an output was late.
+        let doubt = silent.map_or(0.0, |silent| (silent - length).abs());
         Window {
-            seconds: (expected + belief * excess).min(seconds),
-            uncertainty: belief * 0.5 * (seconds - least) + (1.0 - belief) * 0.4 * expected,
+            seconds: length,
+            uncertainty: uncertainty.max(doubt),
             tokens,
+            is_mixed: self.stalls == Some(false),
         }
     }
 
@@ -267,7 +277,7 @@ impl PrefillSpeed {
             quantile(&mut ratios, 0.5)
         };
         if let (Some(small), Some(large)) = (median(small), median(large)) {
-            self.stalls = large >= LEAST_OF_SMALL * small;
+            self.stalls = Some(large >= LEAST_OF_SMALL * small);
         }
     }
 
@@ -413,8 +423,13 @@ mod tests {
             after_silence(&mut speed, &mut at, 200 + 53 * (round % 17), 0.05);
         }
         // The last part of a prompt that is read beside decode steps.
-        let window = after_silence(&mut speed, &mut at, 1_000, 0.15);
+        let window = after_silence(&mut speed, &mut at, 1_000, 0.05);
         assert!((window.seconds - 0.2).abs() < 0.02, "{window:?}");
+        assert!(window.is_mixed);
+        assert!(
+            window.uncertainty >= 0.14,
+            "silence and speed disagree: {window:?}"
+        );
     }
 
     #[test]

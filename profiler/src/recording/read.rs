@@ -141,10 +141,10 @@ impl Recorded {
         let mut latest: Option<(i64, BookedInterval)> = None;
         self.rows(sql, |row| {
             let id: i64 = row.get("interval")?;
-            if latest.as_ref().is_none_or(|(latest, _)| *latest != id) {
-                if let Some((_, whole)) = latest.replace((id, interval(row)?)) {
-                    each(Booked::Interval(whole));
-                }
+            if latest.as_ref().is_none_or(|(latest, _)| *latest != id)
+                && let Some((_, whole)) = latest.replace((id, interval(row)?))
+            {
+                each(Booked::Interval(whole));
             }
             if let (Some(service), Some((_, interval))) = (row.get("share")?, &mut latest) {
                 interval.services.push(ServiceShare {

@@ -377,7 +377,7 @@ fn a_killed_writer_leaves_a_file_with_whole_commits() {
 
     let recorded = Recorded::open(&path).unwrap();
     let count = requests(&recorded).len();
-    assert!(count >= 1_000 && count % 100 == 0, "{count}");
+    assert!(count >= 1_000 && count.is_multiple_of(100), "{count}");
     let mut intervals = 0;
     recorded.intervals(|_| intervals += 1).unwrap();
     assert_eq!(intervals, count);

@@ -216,7 +216,7 @@ impl PowerLog {
 }
 
 fn checked_watts(watts: f64) -> Result<f64, (String, &'static str)> {
-    if !(watts >= 0.0) {
+    if watts.is_nan() || watts < 0.0 {
         let cause = format!("watts is {watts}");
         return Err((
             cause,
@@ -230,7 +230,7 @@ fn checked_watts(watts: f64) -> Result<f64, (String, &'static str)> {
 }
 
 fn checked_joules(joules: f64) -> Result<f64, (String, &'static str)> {
-    if !(joules >= 0.0) {
+    if joules.is_nan() || joules < 0.0 {
         let cause = format!("energy_j is {joules}");
         return Err((
             cause,

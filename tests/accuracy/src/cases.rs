@@ -72,8 +72,8 @@ pub enum Rows {
     Other,
 }
 
-/// What must hold of rows; beside them [`SUM`] and a residual of 0 hold of every row, and [`COVERED`]
-/// of all but other engines.
+/// What must hold of rows; beside them [`SUM`] and a residual of 0 hold of every row, and each
+/// has its part within the bound.
 pub const CEILINGS: [Ceiling; 3] = [
     Ceiling {
         rows: Rows::Streaming("8"),
@@ -99,6 +99,10 @@ pub const CEILINGS: [Ceiling; 3] = [
 pub const SUM: f64 = 0.01;
 /// The least part of requests whose truth lies within the bound.
 pub const COVERED: f64 = 0.95;
+/// The same with engines of other kinds.
+pub const ENGINES_COVERED: f64 = 0.90;
+/// The same where prompts are cached.
+pub const CACHED_COVERED: f64 = 0.60;
 
 /// A row: something that is tried, with several seeds.
 #[derive(Clone, Debug)]
@@ -109,6 +113,8 @@ pub struct Case {
     pub name: String,
     /// Which ceiling holds.
     pub rows: Rows,
+    /// The least part of requests whose truth lies within the bound.
+    pub covered: f64,
     load: Load,
     sight: Sight,
     runs: u64,
@@ -141,17 +147,17 @@ impl Case {
 
     /// What does not hold.
     pub fn exceeded(&self, run: &Run) -> Vec<String> {
-        let outside = match self.section {
-            Section::Engines => 0.0,
-            _ => 1.0 - run.covered(),
-        };
         let mut checks = vec![
             (
                 "|sum of requests / sum of truth - 1|",
                 (run.ratio() - 1.0).abs(),
                 SUM,
             ),
-            ("truth outside the bound", outside, 1.0 - COVERED),
+            (
+                "truth outside the bound",
+                1.0 - run.covered(),
+                1.0 - self.covered,
+            ),
             ("residual, µJ", run.residual as f64, 0.0),
             (
                 "accounts less measured, µJ",
@@ -192,6 +198,7 @@ pub fn all() -> Vec<Case> {
                         true => Rows::Streaming(batch.name),
                         false => Rows::Other,
                     },
+                    covered: COVERED,
                     load: Load {
                         unstreamed,
                         tokens_a_chunk,
@@ -212,6 +219,7 @@ pub fn all() -> Vec<Case> {
                 section: Section::WrongSpeed,
                 name: format!("{} | {name}", batch.name),
                 rows: Rows::WrongSpeed(batch.name),
+                covered: COVERED,
                 load: load(batch),
                 sight: Sight {
                     held_speed: Some(part),
@@ -226,6 +234,7 @@ pub fn all() -> Vec<Case> {
             section: Section::Clients,
             name: format!("{clients} clients"),
             rows: Rows::Other,
+            covered: COVERED,
             load: Load {
                 clients: Some(clients),
                 seconds: if clients == 1 { 300.0 } else { 60.0 },
@@ -281,6 +290,12 @@ fn engines() -> impl Iterator<Item = Case> {
         section: Section::Engines,
         name: name.to_owned(),
         rows: Rows::Other,
+        // What nobody outside can see is not in the bound: which prompts were cached.
+        covered: if load.cached > 0.0 {
+            CACHED_COVERED
+        } else {
+            ENGINES_COVERED
+        },
         load,
         sight: Sight::default(),
         runs: BATCHES[2].runs,
