@@ -51,10 +51,15 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let nvml = match Nvml::builder().lib_path(options.library.as_os_str()).init() {
         Ok(nvml) => nvml,
-        Err(error) => {
+        Err(
+            error @ (NvmlError::LibloadingError(_)
+            | NvmlError::DriverNotLoaded
+            | NvmlError::NotFound),
+        ) => {
             println!("no NVIDIA GPU here: {error}; nothing to check");
             return Ok(());
         }
+        Err(error) => return Err(error).context("the NVIDIA driver does not start"),
     };
     let count = nvml.device_count()?;
     if count == 0 {
