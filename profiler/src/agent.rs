@@ -4,6 +4,7 @@
 //! feeds the ledger and publishes; devices and /proc have threads of their own.
 
 pub mod config;
+mod gpus;
 mod hops;
 mod memory;
 mod probes;
@@ -20,18 +21,19 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::export::{Exposition, NodeTotals};
+use crate::export::{Exposition, NodeTotals, SourceCalls};
 use crate::ledger::{
     Booked, BookedRequest, Class, Component, CpuTime, Event, Floor, FloorSource, Ledger, Meter,
     MeterId, Owner, Route, ServiceId,
 };
 use crate::meters::calibration::Calibrated;
-use crate::meters::{News, Running};
+use crate::meters::{News, Running, SourceState};
 use crate::probes::health::{ProgramHealth, Verdict};
 use crate::probes::requests::Observed;
 use crate::recording::RecordingError;
 use crate::report::Summary;
 use crate::services::Service;
+use crate::telemetry::CriticalErrors;
 use config::Config;
 use hops::Hops;
 use probes::Probes;
@@ -258,20 +260,37 @@ impl Agent {
                 };
                 self.sinks.metrics.record_node(&reading.device, totals);
             }
-            News::State(state) => {
-                // Once, when it turns: a source that stays broken is seen in its metrics.
-                if state.up {
-                    self.broken.remove(state.name);
-                } else if self.broken.insert(state.name)
-                    && let Some(error) = &state.error
-                {
-                    log::warn!("{}: {error}", state.name);
-                }
-                let metrics = &mut self.sinks.metrics;
-                metrics.record_source(state.name, state.up, state.last_at);
-                metrics.record_source_pace(state.name, state.every);
+            News::Utilization(utilization) => self.take_utilization(&utilization),
+            News::Telemetry(telemetry) => self.sinks.metrics.record_gpu_telemetry(*telemetry),
+            News::CriticalErrors(errors) => {
+                let CriticalErrors { device, counts } = errors;
+                self.sinks.metrics.record_gpu_errors(&device, counts);
             }
+            News::Board(board) => self.take_board(*board),
+            News::State(state) => self.take_state(&state),
         }
+    }
+
+    fn take_state(&mut self, state: &SourceState) {
+        // Once, when it turns: a source that stays broken is seen in its metrics.
+        if state.up {
+            self.broken.remove(state.name);
+        } else if self.broken.insert(state.name)
+            && let Some(error) = &state.error
+        {
+            log::warn!("{}: {error}", state.name);
+        }
+        let metrics = &mut self.sinks.metrics;
+        metrics.record_source(state.name, state.up, state.last_at);
+        metrics.record_source_pace(state.name, state.every);
+        let calls = SourceCalls {
+            count: state.calls,
+            errors: state.errors,
+            busy: state.busy,
+            p50: state.latency_p50,
+            p99: state.latency_p99,
+        };
+        metrics.record_source_calls(state.name, calls);
     }
 
     fn take_services(&mut self, update: Update) {

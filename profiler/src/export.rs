@@ -22,4 +22,4 @@ pub use catalog::{FAMILIES, Family, Kind};
 pub use metrics::{MAX_SERVICES, Metrics};
 pub use saved::Saved;
 pub use snapshot::{CONTENT_TYPE, Exposition, Snapshot};
-pub use totals::NodeTotals;
+pub use totals::{NodeTotals, SourceCalls};

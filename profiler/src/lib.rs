@@ -1,8 +1,8 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
-//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `http`, `exposition` <
-//! `ledger` < `probes`, `meters`, `services`, `tokens` (sources) and `export`, `recording` (sinks)
-//! < `agent`, `replay`, `report` < `cli`. See `docs/architecture.md`.
+//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `http`, `exposition`
+//! < `ledger` < `probes`, `meters`, `services`, `tokens` (sources) and `export`, `recording`
+//! (sinks) < `agent`, `replay`, `report` < `cli`. See `docs/architecture.md`.
 
 pub mod agent;
 pub mod cli;
@@ -19,5 +19,6 @@ pub mod recording;
 pub mod replay;
 pub mod report;
 pub mod services;
+pub mod telemetry;
 pub mod tokens;
 pub mod units;

@@ -33,6 +33,8 @@ pub use source::{Running, SourceState};
 use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Event, Meter, MeterId, PowerSample};
+use crate::telemetry::{CriticalErrors, GpuTelemetry};
+use crate::units::Ratio;
 use external::NodePower;
 use source::Feed;
 
@@ -89,6 +91,14 @@ pub enum News {
     Node(NodeReading),
     /// Who holds a context on a GPU; at most once a second.
     Processes(GpuProcesses),
+    /// How busy processes kept a GPU; at most once a second.
+    Utilization(GpuUtilization),
+    /// What a GPU shows beside its energy; at most once a second.
+    Telemetry(Box<GpuTelemetry>),
+    /// All critical errors of a GPU so far, when there is a new one; also of one that is lost.
+    CriticalErrors(CriticalErrors),
+    /// A GPU that came after the start; it is metered once [`Running::add_board`] has been called.
+    Board(Box<nvml::Board>),
     /// How the source is; once a second, and at once when that turns.
     State(SourceState),
 }
@@ -102,6 +112,29 @@ pub struct GpuProcesses {
     pub pids: Vec<u32>,
     /// When it was asked.
     pub at: Timestamp,
+}
+
+/// How busy processes kept one GPU since they were last asked about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuUtilization {
+    /// The GPU's meter.
+    pub meter: MeterId,
+    /// Those of which the driver has a new sample; at least one.
+    pub processes: Vec<ProcessUtilization>,
+    /// When it was asked.
+    pub at: Timestamp,
+}
+
+/// How busy one process kept a GPU in the driver's latest sample period, a sixth of a second to one
+/// second: to tell processes on one GPU apart, not requests.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ProcessUtilization {
+    /// Its process id, as the driver knows it: of the host.
+    pub pid: u32,
+    /// Part of the time in which a kernel of its own ran.
+    pub sm: Ratio,
+    /// Part of the time in which it read or wrote memory.
+    pub memory: Ratio,
 }
 
 /// What this machine can measure.
@@ -169,6 +202,57 @@ pub fn discover(config: &Config) -> Discovery {
     }
 }
 
+/// Looks at what exists and asks every GPU for everything it can show: what [`discover`] found, and
+/// a finding a GPU. Takes longer, and is not needed to measure.
+pub fn examine(config: &Config) -> Vec<Finding> {
+    let Discovery {
+        nvml, mut findings, ..
+    } = discover(config);
+    if let (Some(_), Some(library)) = (&nvml, &config.nvml_library) {
+        findings.extend(readings_findings(nvml::examine(library)));
+    }
+    findings
+}
+
+fn readings_findings(examined: nvml::Examined) -> Vec<Finding> {
+    let nvml::Examined { boards, hangs } = examined;
+    let names = |figures: Vec<nvml::Figure>| {
+        let names: Vec<&str> = figures.iter().map(|figure| figure.name()).collect();
+        names.join(", ")
+    };
+    let mut findings: Vec<Finding> = boards
+        .into_iter()
+        .map(|(uuid, told)| {
+            let id = format!("nvml.{uuid}.readings");
+            let record = match told {
+                Ok(record) => record,
+                Err(error) => return Finding::of(id, Status::Fail, error, LOST_FIX),
+            };
+            let mut found = format!("{} readings", record.supported().count());
+            let absent: Vec<nvml::Figure> = record.unsupported().collect();
+            if !absent.is_empty() {
+                found = format!("{found}; not supported: {}", names(absent));
+            }
+            let failing: Vec<String> = record
+                .failing()
+                .map(|(figure, error)| format!("{} ({error})", figure.name()))
+                .collect();
+            if failing.is_empty() {
+                Finding::pass(id, found)
+            } else {
+                let found = format!("{found}; failing: {}", failing.join(", "));
+                let fix = "run as root, and see dmesg for NVRM messages";
+                Finding::of(id, Status::Warn, found, fix)
+            }
+        })
+        .collect();
+    if hangs {
+        let found = "the NVIDIA driver does not answer a call";
+        findings.push(Finding::of("nvml.readings", Status::Fail, found, LOST_FIX));
+    }
+    findings
+}
+
 fn finding(id: impl Into<String>, status: Status, found: String, fix: Option<String>) -> Finding {
     Finding {
         id: id.into(),
@@ -177,6 +261,9 @@ fn finding(id: impl Into<String>, status: Status, found: String, fix: Option<Str
         fix,
     }
 }
+
+/// What to do about a GPU that does not answer.
+const LOST_FIX: &str = "see dmesg for NVRM messages; the GPU may need a reset";
 
 fn gpu_findings(node: &nvml::Node) -> Vec<Finding> {
     let boards = node.boards();
@@ -187,7 +274,7 @@ fn gpu_findings(node: &nvml::Node) -> Vec<Finding> {
     let found = format!("driver {driver}, {} GPU", boards.len());
     let mut findings = vec![finding("nvml", Status::Pass, found, None)];
     findings.extend(node.unreadable().iter().enumerate().map(|(number, board)| {
-        let fix = Some("see dmesg for NVRM messages; the GPU may need a reset".to_owned());
+        let fix = Some(LOST_FIX.to_owned());
         finding(
             format!("nvml.unreadable-{number}"),
             Status::Fail,

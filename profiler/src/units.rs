@@ -23,6 +23,18 @@ pub struct Joules(pub f64);
 #[serde(transparent)]
 pub struct Watts(pub f64);
 
+/// A frequency in hertz.
+#[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd)]
+pub struct Hertz(pub f64);
+
+/// A temperature in degrees Celsius.
+#[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd)]
+pub struct Celsius(pub f64);
+
+/// A part of a whole, 0 to 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd)]
+pub struct Ratio(pub f64);
+
 impl Microjoules {
     /// No energy.
     pub const ZERO: Self = Self(0);
@@ -50,6 +62,20 @@ impl Watts {
     /// Energy of this power over `nanos`; negative power counts as none.
     pub fn over(self, nanos: u64) -> Microjoules {
         Microjoules((self.0.max(0.0) * nanos as f64 * 1e-3).round() as u64)
+    }
+}
+
+impl Hertz {
+    /// NVML tells clocks in megahertz.
+    pub fn from_megahertz(megahertz: u32) -> Self {
+        Self(f64::from(megahertz) * 1e6)
+    }
+}
+
+impl Ratio {
+    /// NVML tells utilisation in percent.
+    pub fn from_percent(percent: u32) -> Self {
+        Self(f64::from(percent) / 100.0)
     }
 }
 

@@ -3,6 +3,7 @@
 mod accuracy;
 mod bench;
 mod demo;
+mod gpu_check;
 mod project;
 mod setup;
 mod test;
@@ -29,6 +30,8 @@ enum Task {
     Test,
     /// Hold the ledger's figures against known truth, offline, and write docs/accuracy.md
     Accuracy(accuracy::Options),
+    /// What this machine's NVIDIA GPUs do: times of calls, ticks, counter against integrals
+    GpuCheck(gpu_check::Options),
     /// Run the request tests on other kernels' tiers, in QEMU
     Vm(vm::Options),
     /// Measure what the agent itself costs (root)
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Test => test::run(),
         Task::Accuracy(options) => accuracy::run(&options),
+        Task::GpuCheck(options) => gpu_check::run(&options),
         Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStreams(role) => bench::streams::run(&role),

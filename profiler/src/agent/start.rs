@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::Agent;
 use super::config::{self, Config};
+use super::gpus::{self, Registry};
 use super::hops::Hops;
 use super::memory;
 use super::probes::{self, Probes};
@@ -17,9 +18,9 @@ use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
 use crate::finding::Finding;
-use crate::ledger::{self, Component, Ledger, Meter, MeterId, TypicalIdle};
+use crate::ledger::{self, Ledger, Meter, MeterId, TypicalIdle};
+use crate::meters;
 use crate::meters::calibration::Calibrated;
-use crate::meters::{self, Discovery, typical_idle};
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
 use crate::recording::{Recording, RecordingError};
@@ -136,43 +137,28 @@ impl Agent {
 
         let (sender, news) = mpsc::channel();
         let mut meters: HashMap<MeterId, Meter> = HashMap::new();
-        let mut calibrated = HashMap::new();
-        let mut readings = Vec::new();
-        describe_gpus(&discovery, &mut sinks);
-        let typical = typical_idle(&discovery);
+        let mut calibrated: HashMap<MeterId, Calibrated> = HashMap::new();
+        let mut typical: HashMap<String, TypicalIdle> = HashMap::new();
+        for board in discovery.nvml.iter().flat_map(|node| node.boards()) {
+            gpus::describe(board, &mut sinks);
+            typical.extend(gpus::idle_of_model(board).map(|idle| (board.uuid.clone(), idle)));
+        }
+        let mut registry = Registry {
+            config: &config,
+            left: left.as_ref(),
+            ledger: &mut ledger,
+            sinks: &mut sinks,
+            meters: &mut meters,
+            calibrated: &mut calibrated,
+        };
         let running = discovery.start(
-            |mut meter| {
-                if meter.component == Component::Gpu && meter.idle.is_none() {
-                    meter.idle = config.idle_watts.of(&meter.device);
-                }
-                let calibration = config.calibration.get(&meter.device);
-                if let Some(calibration) = calibration {
-                    calibration.correct(&mut meter);
-                }
-                let id = ledger.add_meter(meter.clone());
-                match calibration {
-                    Some(calibration) => {
-                        calibrated.insert(id, Calibrated::new(*calibration));
-                    }
-                    // A corrected counter begins anew.
-                    None => {
-                        readings.extend(left.as_ref().and_then(|left| left.reading(id, &meter)));
-                    }
-                }
-                let learned = left.as_ref().and_then(|left| left.idle(&meter));
-                if let Some(idle) = learned.or_else(|| typical.get(&meter.device).copied()) {
-                    ledger.set_typical_idle(id, idle);
-                }
-                sinks.describe_meter(id, &meter);
-                meters.insert(id, meter);
-                id
+            |meter| {
+                let idle = typical.get(&meter.device).copied();
+                registry.add(meter, idle)
             },
             sender,
         )?;
 
-        for reading in readings {
-            ledger.resume(reading);
-        }
         let resumes = left.is_some();
         if let Some(left) = left {
             log::info!("totals go on from those of the agent before");
@@ -228,35 +214,11 @@ impl Agent {
     }
 }
 
-/// Names and limits of GPUs, for info metrics.
-fn describe_gpus(discovery: &Discovery, sinks: &mut Sinks) {
-    let boards = discovery.nvml.iter().flat_map(|node| node.boards());
-    for board in boards {
-        let name = board.name.as_deref().unwrap_or("");
-        let driver = board.driver.as_deref().unwrap_or("");
-        sinks.metrics.record_gpu(&board.uuid, name, driver);
-        sinks
-            .metrics
-            .record_gpu_power_limit(&board.uuid, board.enforced_limit);
-    }
-}
-
-/// What boards of the GPUs' models draw when idle, by device.
-fn typical_idle(discovery: &Discovery) -> HashMap<String, TypicalIdle> {
-    let boards = discovery.nvml.iter().flat_map(|node| node.boards());
-    boards
-        .filter_map(|board| {
-            let typical = typical_idle::of(board.name.as_deref()?)?;
-            Some((board.uuid.clone(), typical))
-        })
-        .collect()
-}
-
 /// Looks at everything this agent would use, by trying it: the machine's requirements, each probe
 /// (attached, and detached again), each meter.
 pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = probes::examine(config.request_tier, config.log_level);
-    findings.extend(meters::discover(&meters_config(config)).findings);
+    findings.extend(meters::examine(&meters_config(config)));
     findings
 }
 

@@ -84,12 +84,36 @@ families! {
         "Constant 1: a GPU's name and driver."
     GPU_POWER Gauge "perjoule_gpu_power_watts" ["device"]
         "The GPU's own latest power reading; energy is the meter's counter, not this."
-    GPU_POWER_LIMIT Gauge "perjoule_gpu_power_limit_watts" ["device"]
-        "The power limit that is enforced."
     GPU_IDLE Gauge "perjoule_gpu_idle_watts" ["device"]
         "The idle floor that the ledger takes off before anybody's work; absent while it is not known."
     GPU_IDLE_INFO Gauge "perjoule_gpu_idle_info" ["device", "idle_source"]
         "Constant 1: where the idle floor comes from: user, learned, table (of the GPU's model) or none."
+    GPU_POWER_LIMIT Gauge "perjoule_gpu_power_limit_watts" ["device", "limit"]
+        "Power limits: enforced, and the lowest (min) and highest (max) that can be set."
+    GPU_MODULE_POWER Gauge "perjoule_gpu_module_power_watts" ["device"]
+        "Power of a superchip's module, CPU included; not to be added to the GPU's."
+    GPU_CLOCK Gauge "perjoule_gpu_clock_hertz" ["device", "clock"]
+        "Present clock of the streaming multiprocessors (sm) and of the memory."
+    GPU_TEMPERATURE Gauge "perjoule_gpu_temperature_celsius" ["device"]
+        "The GPU's temperature."
+    GPU_MEMORY Gauge "perjoule_gpu_memory_bytes" ["device", "state"]
+        "Memory by state: used by processes, free, reserved by driver and firmware."
+    GPU_UTILIZATION Gauge "perjoule_gpu_utilization_ratio" ["device", "unit"]
+        "Part of the driver's last sample period in which any kernel ran (gpu) or memory was accessed (memory)."
+    SERVICE_GPU_UTILIZATION Gauge "perjoule_service_gpu_utilization_ratio" ["service", "device"]
+        "Part of the driver's last sample period in which kernels of a service ran; tells processes apart, not requests."
+    GPU_THROTTLE Counter "perjoule_gpu_throttle_seconds_total" ["device", "reason"]
+        "Time for which a reason held the clocks down, from a look a second; several can hold at once."
+    GPU_PCIE_BYTES Counter "perjoule_gpu_pcie_bytes_total" ["device", "direction"]
+        "Bytes sent and received by the GPU over PCIe, where the board counts them."
+    GPU_PCIE_RATE Gauge "perjoule_gpu_pcie_bytes_per_second" ["device", "direction"]
+        "PCIe throughput over 20 ms, looked at every 10 s, where the board does not count bytes."
+    GPU_NVLINK_BYTES Counter "perjoule_gpu_nvlink_bytes_total" ["device", "direction"]
+        "Bytes sent and received by the GPU over all its NVLinks."
+    GPU_XID_ERRORS Counter "perjoule_gpu_xid_errors_total" ["device", "xid"]
+        "Critical errors by the driver's number (XID); other for all beyond the first 32 numbers."
+    GPU_MODE_INFO Gauge "perjoule_gpu_mode_info" ["device", "mig", "compute", "virtualization"]
+        "Constant 1: how a GPU is set up at present; empty where it does not say."
     SERVICE_INFO Gauge "perjoule_service_info" ["service", "model", "engine", "version"]
         "Constant 1: what a service serves."
     ATTRIBUTION_ERROR Gauge "perjoule_attribution_error_ratio" ["service"]
@@ -102,6 +126,14 @@ families! {
         "1 if a source of readings works, 0 if it is stale or broken."
     SOURCE_AGE Gauge "perjoule_source_age_seconds" ["source"]
         "Time since a source's latest reading."
+    SOURCE_CALLS Counter "perjoule_source_calls_total" ["source"]
+        "Calls of a source's devices."
+    SOURCE_CALL_ERRORS Counter "perjoule_source_call_errors_total" ["source"]
+        "Calls that failed; what a device does not have is no failure."
+    SOURCE_CALL_SECONDS Counter "perjoule_source_call_seconds_total" ["source"]
+        "Time spent inside calls of a source's devices."
+    SOURCE_CALL_LATENCY Gauge "perjoule_source_call_latency_seconds" ["source", "percentile"]
+        "Time of one call, by percentile (50, 99) of the latest 512."
     PROBE_UP Gauge "perjoule_probe_up" ["program", "tier"]
         "1 if a kernel program runs; tier is the kind of hook it runs on."
     PROBE_RUN_SECONDS Counter "perjoule_probe_run_seconds_total" ["program"]

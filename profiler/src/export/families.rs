@@ -1,6 +1,8 @@
 //! Totals to the `prometheus` crate's metric families: the one place where integers become
 //! floating point. What is unknown has no series.
 
+mod gpus;
+
 use std::collections::BTreeMap;
 
 use prometheus::proto::{
@@ -13,7 +15,7 @@ use super::histogram::{DURATION, ENERGY, Histogram};
 use super::process::ProcessUse;
 use super::totals::{ServiceTotals, Totals};
 use crate::clock::Timestamp;
-use crate::ledger::{Accounts, Component, FloorSource, TokenSource};
+use crate::ledger::{Accounts, Component, TokenSource};
 use crate::units::Microjoules;
 
 const MICROS: f64 = 1e6;
@@ -30,7 +32,7 @@ pub(super) fn families(totals: &Totals, process: &ProcessUse, now: Timestamp) ->
     for (number, service) in totals.services.iter().enumerate() {
         service_families(&mut out, totals.service_names.name(number), service);
     }
-    gpus(&mut out, totals);
+    gpus::families(&mut out, totals, now);
     trust(&mut out, totals, now);
     process_families(&mut out, process);
     out.0.into_values().collect()
@@ -148,22 +150,6 @@ fn tokens(out: &mut Families, name: &str, service: &ServiceTotals) {
     }
 }
 
-fn gpus(out: &mut Families, totals: &Totals) {
-    for (device, gpu) in &totals.gpus {
-        if !gpu.name.is_empty() {
-            out.number(&GPU_INFO, &[device, &gpu.name, &gpu.driver], 1.0);
-        }
-        out.known(&GPU_POWER, &[device], gpu.power.map(|power| power.0));
-        out.known(&GPU_POWER_LIMIT, &[device], gpu.limit.map(|limit| limit.0));
-        if let Some(floor) = gpu.idle {
-            let source = FloorSource::name(floor.map(|floor| floor.source));
-            out.number(&GPU_IDLE_INFO, &[device, source], 1.0);
-            let watts = floor.map(|floor| floor.watts.0);
-            out.known(&GPU_IDLE, &[device], watts);
-        }
-    }
-}
-
 fn trust(out: &mut Families, totals: &Totals, now: Timestamp) {
     out.number(&BUILD_INFO, &[&totals.version], 1.0);
     for (source, state) in &totals.sources {
@@ -172,6 +158,15 @@ fn trust(out: &mut Families, totals: &Totals, now: Timestamp) {
         let up = state.up && age.is_none_or(|age| age <= state.every.as_secs_f64() + SOURCE_SILENT);
         out.number(&SOURCE_UP, &[source], f64::from(u8::from(up)));
         out.known(&SOURCE_AGE, &[source], age);
+        if let Some(calls) = state.calls {
+            out.number(&SOURCE_CALLS, &[source], calls.count as f64);
+            out.number(&SOURCE_CALL_ERRORS, &[source], calls.errors as f64);
+            out.number(&SOURCE_CALL_SECONDS, &[source], calls.busy.as_secs_f64());
+            for (percentile, time) in [("50", calls.p50), ("99", calls.p99)] {
+                let seconds = time.map(|time| time.as_secs_f64());
+                out.known(&SOURCE_CALL_LATENCY, &[source, percentile], seconds);
+            }
+        }
     }
     for ((program, tier), up) in &totals.probes {
         out.number(&PROBE_UP, &[program, tier], f64::from(u8::from(*up)));

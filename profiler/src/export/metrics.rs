@@ -9,14 +9,17 @@ use super::labels::{Names, clean};
 use super::process;
 use super::saved::Saved;
 use super::snapshot::{Exposition, Snapshot};
-use super::totals::{NodeTotals, ProbeCost, ServerReads, ServiceTotals, SourceState, Totals};
+use super::totals::{
+    NodeTotals, ProbeCost, ServerReads, ServiceTotals, SourceCalls, SourceState, Totals,
+};
 use crate::clock::Timestamp;
 use crate::ids::Ids;
 use crate::ledger::{
     Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Floor, Meter, MeterId,
     Owner, ServiceId, Source, TokenDelta,
 };
-use crate::units::Watts;
+use crate::telemetry::GpuTelemetry;
+use crate::units::{Ratio, Watts};
 
 /// The most service names that get series of their own; the rest share `other`.
 pub const MAX_SERVICES: usize = 200;
@@ -247,9 +250,35 @@ impl Metrics {
         self.totals.gpus.entry(clean(device)).or_default().idle = Some(floor);
     }
 
-    /// The power limit that is enforced; `None` if it is not known.
-    pub fn record_gpu_power_limit(&mut self, device: &str, limit: Option<Watts>) {
-        self.totals.gpus.entry(clean(device)).or_default().limit = limit;
+    /// What a GPU showed beside its energy, by its device's name.
+    pub fn record_gpu_telemetry(&mut self, telemetry: GpuTelemetry) {
+        let gpu = self
+            .totals
+            .gpus
+            .entry(clean(&telemetry.device))
+            .or_default();
+        gpu.telemetry = Some(telemetry);
+    }
+
+    /// All critical errors of a GPU so far, by number.
+    pub fn record_gpu_errors(&mut self, device: &str, counts: BTreeMap<u64, u64>) {
+        self.totals.gpus.entry(clean(device)).or_default().errors = counts;
+    }
+
+    /// How busy services kept a GPU, as asked at `at`.
+    pub fn record_gpu_utilization(
+        &mut self,
+        device: &str,
+        busy: &BTreeMap<ServiceId, Ratio>,
+        at: Timestamp,
+    ) {
+        let mut by_name: BTreeMap<usize, Ratio> = BTreeMap::new();
+        for (service, part) in busy {
+            if let Some(key) = self.services.get(service) {
+                by_name.entry(key.number).or_default().0 += part.0;
+            }
+        }
+        self.totals.gpus.entry(clean(device)).or_default().busy = (at, by_name);
     }
 
     /// What a meter of the whole machine has shown until now.
@@ -259,19 +288,28 @@ impl Metrics {
 
     /// Whether a source of readings works, and when it last gave one.
     pub fn record_source(&mut self, source: &'static str, up: bool, latest: Option<Timestamp>) {
-        let state = self.totals.sources.entry(source).or_insert(SourceState {
-            up,
-            latest,
-            every: USUAL_PACE,
-        });
+        let state = self.source(source);
         (state.up, state.latest) = (up, latest);
+    }
+
+    fn source(&mut self, source: &'static str) -> &mut SourceState {
+        let sources = &mut self.totals.sources;
+        sources.entry(source).or_insert_with(|| SourceState {
+            up: false,
+            latest: None,
+            every: USUAL_PACE,
+            calls: None,
+        })
     }
 
     /// How long a source lets pass between two asks, where that is more than two seconds.
     pub fn record_source_pace(&mut self, source: &'static str, every: Duration) {
-        if let Some(state) = self.totals.sources.get_mut(source) {
-            state.every = every.max(USUAL_PACE);
-        }
+        self.source(source).every = every.max(USUAL_PACE);
+    }
+
+    /// What a source's calls have cost so far.
+    pub fn record_source_calls(&mut self, source: &'static str, calls: SourceCalls) {
+        self.source(source).calls = Some(calls);
     }
 
     /// A source works no more; its latest reading stays the latest.

@@ -1,6 +1,6 @@
 //! What a scrape shows of hand-made booked values.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,7 +8,10 @@ use std::time::Duration;
 use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::*;
-use crate::units::{Microjoules, Watts};
+use crate::telemetry::{
+    GpuTelemetry, Memory, Modes, PowerLimits, ThrottleReason, Traffic, Utilization,
+};
+use crate::units::{Celsius, Hertz, Microjoules, Ratio, Watts};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -134,10 +137,21 @@ fn everything() -> Metrics {
     metrics.record_syscalls(ServiceId(0), "read", 12);
     metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");
     metrics.record_gpu_power("GPU-1", Some(Watts(285.5)));
-    metrics.record_gpu_power_limit("GPU-1", Some(Watts(400.0)));
     metrics.record_node("dcmi", node(Some(612.0), 9));
     metrics.record_gpu_idle("GPU-1", Some(floor(FloorSource::Learned)));
+    metrics.record_gpu_telemetry(telemetry());
+    metrics.record_gpu_errors("GPU-1", BTreeMap::from([(79, 1), (0, 3)]));
+    let busy = BTreeMap::from([(ServiceId(0), Ratio(0.75))]);
+    metrics.record_gpu_utilization("GPU-1", &busy, Timestamp(9 * SECOND));
     metrics.record_source("nvml", true, Some(Timestamp(9 * SECOND)));
+    let calls = SourceCalls {
+        count: 400,
+        errors: 2,
+        busy: Duration::from_millis(12),
+        p50: Some(Duration::from_micros(30)),
+        p99: Some(Duration::from_micros(90)),
+    };
+    metrics.record_source_calls("nvml", calls);
     metrics.record_probe("sched_switch", "tp_btf", true);
     metrics.record_probe_cost("sched_switch", 1000, 100_000);
     metrics.record_dropped("ring_full", 3);
@@ -167,6 +181,51 @@ fn node(power: Option<f64>, second: u64) -> NodeTotals {
         energy: Microjoules(4_200_000_000),
         gap: Duration::from_millis(1_500),
         gain_error_ratio: 0.1,
+    }
+}
+
+/// A board that shows everything.
+fn telemetry() -> GpuTelemetry {
+    let mut throttled = [0; ThrottleReason::ALL.len()];
+    throttled[1] = 1_500_000_000;
+    GpuTelemetry {
+        device: "GPU-1".to_owned(),
+        at: Timestamp(9 * SECOND),
+        limits: PowerLimits {
+            enforced: Some(Watts(400.0)),
+            min: Some(Watts(100.0)),
+            max: Some(Watts(500.0)),
+        },
+        module_power: Some(Watts(600.0)),
+        sm_clock: Some(Hertz::from_megahertz(1_410)),
+        memory_clock: Some(Hertz::from_megahertz(1_593)),
+        temperature: Some(Celsius(41.0)),
+        memory: Some(Memory {
+            used: 70 << 30,
+            free: 9 << 30,
+            reserved: 1 << 30,
+        }),
+        utilization: Some(Utilization {
+            gpu: Ratio::from_percent(87),
+            memory: Ratio::from_percent(40),
+        }),
+        throttled: Some(throttled),
+        pcie: Traffic {
+            sent: Some(1_000),
+            received: None,
+            sent_rate: None,
+            received_rate: Some(5e6),
+        },
+        nvlink: Traffic {
+            sent: Some(2_048),
+            received: Some(4_096),
+            ..Traffic::default()
+        },
+        modes: Modes {
+            mig: Some(true),
+            compute: Some("default"),
+            virtualization: None,
+        },
     }
 }
 
@@ -244,6 +303,88 @@ fn a_source_that_asks_seldom_is_not_down_between_two_asks() {
     assert_eq!(up(&mut metrics), 1.0);
     metrics.record_source("ipmi", true, Some(Timestamp(SECOND)));
     assert_eq!(up(&mut metrics), 0.0);
+}
+
+#[test]
+fn a_gpu_shows_what_it_tells_and_nothing_else() {
+    let mut metrics = metrics();
+    metrics.record_gpu_telemetry(GpuTelemetry {
+        device: "GPU-1".to_owned(),
+        at: Timestamp(9 * SECOND),
+        temperature: Some(Celsius(0.0)),
+        ..GpuTelemetry::default()
+    });
+    let seen = scrape(&mut metrics);
+    let of_gpus: Vec<_> = seen
+        .iter()
+        .filter(|(name, _)| name.starts_with("perjoule_gpu_"))
+        .collect();
+    // A reading of 0 is one; what is not told has no series.
+    let series = r#"perjoule_gpu_temperature_celsius{device="GPU-1"}"#.to_owned();
+    assert_eq!(of_gpus, [(&series, &0.0)]);
+
+    metrics.record_gpu_telemetry(telemetry());
+    let seen = scrape(&mut metrics);
+    for (series, value) in [
+        (r#"power_limit_watts{device="GPU-1",limit="max"}"#, 500.0),
+        (r#"clock_hertz{device="GPU-1",clock="sm"}"#, 1.41e9),
+        (r#"utilization_ratio{device="GPU-1",unit="gpu"}"#, 0.87),
+        (
+            r#"throttle_seconds_total{device="GPU-1",reason="sw_power_cap"}"#,
+            1.5,
+        ),
+        (
+            r#"throttle_seconds_total{device="GPU-1",reason="hw_thermal"}"#,
+            0.0,
+        ),
+        (
+            r#"pcie_bytes_total{device="GPU-1",direction="sent"}"#,
+            1_000.0,
+        ),
+        (
+            r#"pcie_bytes_per_second{device="GPU-1",direction="received"}"#,
+            5e6,
+        ),
+        (
+            r#"nvlink_bytes_total{device="GPU-1",direction="received"}"#,
+            4_096.0,
+        ),
+        (
+            r#"mode_info{device="GPU-1",mig="enabled",compute="default",virtualization=""}"#,
+            1.0,
+        ),
+    ] {
+        assert_eq!(
+            seen.get(&format!("perjoule_gpu_{series}")),
+            Some(&value),
+            "{series}"
+        );
+    }
+    let bytes = r#"perjoule_gpu_pcie_bytes_total{device="GPU-1",direction="received"}"#;
+    assert!(!seen.contains_key(bytes));
+}
+
+#[test]
+fn a_gpu_that_tells_no_more_keeps_its_counters_and_loses_its_readings() {
+    let mut metrics = metrics();
+    let busy = BTreeMap::from([(ServiceId(0), Ratio(0.75))]);
+    let told = Timestamp(4 * SECOND);
+    metrics.record_gpu_utilization("GPU-1", &busy, told);
+    metrics.record_gpu_telemetry(GpuTelemetry {
+        at: told,
+        ..telemetry()
+    });
+    let seen = scrape(&mut metrics);
+    let names: Vec<&str> = seen
+        .keys()
+        .filter(|name| name.contains("_gpu_"))
+        .filter_map(|name| name.split('{').next())
+        .collect();
+    assert!(!names.is_empty());
+    assert!(
+        names.iter().all(|name| name.ends_with("_total")),
+        "{names:?}"
+    );
 }
 
 fn counted(input: Option<u64>, output: Option<u64>) -> TokenDelta {

@@ -17,7 +17,8 @@ use crate::ledger::{
     Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Floor, Outcome, Route,
     Source, TokenDelta, TokenSource,
 };
-use crate::units::{Microjoules, Watts};
+use crate::telemetry::GpuTelemetry;
+use crate::units::{Microjoules, Ratio, Watts};
 
 /// All totals of one agent.
 #[derive(Debug, Clone)]
@@ -237,7 +238,11 @@ pub(super) struct Gpu {
     pub(super) name: String,
     pub(super) driver: String,
     pub(super) power: Option<Watts>,
-    pub(super) limit: Option<Watts>,
+    pub(super) telemetry: Option<GpuTelemetry>,
+    /// Critical errors by number.
+    pub(super) errors: BTreeMap<u64, u64>,
+    /// How busy services kept it, by the number of their names, and when that was asked.
+    pub(super) busy: (Timestamp, BTreeMap<usize, Ratio>),
     /// The idle floor, once somebody has looked for it.
     pub(super) idle: Option<Option<Floor>>,
 }
@@ -259,13 +264,29 @@ pub struct NodeTotals {
     pub gain_error_ratio: f64,
 }
 
-/// Whether a source works, and when it last did.
-#[derive(Debug, Clone, Copy)]
+/// Whether a source works, when it last did, and what its calls cost.
+#[derive(Debug, Clone, Default)]
 pub(super) struct SourceState {
     pub(super) up: bool,
     pub(super) latest: Option<Timestamp>,
     /// Between two asks at most, where it asks seldom.
     pub(super) every: Duration,
+    pub(super) calls: Option<SourceCalls>,
+}
+
+/// A source's calls of its devices so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceCalls {
+    /// Calls.
+    pub count: u64,
+    /// Of them, those that failed.
+    pub errors: u64,
+    /// Time spent inside them.
+    pub busy: Duration,
+    /// Median time of the latest ones; `None` before the first.
+    pub p50: Option<Duration>,
+    /// Its 99th percentile.
+    pub p99: Option<Duration>,
 }
 
 /// A kernel program's own cost so far.

@@ -2,27 +2,38 @@
 //!
 //! The energy counter (millijoules since the driver was loaded, Volta and later) is what is
 //! booked; a board without one is integrated from its power readings and labelled so. Two
-//! threads: one follows the counters, one asks at most once a second who holds a context, since
-//! process lists take milliseconds. Nothing else may call NVML: a call can hang with the driver.
+//! threads: one follows the counters, one asks at most once a second for everything else, since
+//! such calls take milliseconds. Nothing else may call NVML: a call can hang with the driver.
 //!
 //! Source: NVIDIA's `nvml.h` (API 12 and 13). Fields 83 (`TOTAL_ENERGY_CONSUMPTION`, mJ) and 186
 //! (`POWER_INSTANT`, mW) are never renumbered between drivers, unlike 251 and later.
 
 mod board;
+mod events;
+mod examine;
+mod integral;
 mod library;
+mod monitor;
 mod processes;
+mod raw;
+mod roster;
 mod sampling;
+mod support;
+mod telemetry;
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use nvml_wrapper::Nvml;
-use nvml_wrapper::error::NvmlError;
 
 pub use board::Board;
+pub use examine::{Examined, examine};
 pub use library::{DEFAULT_LIBRARY, Unavailable};
+pub(super) use roster::Roster;
+pub use support::{Figure, Record, Support};
 
 use super::source::{Feed, Running};
 use crate::ledger::{Component, Meter, MeterId, Source};
@@ -130,21 +141,23 @@ impl Node {
             boards,
             ..
         } = self;
-        let measured: Vec<(Board, MeterId)> = boards
+        let known: BTreeSet<String> = boards.iter().map(|board| board.uuid.clone()).collect();
+        let measured = boards
             .into_iter()
             .filter(|board| board.meter().is_some())
             .zip(meters.iter().copied())
             .collect();
-        if measured.is_empty() {
-            return Ok(());
-        }
-        let (boards, name, news) = (measured.clone(), library.clone(), feed.clone());
-        running.spawn("nvml-processes", move |stop| {
-            processes::run(&name, &boards, &news, &stop)
+        let roster = Roster::new(measured);
+        let (boards, name, news) = (roster.clone(), library.clone(), feed.clone());
+        running.spawn("nvml-telemetry", move |stop| {
+            telemetry::run(&name, &boards, known, &news, &stop)
         })?;
+        let boards = roster.clone();
         running.spawn("nvml", move |stop| {
-            sampling::run(nvml, &library, &measured, &feed, &stop)
-        })
+            sampling::run(nvml, &library, &boards, &feed, &stop)
+        })?;
+        running.meter_later_boards(roster);
+        Ok(())
     }
 }
 
@@ -169,16 +182,4 @@ impl Board {
             idle: None,
         })
     }
-}
-
-/// Whether the board or the driver does not have what was asked for, for good.
-fn is_absent(error: &NvmlError) -> bool {
-    matches!(
-        error,
-        NvmlError::NotSupported
-            | NvmlError::NotFound
-            | NvmlError::FailedToLoadSymbol(_)
-            | NvmlError::FunctionNotFound
-            | NvmlError::VgpuEccNotSupported
-    )
 }

@@ -8,8 +8,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::News;
+use super::nvml::{Board, Roster};
 use crate::clock::Timestamp;
-use crate::ledger::Event;
+use crate::ledger::{Event, MeterId};
 
 /// How long [`Running::stop`] waits for a thread before it leaves it behind.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -24,7 +25,7 @@ const STATE_EVERY: Duration = Duration::from_secs(1);
 /// its age is what shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceState {
-    /// `nvml`, `nvml-processes`, `rapl`, `hwmon`, `ipmi`, `external` or `model`.
+    /// `nvml`, `nvml-telemetry`, `rapl`, `hwmon`, `ipmi`, `external` or `model`.
     pub name: &'static str,
     /// Between two calls, at most.
     pub every: Duration,
@@ -216,6 +217,8 @@ impl Stop {
 pub struct Running {
     stop: Stop,
     threads: Vec<(&'static str, JoinHandle<()>)>,
+    /// Boards that NVML's threads meter.
+    boards: Roster,
 }
 
 impl Running {
@@ -223,6 +226,17 @@ impl Running {
     /// at their next read.
     pub fn set_rest(&self, rests: bool) {
         self.stop.0.rests.store(rests, Ordering::Relaxed);
+    }
+
+    /// From now on follows a board that came after the start; `meter` is what the ledger made of
+    /// [`Board::meter`].
+    pub fn add_board(&self, board: Board, meter: MeterId) {
+        self.boards.add(board, meter);
+    }
+
+    /// Where NVML's threads look for boards to meter.
+    pub(super) fn meter_later_boards(&mut self, roster: Roster) {
+        self.boards = roster;
     }
 
     /// Starts one source's thread.

@@ -12,10 +12,14 @@ pub(crate) const SUCCESS: Return = 0;
 pub(crate) const UNINITIALIZED: Return = 1;
 pub(crate) const INVALID_ARGUMENT: Return = 2;
 pub(crate) const NOT_SUPPORTED: Return = 3;
+pub(crate) const NO_PERMISSION: Return = 4;
 pub(crate) const NOT_FOUND: Return = 6;
 pub(crate) const INSUFFICIENT_SIZE: Return = 7;
 pub(crate) const DRIVER_NOT_LOADED: Return = 9;
+pub(crate) const TIMEOUT: Return = 10;
+pub(crate) const FUNCTION_NOT_FOUND: Return = 13;
 pub(crate) const GPU_IS_LOST: Return = 15;
+pub(crate) const RESET_REQUIRED: Return = 16;
 pub(crate) const UNKNOWN: Return = 999;
 
 /// `NVML_VALUE_TYPE_UNSIGNED_INT`.
@@ -42,6 +46,19 @@ pub(crate) const FIELD_ENERGY: c_uint = 191;
 /// `NVML_FI_DEV_POWER_REQUESTED_LIMIT`, milliwatts.
 pub(crate) const FIELD_POWER_REQUESTED_LIMIT: c_uint = 192;
 
+/// `NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX`, KiB sent; scope: the link.
+pub(crate) const FIELD_NVLINK_TX: c_uint = 138;
+/// `NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX`, KiB received; scope: the link.
+pub(crate) const FIELD_NVLINK_RX: c_uint = 139;
+/// `NVML_FI_DEV_PCIE_COUNT_TX_BYTES`.
+pub(crate) const FIELD_PCIE_TX: c_uint = 197;
+/// `NVML_FI_DEV_PCIE_COUNT_RX_BYTES`.
+pub(crate) const FIELD_PCIE_RX: c_uint = 198;
+
+/// The scope that stands for all links together.
+pub(crate) const SCOPE_ALL_LINKS: c_uint = c_uint::MAX;
+/// `NVML_POWER_SCOPE_MODULE`: CPU and GPU of a superchip.
+pub(crate) const SCOPE_MODULE: c_uint = 1;
 /// `NVML_POWER_SCOPE_GPU`.
 pub(crate) const SCOPE_GPU: c_uint = 0;
 /// `gpuInstanceId` and `computeInstanceId` where there is no MIG.
@@ -77,6 +94,53 @@ pub(crate) struct ProcessInfo {
     pub(crate) pid: c_uint,
     /// Bytes.
     pub(crate) used_gpu_memory: c_ulonglong,
+    pub(crate) gpu_instance_id: c_uint,
+    pub(crate) compute_instance_id: c_uint,
+}
+
+/// `nvmlMemory_v2_t`, bytes.
+#[repr(C)]
+pub(crate) struct Memory {
+    /// Size and version of the struct, by the caller.
+    pub(crate) version: c_uint,
+    pub(crate) total: c_ulonglong,
+    pub(crate) reserved: c_ulonglong,
+    pub(crate) free: c_ulonglong,
+    pub(crate) used: c_ulonglong,
+}
+
+/// `nvmlUtilization_t`, percent.
+#[repr(C)]
+pub(crate) struct Utilization {
+    pub(crate) gpu: c_uint,
+    pub(crate) memory: c_uint,
+}
+
+/// `nvmlProcessUtilizationSample_t`, percent.
+#[repr(C)]
+pub(crate) struct ProcessUtilization {
+    pub(crate) pid: c_uint,
+    /// Microseconds since 1970.
+    pub(crate) timestamp: c_ulonglong,
+    pub(crate) sm: c_uint,
+    pub(crate) memory: c_uint,
+    pub(crate) encoder: c_uint,
+    pub(crate) decoder: c_uint,
+}
+
+/// `nvmlEventSet_t`: here a number that is never dereferenced.
+pub(crate) type EventSetHandle = *mut c_void;
+
+/// `nvmlEventTypeXidCriticalError`.
+pub(crate) const EVENT_XID_CRITICAL: c_ulonglong = 8;
+
+/// `nvmlEventData_t`.
+#[repr(C)]
+pub(crate) struct EventData {
+    pub(crate) device: DeviceHandle,
+    pub(crate) event_type: c_ulonglong,
+    /// The XID, for an event of that type.
+    pub(crate) event_data: c_ulonglong,
     pub(crate) gpu_instance_id: c_uint,
     pub(crate) compute_instance_id: c_uint,
 }
@@ -117,4 +181,12 @@ const _: () = {
     assert!(offset_of!(PciInfo, pci_device_id) == 28);
     assert!(offset_of!(PciInfo, pci_subsystem_id) == 32);
     assert!(offset_of!(PciInfo, bus_id) == 36);
+};
+const _: () = {
+    assert!(size_of::<Memory>() == 40 && offset_of!(Memory, total) == 8);
+    assert!(size_of::<Utilization>() == 8);
+    assert!(size_of::<ProcessUtilization>() == 32);
+    assert!(offset_of!(ProcessUtilization, timestamp) == 8);
+    assert!(offset_of!(ProcessUtilization, sm) == 16);
+    assert!(size_of::<EventData>() == 32 && offset_of!(EventData, event_data) == 16);
 };

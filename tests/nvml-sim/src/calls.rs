@@ -1,14 +1,69 @@
 //! The exported C functions, named and shaped as in `nvml.h`.
 
 mod device;
+mod events;
 mod fields;
+mod monitor;
 mod power;
+mod processes;
 mod system;
 
 use std::ffi::{c_char, c_uint};
 
 use crate::abi::{INSUFFICIENT_SIZE, INVALID_ARGUMENT};
 use crate::library::Failure;
+
+/// Every function that the library exports; a test holds this against its symbols.
+pub const FUNCTIONS: &[&str] = &[
+    "nvmlDeviceGetClockInfo",
+    "nvmlDeviceGetComputeMode",
+    "nvmlDeviceGetComputeRunningProcesses_v3",
+    "nvmlDeviceGetCount_v2",
+    "nvmlDeviceGetCurrentClocksEventReasons",
+    "nvmlDeviceGetCurrentClocksThrottleReasons",
+    "nvmlDeviceGetEnforcedPowerLimit",
+    "nvmlDeviceGetFieldValues",
+    "nvmlDeviceGetHandleByIndex_v2",
+    "nvmlDeviceGetHandleByUUID",
+    "nvmlDeviceGetIndex",
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+    "nvmlDeviceGetMemoryInfo_v2",
+    "nvmlDeviceGetMigMode",
+    "nvmlDeviceGetName",
+    "nvmlDeviceGetPciInfo_v3",
+    "nvmlDeviceGetPcieThroughput",
+    "nvmlDeviceGetPowerManagementDefaultLimit",
+    "nvmlDeviceGetPowerManagementLimit",
+    "nvmlDeviceGetPowerManagementLimitConstraints",
+    "nvmlDeviceGetPowerUsage",
+    "nvmlDeviceGetProcessUtilization",
+    "nvmlDeviceGetTemperature",
+    "nvmlDeviceGetTotalEnergyConsumption",
+    "nvmlDeviceGetUUID",
+    "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetVirtualizationMode",
+    "nvmlDeviceRegisterEvents",
+    "nvmlErrorString",
+    "nvmlEventSetCreate",
+    "nvmlEventSetFree",
+    "nvmlEventSetWait_v2",
+    "nvmlInitWithFlags",
+    "nvmlInit_v2",
+    "nvmlShutdown",
+    "nvmlSystemGetCudaDriverVersion_v2",
+    "nvmlSystemGetDriverVersion",
+    "nvmlSystemGetNVMLVersion",
+];
+
+/// The name of the function in which it stands: a fault that names a function must strike that one.
+macro_rules! this_function {
+    () => {{
+        fn inner() {}
+        let path = std::any::type_name_of_val(&inner);
+        path.rsplit("::").nth(1).unwrap_or_default()
+    }};
+}
+use this_function;
 
 /// Writes `value` to where the caller wants it.
 ///

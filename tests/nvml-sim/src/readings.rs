@@ -30,8 +30,45 @@ pub fn counter_at(
         * scenario.tick_ms
         * 1e3
         * standard(scenario.noise_seed, device, Channel::Counter, tick);
-    let shown = i128::from(scaled(energy, scenario.gain)) + noise.round() as i128;
+    let shown = i128::from(scaled(energy, scenario.gain))
+        + noise.round() as i128
+        + jumps_uj(scenario, state, device, since, tick);
     Some(u64::try_from(shown / 1_000).unwrap_or(0))
+}
+
+/// What a device's counter has jumped by since it was last at 0, microjoules.
+fn jumps_uj(
+    scenario: &Scenario,
+    state: &GpuState,
+    device: usize,
+    since_ns: u64,
+    at_ns: u64,
+) -> i128 {
+    let jumps = scenario.devices.get(device).map(|device| &device.jumps);
+    let happened = jumps.into_iter().flatten().filter(|jump| {
+        let at = state.created_ns() + nanos(jump.at_s, NS_PER_S);
+        at > since_ns && at <= at_ns
+    });
+    happened
+        .map(|jump| (jump.joules * 1e6).round() as i128)
+        .sum()
+}
+
+/// The share of the last second that `device` was busy, percent: how far its mean power lay
+/// between idle and its limit. At least 1 if it did anything.
+pub(crate) fn utilization(
+    scenario: &Scenario,
+    state: &GpuState,
+    device: usize,
+    boottime_ns: u64,
+) -> Option<u32> {
+    let parameters = scenario.devices.get(device)?;
+    let end = boottime_ns.max(state.created_ns());
+    let start = end.saturating_sub(NS_PER_S as u64).max(state.created_ns());
+    let energy = state.energy_at(device, end)? - state.energy_at(device, start)?;
+    let watts = energy as f64 * 1e3 / (end - start).max(1) as f64;
+    let span = (parameters.limit_watts - parameters.idle_watts).max(1.0);
+    Some((watts / span * 100.0).ceil().min(100.0) as u32)
 }
 
 /// The tick at or before `boottime_ns`: when the counter last changed.
@@ -151,6 +188,7 @@ mod tests {
     use gpu_state::{Segment, Writer};
 
     use super::*;
+    use crate::faults::Jump;
 
     const MS: u64 = 1_000_000;
 
@@ -242,6 +280,25 @@ mod tests {
         let (before, after) = (at(9).unwrap(), at(12).unwrap());
         assert!(before > 800_000, "{before}");
         assert!((140_000..=170_000).contains(&after), "{after}");
+    }
+
+    #[test]
+    fn a_jump_moves_the_counter_from_its_moment_on() {
+        let jump = |joules| Jump { at_s: 5.0, joules };
+        let (scenario, state, _writer, _) = played(|s| s.devices[0].jumps = vec![jump(1e6)]);
+        let at = |s: u64| counter_at(&scenario, &state, 0, state.created_ns() + s * 1_000 * MS);
+        let rise = at(6).unwrap() - at(4).unwrap();
+        assert!((1_000_000_000..1_000_500_000).contains(&rise), "{rise}");
+        let (scenario, state, _writer, _) = played(|s| s.devices[0].jumps = vec![jump(-200.0)]);
+        let at = |s: u64| counter_at(&scenario, &state, 0, state.created_ns() + s * 1_000 * MS);
+        assert!(at(6).unwrap() < at(4).unwrap());
+    }
+
+    #[test]
+    fn utilization_is_how_far_power_lies_between_idle_and_the_limit() {
+        let (scenario, state, _writer, start) = played(|_| {});
+        let at = |ms: u64| utilization(&scenario, &state, 0, start + ms * MS).unwrap();
+        assert_eq!((at(900), at(2_500), at(4_500)), (0, 32, 0));
     }
 
     #[test]

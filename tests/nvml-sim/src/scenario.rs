@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use gpu_state::{GpuState, MAX_DEVICES, OpenError};
 use serde::Deserialize;
 
+use crate::faults::{Faults, Injected, Jump, Throttle, Xid};
+
 /// The label every device name carries, so that nothing simulated is taken for measured.
 const MARK: &str = "(simulated)";
 
@@ -71,6 +73,11 @@ pub struct Scenario {
     pub devices: Vec<Device>,
     /// What goes wrong, on every GPU.
     pub faults: Faults,
+    /// What goes wrong with single functions and fields.
+    #[serde(rename = "fault")]
+    pub injected: Vec<Injected>,
+    /// A file to which every call appends its function's name, relative to the scenario file.
+    pub call_log: Option<PathBuf>,
 }
 
 /// One GPU.
@@ -89,42 +96,39 @@ pub struct Device {
     pub min_limit_watts: f64,
     /// Highest limit it accepts, watts.
     pub max_limit_watts: f64,
-}
-
-/// What goes wrong.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Faults {
-    /// Calls and fields that answer NOT_SUPPORTED.
-    pub unsupported: Vec<Feature>,
-    /// The energy counter falls to 0, seconds.
-    pub reset_at_s: Option<f64>,
-    /// Every call on a device answers GPU_IS_LOST from here on, seconds.
-    pub lost_at_s: Option<f64>,
-    /// The device is back, its counter at 0, seconds; never if absent.
-    pub back_at_s: Option<f64>,
-    /// Every call on a device takes this long, milliseconds.
-    pub slow_call_ms: f64,
-}
-
-/// What can be unsupported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Feature {
-    /// The energy counter, as call and as fields 83 and 191.
-    Energy,
-    /// `nvmlDeviceGetPowerUsage`.
-    Power,
-    /// Field 185.
-    PowerAverage,
-    /// Field 186.
-    PowerInstant,
-    /// Power limits, as calls and as fields.
-    Limits,
-    /// Compute processes.
-    Processes,
-    /// `nvmlDeviceGetFieldValues` as a whole.
-    FieldValues,
+    /// It is there from this moment on, seconds.
+    pub appears_at_s: f64,
+    /// Clock of its streaming multiprocessors, megahertz.
+    pub sm_clock_mhz: u32,
+    /// Clock of its memory, megahertz.
+    pub memory_clock_mhz: u32,
+    /// Degrees Celsius.
+    pub temperature_c: u32,
+    /// Memory, bytes; what its processes hold is used.
+    pub memory_bytes: u64,
+    /// Sent and received over PCIe, each, bytes a second.
+    pub pcie_bytes_per_s: f64,
+    /// Sent and received over NVLink, each, bytes a second; NOT_SUPPORTED if absent.
+    pub nvlink_bytes_per_s: Option<f64>,
+    /// Power of the whole module of a superchip, watts; NOT_SUPPORTED if absent.
+    pub module_watts: Option<f64>,
+    /// MIG mode.
+    pub mig: bool,
+    /// MIG mode changes to the other, seconds.
+    pub mig_changes_at_s: Option<f64>,
+    /// `nvmlComputeMode_t`.
+    pub compute_mode: u32,
+    /// `nvmlGpuVirtualizationMode_t`.
+    pub virtualization: u32,
+    /// Jumps of its energy counter.
+    #[serde(rename = "jump")]
+    pub jumps: Vec<Jump>,
+    /// Times in which its clocks are held down; it idles otherwise.
+    #[serde(rename = "throttle")]
+    pub throttles: Vec<Throttle>,
+    /// Its critical errors.
+    #[serde(rename = "xid")]
+    pub xids: Vec<Xid>,
 }
 
 impl Default for Scenario {
@@ -142,6 +146,8 @@ impl Default for Scenario {
             noise_seed: 1,
             devices: vec![Device::numbered(0)],
             faults: Faults::default(),
+            injected: Vec::new(),
+            call_log: None,
         }
     }
 }
@@ -155,6 +161,21 @@ impl Default for Device {
             limit_watts: 400.0,
             min_limit_watts: 100.0,
             max_limit_watts: 400.0,
+            appears_at_s: 0.0,
+            sm_clock_mhz: 1_410,
+            memory_clock_mhz: 1_593,
+            temperature_c: 41,
+            memory_bytes: 80 << 30,
+            pcie_bytes_per_s: 2e6,
+            nvlink_bytes_per_s: Some(1_024e3),
+            module_watts: None,
+            mig: false,
+            mig_changes_at_s: None,
+            compute_mode: 0,
+            virtualization: 0,
+            jumps: Vec::new(),
+            throttles: Vec::new(),
+            xids: Vec::new(),
         }
     }
 }
@@ -186,8 +207,10 @@ impl Scenario {
             path: path.to_owned(),
             source,
         })?;
-        if let (Some(state), Some(folder)) = (&scenario.gpu_state, path.parent()) {
-            scenario.gpu_state = Some(folder.join(state));
+        if let Some(folder) = path.parent() {
+            for file in [&mut scenario.gpu_state, &mut scenario.call_log] {
+                *file = file.take().map(|file| folder.join(file));
+            }
         }
         scenario.complete()
     }
@@ -233,6 +256,15 @@ impl Scenario {
                 return refuse(format!("{key} = {value} is not between {least} and 1e6"));
             }
         }
+        for fault in &self.injected {
+            let field = fault.call.strip_prefix("field:");
+            let known = fault.call == "*"
+                || crate::FUNCTIONS.contains(&fault.call.as_str())
+                || field.is_some_and(|id| id.parse::<u32>().is_ok());
+            if !known {
+                return refuse(format!("{:?} is no function or field", fault.call));
+            }
+        }
         for (index, device) in self.devices.iter_mut().enumerate() {
             if device.uuid.is_empty() {
                 device.uuid = uuid_of(index);
@@ -248,6 +280,11 @@ impl Scenario {
             ] {
                 if !(0.0..=1e5).contains(&watts) {
                     return refuse(format!("device {index}: {watts} watts"));
+                }
+            }
+            for amount in [device.pcie_bytes_per_s, device.appears_at_s] {
+                if !(0.0..=1e15).contains(&amount) {
+                    return refuse(format!("device {index}: {amount}"));
                 }
             }
             // The counter must never fall, so its noise must stay below the idle energy.
@@ -298,6 +335,8 @@ mod tests {
             "tick_ms = 0",
             "gain = nan",
             "noise_watts = 50",
+            "[[fault]]\ncall = \"nvmlDeviceGetNames\"",
+            "[[fault]]\ncall = \"*\"\nanswer = \"no\"",
         ] {
             assert!(load(text).is_err(), "accepted: {text}");
         }

@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 use gpu_state::{GpuState, Process, Segment, boottime_ns};
 use nvml_sim::{Scenario, counter_at, last_tick_ns};
 use nvml_wrapper::Nvml;
+use nvml_wrapper::bitmasks::event::EventTypes;
+use nvml_wrapper::enum_wrappers::device::{Clock, PcieUtilCounter, TemperatureSensor};
 use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
+use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
+use object::{Object as _, ObjectSymbol as _};
 
 /// The library reads one scenario a process, so its users take turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -211,7 +215,7 @@ fn what_is_unsupported_or_missing_says_so() {
     assert_eq!(supported, [false, false, true]);
     assert!(device.power_usage().is_ok());
     assert!(matches!(
-        device.mig_mode(),
+        device.performance_state(),
         Err(NvmlError::FailedToLoadSymbol(_))
     ));
 }
@@ -273,4 +277,130 @@ fn two_users_in_one_process_share_the_library_until_both_have_left() {
         .unwrap();
     drop(second);
     assert_eq!(machine.nvml.device_count().unwrap(), 1);
+}
+
+#[test]
+fn the_list_of_functions_is_what_the_library_exports() {
+    let bytes = std::fs::read(library()).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    let mut exported: Vec<&str> = file
+        .dynamic_symbols()
+        .filter(|symbol| symbol.is_definition())
+        .filter_map(|symbol| symbol.name().ok())
+        .filter(|name| name.starts_with("nvml"))
+        .collect();
+    exported.sort_unstable();
+    assert_eq!(exported, nvml_sim::FUNCTIONS);
+}
+
+#[test]
+fn a_monitors_readings_are_the_scenarios() {
+    let machine = machine(
+        "[[device]]\nsm_clock_mhz = 1200\ntemperature_c = 55\nmig = true\ncompute_mode = 3\n\
+         nvlink_bytes_per_s = 1024e3\nmodule_watts = 500\n\
+         [[device.throttle]]\nreasons = 0x24\nfrom_s = 0\nuntil_s = 3600\n",
+    );
+    let device = machine.nvml.device_by_index(0).unwrap();
+    assert_eq!(device.clock_info(Clock::SM).unwrap(), 1_200);
+    assert_eq!(device.clock_info(Clock::Memory).unwrap(), 1_593);
+    assert_eq!(device.temperature(TemperatureSensor::Gpu).unwrap(), 55);
+    assert_eq!(device.current_throttle_reasons().unwrap().bits(), 0x24);
+    assert_eq!(device.mig_mode().unwrap().current, 1);
+    assert_eq!(device.memory_info().unwrap().total, 80 << 30);
+    let sent = device.pcie_throughput(PcieUtilCounter::Send).unwrap();
+    assert_eq!(sent, 2_000);
+    assert!(matches!(
+        device.utilization_rates(),
+        Err(NvmlError::NotSupported)
+    ));
+    assert!(device.compute_mode().is_ok() && device.virtualization_mode().is_ok());
+    // Counters of traffic rise; without a scope the wrapper cannot ask for those of all links.
+    let count = || {
+        let values = device.field_values_for(&[FieldId(197)]).unwrap();
+        match values[0].as_ref().unwrap().value.as_ref().unwrap() {
+            SampleValue::U64(bytes) => *bytes,
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = count();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(count() > before + 80_000);
+}
+
+#[test]
+fn processes_use_the_device_in_samples_that_are_told_once() {
+    let machine = machine("");
+    let device = machine.nvml.device_by_index(0).unwrap();
+    assert!(matches!(
+        device.process_utilization_stats(None),
+        Err(NvmlError::NotFound)
+    ));
+    let process = Process {
+        pid: std::process::id(),
+        memory_bytes: 1 << 30,
+    };
+    let _context = machine.state.open_context(0, process).unwrap();
+    let samples = device.process_utilization_stats(None).unwrap();
+    assert_eq!(samples.len(), 1);
+    assert_eq!((samples[0].pid, samples[0].sm_util), (process.pid, 0));
+    let again = device.process_utilization_stats(samples[0].timestamp);
+    // The driver may have taken the next one meanwhile.
+    match again {
+        Err(error) => assert!(matches!(error, NvmlError::NotFound), "{error}"),
+        Ok(newer) => assert!(newer[0].timestamp > samples[0].timestamp),
+    }
+}
+
+#[test]
+fn an_error_is_told_once_to_who_waits_for_it() {
+    let machine = machine("[[device]]\n[[device.xid]]\nat_s = 0.2\ncode = 79\n");
+    let nvml = &machine.nvml;
+    let device = nvml.device_by_index(0).unwrap();
+    let set = nvml.create_event_set().unwrap();
+    let set = device
+        .register_events(EventTypes::CRITICAL_XID_ERROR, set)
+        .unwrap();
+    let event = set.wait(2_000).unwrap();
+    assert_eq!(event.event_data, Some(XidError::Value(79)));
+    assert_eq!(event.device.index().unwrap(), 0);
+    assert!(matches!(set.wait(10), Err(NvmlError::Timeout)));
+    set.release_events().unwrap();
+}
+
+#[test]
+fn a_device_that_appears_late_is_not_there_before() {
+    let machine = machine("[[device]]\n[[device]]\nuuid = \"GPU-late\"\nappears_at_s = 0.5\n");
+    let nvml = &machine.nvml;
+    assert_eq!(nvml.device_count().unwrap(), 1);
+    assert!(nvml.device_by_uuid("GPU-late").is_err());
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(nvml.device_count().unwrap(), 2);
+    assert_eq!(nvml.device_by_index(1).unwrap().uuid().unwrap(), "GPU-late");
+}
+
+#[test]
+fn a_fault_changes_one_call_and_the_log_names_every_call() {
+    let machine = machine(
+        "call_log = \"calls\"\n\
+         [[fault]]\ncall = \"nvmlDeviceGetTemperature\"\nanswer = \"no_permission\"\n\
+         [[fault]]\ncall = \"field:186\"\nanswer = \"not_supported\"\n\
+         [[fault]]\ncall = \"nvmlDeviceGetName\"\ndelay_ms = 30\n\
+         [[fault]]\ncall = \"nvmlDeviceGetPowerUsage\"\ndevice = 1\nanswer = \"gpu_is_lost\"\n",
+    );
+    let device = machine.nvml.device_by_index(0).unwrap();
+    assert!(matches!(
+        device.temperature(TemperatureSensor::Gpu),
+        Err(NvmlError::NoPermission)
+    ));
+    let values = device.field_values_for(&[83, 186].map(FieldId)).unwrap();
+    assert!(values[0].as_ref().unwrap().value.is_ok());
+    assert!(values[1].as_ref().unwrap().value.is_err());
+    let begun = Instant::now();
+    device.name().unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(30));
+    assert!(device.power_usage().is_ok(), "another device's fault");
+    let log = std::fs::read_to_string(machine.scenario.call_log.as_ref().unwrap()).unwrap();
+    let calls: Vec<&str> = log.lines().collect();
+    assert!(calls.contains(&"nvmlInit_v2") && calls.contains(&"nvmlDeviceGetTemperature"));
+    assert!(calls.contains(&"field:83"), "{calls:?}");
 }

@@ -8,7 +8,7 @@ use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 
-use super::is_absent;
+use super::support::is_absent;
 use crate::units::{Microjoules, Watts};
 
 const TOTAL_ENERGY: FieldId = FieldId(83);
@@ -18,7 +18,7 @@ const TWO_TICKS: Duration = Duration::from_millis(250);
 
 /// How a figure is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Call {
+enum Way {
     /// As a field value, together with others in one call.
     Field,
     /// By its own function.
@@ -38,8 +38,8 @@ pub struct Board {
     pub enforced_limit: Option<Watts>,
     /// The highest power limit that can be set.
     pub max_limit: Option<Watts>,
-    energy: Option<Call>,
-    power: Option<Call>,
+    energy: Option<Way>,
+    power: Option<Way>,
 }
 
 /// What one read showed.
@@ -75,15 +75,15 @@ impl Board {
             })
             .unwrap_or_default();
         board.power = match power {
-            Some(_) => Some(Call::Field),
-            None => device.power_usage().ok().map(|_| Call::Function),
+            Some(_) => Some(Way::Field),
+            None => device.power_usage().ok().map(|_| Way::Function),
         };
         board.energy = match energy {
-            Some(_) => Some(Call::Field),
+            Some(_) => Some(Way::Field),
             None => device
                 .total_energy_consumption()
                 .ok()
-                .map(|_| Call::Function),
+                .map(|_| Way::Function),
         };
         // Some virtual GPUs answer with success and 0 for ever.
         if board.energy.is_some() && board.read(device)?.energy == Some(Microjoules::ZERO) {
@@ -108,7 +108,7 @@ impl Board {
     /// Whether the power shown is the present one. The other reading is an average over the last
     /// second on most boards: it must not place energy inside a tick.
     pub fn has_instant_power(&self) -> bool {
-        self.power == Some(Call::Field)
+        self.power == Some(Way::Field)
     }
 
     /// Reads energy and power; one call where the board has both as fields.
@@ -122,25 +122,29 @@ impl Board {
             power: None,
         };
         match (self.energy, self.power) {
-            (Some(Call::Field), Some(Call::Field)) => {
+            (Some(Way::Field), Some(Way::Field)) => {
                 let values = fields(device, &[TOTAL_ENERGY, INSTANT_POWER])?;
                 sample.energy = values.first().copied().flatten().map(energy);
                 sample.power = values.get(1).copied().flatten().map(power);
             }
-            (Some(Call::Field), _) => {
+            (Some(Way::Field), _) => {
                 let values = fields(device, &[TOTAL_ENERGY])?;
                 sample.energy = values.first().copied().flatten().map(energy);
             }
-            (Some(Call::Function), _) => {
+            (Some(Way::Function), way) => {
                 sample.energy = Some(energy(device.total_energy_consumption()?));
+                if way == Some(Way::Field) {
+                    let values = fields(device, &[INSTANT_POWER]).unwrap_or_default();
+                    sample.power = values.first().copied().flatten().map(power);
+                }
             }
-            (None, Some(Call::Field)) => {
+            (None, Some(Way::Field)) => {
                 let values = fields(device, &[INSTANT_POWER])?;
                 sample.power = values.first().copied().flatten().map(power);
             }
             (None, _) => {}
         }
-        if self.power == Some(Call::Function) {
+        if self.power == Some(Way::Function) {
             sample.power = match device.power_usage() {
                 Ok(value) => Some(milliwatts(value)),
                 Err(error) if self.energy.is_none() && !is_absent(&error) => return Err(error),
@@ -197,7 +201,7 @@ fn milliwatts(value: u32) -> Watts {
 mod tests {
     use super::*;
 
-    fn board(energy: Option<Call>, power: Option<Call>) -> Board {
+    fn board(energy: Option<Way>, power: Option<Way>) -> Board {
         Board {
             uuid: "GPU-1".into(),
             name: None,
@@ -213,15 +217,15 @@ mod tests {
     fn a_board_without_counter_is_integrated_and_one_that_shows_nothing_is_no_meter() {
         use crate::ledger::Source;
         let source = |energy, power| board(energy, power).meter().map(|meter| meter.source);
-        assert_eq!(source(Some(Call::Function), None), Some(Source::Counter));
-        assert_eq!(source(None, Some(Call::Function)), Some(Source::Integrated));
+        assert_eq!(source(Some(Way::Function), None), Some(Source::Counter));
+        assert_eq!(source(None, Some(Way::Function)), Some(Source::Integrated));
         assert_eq!(source(None, None), None);
-        assert!(!board(None, Some(Call::Function)).has_instant_power());
+        assert!(!board(None, Some(Way::Function)).has_instant_power());
     }
 
     #[test]
     fn the_enforced_limit_stands_in_where_the_highest_is_not_known() {
-        let meter = board(Some(Call::Field), None).meter();
+        let meter = board(Some(Way::Field), None).meter();
         assert_eq!(meter.and_then(|meter| meter.limit), Some(Watts(300.0)));
     }
 }

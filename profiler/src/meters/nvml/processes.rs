@@ -1,122 +1,81 @@
-//! The thread that asks which processes hold a context on which board, once a second.
+//! Who holds a context on a board, and how busy each process keeps it.
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
+use nvml_wrapper::Device;
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::struct_wrappers::device::ProcessInfo;
-use nvml_wrapper::{Device, Nvml};
 
-use super::sampling::find_device;
-use super::{Board, is_absent, library};
-use crate::clock::Timestamp;
-use crate::ledger::MeterId;
-use crate::meters::source::{Deaf, Feed, Health, Stop};
-use crate::meters::{GpuProcesses, News};
+use super::support::{Figure, Record};
+use crate::meters::ProcessUtilization;
+use crate::meters::source::Health;
+use crate::units::Ratio;
 
-const EVERY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(30);
-
-/// The thread's body. It has its own session of the driver, so that a slow list never holds up
-/// the counters.
-pub(super) fn run(library: &OsStr, boards: &[(Board, MeterId)], feed: &Feed, stop: &Stop) {
-    let mut health = Health::new("nvml-processes");
-    let mut retry = EVERY;
-    loop {
-        match library::open(library) {
-            Ok(nvml) => match watch(&nvml, boards, &mut health, feed, stop) {
-                Ok(Ended::Lost { answered: true }) => retry = EVERY,
-                Ok(Ended::Lost { answered: false }) => {}
-                Ok(Ended::Stopped | Ended::Absent) | Err(Deaf) => return,
-            },
-            Err(error) => health.down(error.to_string()),
-        }
-        retry = (retry * 2).min(LAST_RETRY);
-        if feed.health(&mut health).is_err() || stop.wait_until(Timestamp::now().plus(retry)) {
-            return;
-        }
-    }
-}
-
-enum Ended {
-    Stopped,
-    /// No board can list its processes, for good.
-    Absent,
-    Lost {
-        answered: bool,
-    },
-}
-
-fn watch(
-    nvml: &Nvml,
-    boards: &[(Board, MeterId)],
+/// All processes with a compute context, clients of an MPS server included; `None` where the board
+/// does not list them.
+pub(super) fn compute_pids(
+    device: &Device<'_>,
+    record: &mut Record,
     health: &mut Health,
-    feed: &Feed,
-    stop: &Stop,
-) -> Result<Ended, Deaf> {
-    let mut watched: Vec<(Device<'_>, MeterId)> = boards
-        .iter()
-        .filter_map(|(board, meter)| Some((find_device(nvml, &board.uuid)?, *meter)))
-        .collect();
-    let mut answered = false;
-    loop {
-        let began = Timestamp::now();
-        let (mut absent, mut failures) = (Vec::new(), Vec::new());
-        for (device, meter) in &watched {
-            let start = Timestamp::now();
-            let listed = compute_pids(device);
-            let end = Timestamp::now();
-            match listed {
-                Ok(pids) => {
-                    answered = true;
-                    health.called(start, end, true);
-                    feed.news(News::Processes(GpuProcesses {
-                        meter: *meter,
-                        pids,
-                        at: end,
-                    }))?;
-                }
-                Err(error) if is_absent(&error) => absent.push(*meter),
-                Err(error) => {
-                    health.called(start, end, false);
-                    failures.push(error.to_string());
-                }
-            }
+) -> Result<Option<Vec<u32>>, NvmlError> {
+    let listed = record.ask(Figure::Processes, health, || {
+        match device.running_compute_processes() {
+            // A process that came up between the two halves of the call.
+            Err(NvmlError::InsufficientSize(_)) => device.running_compute_processes(),
+            other => other,
         }
-        watched.retain(|(_, meter)| !absent.contains(meter));
-        let failed = failures.len();
-        health.is(failures.pop());
-        feed.health(health)?;
-        if watched.is_empty() {
-            return Ok(if absent.is_empty() {
-                Ended::Lost { answered }
-            } else {
-                Ended::Absent
-            });
-        }
-        if failed == watched.len() {
-            return Ok(Ended::Lost { answered });
-        }
-        if stop.wait_until(began.plus(EVERY)) {
-            return Ok(Ended::Stopped);
-        }
-    }
-}
-
-/// All processes with a compute context, clients of an MPS server included.
-fn compute_pids(device: &Device<'_>) -> Result<Vec<u32>, NvmlError> {
-    let listed = match device.running_compute_processes() {
-        // A process that came up between the two halves of the call.
-        Err(NvmlError::InsufficientSize(_)) => device.running_compute_processes()?,
-        other => other?,
+    })?;
+    let Some(listed) = listed else {
+        return Ok(None);
     };
     // Only drivers with MPS have the second list.
-    let clients: Vec<ProcessInfo> = device.mps_running_compute_processes().unwrap_or_default();
+    let clients = record
+        .ask(Figure::MpsProcesses, health, || {
+            device.mps_running_compute_processes()
+        })?
+        .unwrap_or_default();
     let pids: BTreeSet<u32> = listed
         .iter()
         .chain(&clients)
         .map(|process| process.pid)
         .collect();
-    Ok(pids.into_iter().collect())
+    Ok(Some(pids.into_iter().collect()))
+}
+
+/// How busy each process kept the board since the samples that were seen last; `last_seen` is
+/// carried on, for the driver repeats old samples to who does not say what it has seen.
+pub(super) fn utilization(
+    device: &Device<'_>,
+    last_seen: &mut u64,
+    record: &mut Record,
+    health: &mut Health,
+) -> Result<Option<Vec<ProcessUtilization>>, NvmlError> {
+    let samples = record.ask(Figure::ProcessUtilization, health, || {
+        match device.process_utilization_stats(*last_seen) {
+            // No sample since then.
+            Err(NvmlError::NotFound) => Ok(Vec::new()),
+            other => other,
+        }
+    })?;
+    let Some(samples) = samples else {
+        return Ok(None);
+    };
+    let mut latest: BTreeMap<u32, (u64, ProcessUtilization)> = BTreeMap::new();
+    for sample in samples {
+        // Above 100 % the driver shows what no longer exists.
+        if sample.timestamp <= *last_seen || sample.sm_util > 100 || sample.mem_util > 100 {
+            continue;
+        }
+        let seen = ProcessUtilization {
+            pid: sample.pid,
+            sm: Ratio::from_percent(sample.sm_util),
+            memory: Ratio::from_percent(sample.mem_util),
+        };
+        let known = latest.entry(sample.pid).or_insert((sample.timestamp, seen));
+        if known.0 < sample.timestamp {
+            *known = (sample.timestamp, seen);
+        }
+    }
+    let newest = latest.values().map(|(taken, _)| *taken).max();
+    *last_seen = newest.unwrap_or(*last_seen);
+    Ok(Some(latest.into_values().map(|(_, seen)| seen).collect()))
 }

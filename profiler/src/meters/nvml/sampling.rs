@@ -10,6 +10,7 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
 use super::board::Sample;
+use super::roster::Roster;
 use super::{Board, NOMINAL_TICK, STALE_AFTER, library};
 use crate::clock::Timestamp;
 use crate::ledger::{Event, MeterId, PowerSample, Reading};
@@ -27,6 +28,8 @@ const REOPEN_AFTER: Duration = Duration::from_secs(3);
 const PACE_EVERY: Duration = Duration::from_secs(10);
 /// Calls slower than this take the driver's lock from the server too long.
 const SLOW_CALL: Duration = Duration::from_millis(5);
+/// Where there is no board, one that comes later is looked for as often.
+const EMPTY_WAIT: Duration = Duration::from_millis(500);
 
 /// Boards that can be read by their place in a list.
 trait Boards {
@@ -34,6 +37,8 @@ trait Boards {
     fn sample(&mut self, index: usize) -> Result<Sample, NvmlError>;
     /// Looks board `index` up again, after it was lost.
     fn find(&mut self, index: usize);
+    /// Boards that are metered from now on, at the next places of the list.
+    fn join(&mut self) -> Vec<Channel>;
 }
 
 /// How a board's energy is made.
@@ -79,30 +84,23 @@ impl From<Deaf> for Ended {
 }
 
 /// The thread's body: follows all boards until it is stopped.
-pub(super) fn run(
-    nvml: Nvml,
-    library: &OsStr,
-    boards: &[(Board, MeterId)],
-    feed: &Feed,
-    stop: &Stop,
-) {
-    let now = Timestamp::now();
-    let mut channels: Vec<Channel> = boards
-        .iter()
-        .map(|(board, meter)| Channel::new(board, *meter, now))
-        .collect();
+pub(super) fn run(nvml: Nvml, library: &OsStr, roster: &Roster, feed: &Feed, stop: &Stop) {
+    let mut boards: Vec<(Board, MeterId)> = Vec::new();
+    let mut channels: Vec<Channel> = Vec::new();
     let mut health = Health::new("nvml");
     let mut session = Some(nvml);
     let mut retry = FIRST_RETRY;
     loop {
         match session.take().map_or_else(|| library::open(library), Ok) {
             Ok(nvml) => {
+                let known = boards.len();
                 let mut found = Found {
                     nvml: &nvml,
-                    boards,
+                    roster,
+                    boards: &mut boards,
                     devices: Vec::new(),
                 };
-                (0..boards.len()).for_each(|index| found.find(index));
+                (0..known).for_each(|index| found.find(index));
                 // Retries that were planned for the old session are due now.
                 let now = Timestamp::now();
                 channels
@@ -126,13 +124,14 @@ pub(super) fn run(
 }
 
 /// The boards of an open driver, by UUID.
-struct Found<'n> {
+struct Found<'a, 'n> {
     nvml: &'n Nvml,
-    boards: &'n [(Board, MeterId)],
+    roster: &'a Roster,
+    boards: &'a mut Vec<(Board, MeterId)>,
     devices: Vec<Option<Device<'n>>>,
 }
 
-impl Boards for Found<'_> {
+impl Boards for Found<'_, '_> {
     fn sample(&mut self, index: usize) -> Result<Sample, NvmlError> {
         let device = self.devices.get(index).and_then(Option::as_ref);
         match (self.boards.get(index), device) {
@@ -151,6 +150,18 @@ impl Boards for Found<'_> {
         {
             *slot = find_device(self.nvml, &board.uuid);
         }
+    }
+
+    fn join(&mut self) -> Vec<Channel> {
+        let new = self.roster.from(self.boards.len());
+        let now = Timestamp::now();
+        let mut channels = Vec::new();
+        for (board, meter) in new {
+            channels.push(Channel::new(&board, meter, now));
+            self.boards.push((board, meter));
+            self.find(self.boards.len() - 1);
+        }
+        channels
     }
 }
 
@@ -285,7 +296,7 @@ impl Pace {
 
 fn drive(
     boards: &mut impl Boards,
-    channels: &mut [Channel],
+    channels: &mut Vec<Channel>,
     health: &mut Health,
     feed: &Feed,
     stop: &Stop,
@@ -298,19 +309,23 @@ fn drive(
 
 fn try_drive(
     boards: &mut impl Boards,
-    channels: &mut [Channel],
+    channels: &mut Vec<Channel>,
     health: &mut Health,
     feed: &Feed,
     stop: &Stop,
 ) -> Result<Ended, Deaf> {
     let mut pace = Pace::new(Timestamp::now());
     loop {
+        channels.extend(boards.join());
         let soonest = channels
             .iter_mut()
             .enumerate()
             .min_by_key(|(_, channel)| channel.next);
         let Some((index, channel)) = soonest else {
-            return Ok(Ended::Stopped);
+            if stop.wait_until(Timestamp::now().plus(EMPTY_WAIT)) {
+                return Ok(Ended::Stopped);
+            }
+            continue;
         };
         if stop.wait_until(channel.next) {
             return Ok(Ended::Stopped);

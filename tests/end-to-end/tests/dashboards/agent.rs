@@ -9,6 +9,7 @@ use std::time::Duration;
 use profiler::clock::Timestamp;
 use profiler::export::{Metrics, http};
 use profiler::ledger::*;
+use profiler::telemetry::{GpuTelemetry, PowerLimits};
 use profiler::units::{Microjoules, Watts};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -105,7 +106,6 @@ fn described() -> Metrics {
     metrics.describe_service(ServiceId(1), "tgi", None);
     for device in ["GPU-1", "GPU-2"] {
         metrics.record_gpu(device, "NVIDIA A100-SXM4-80GB", "550.54.15");
-        metrics.record_gpu_power_limit(device, Some(Watts(400.0)));
     }
     metrics.record_probe("sched_switch", "tp_btf", true);
     metrics.record_dropped("ring_full", 0);
@@ -165,6 +165,15 @@ fn book(metrics: &mut Metrics, tick: u64) {
     }
     for device in ["GPU-1", "GPU-2"] {
         metrics.record_gpu_power(device, Some(Watts(285.0)));
+        metrics.record_gpu_telemetry(GpuTelemetry {
+            device: device.to_owned(),
+            at: now,
+            limits: PowerLimits {
+                enforced: Some(Watts(400.0)),
+                ..PowerLimits::default()
+            },
+            ..GpuTelemetry::default()
+        });
     }
     metrics.record_source("nvml", true, Some(now));
     metrics.record_probe_cost("sched_switch", tick * 1_000, tick * 1_000_000);

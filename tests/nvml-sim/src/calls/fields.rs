@@ -3,14 +3,16 @@
 use std::ffi::{c_int, c_longlong};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::this_function;
 use crate::abi::{
-    DeviceHandle, FIELD_ENERGY, FIELD_POWER_AVERAGE, FIELD_POWER_CURRENT_LIMIT,
-    FIELD_POWER_DEFAULT_LIMIT, FIELD_POWER_INSTANT, FIELD_POWER_MAX_LIMIT, FIELD_POWER_MIN_LIMIT,
-    FIELD_POWER_REQUESTED_LIMIT, FIELD_TOTAL_ENERGY, FieldValue, INVALID_ARGUMENT, NOT_SUPPORTED,
-    Return, SCOPE_GPU, SUCCESS, TYPE_UNSIGNED_INT, TYPE_UNSIGNED_LONG_LONG, Value,
+    DeviceHandle, FIELD_ENERGY, FIELD_NVLINK_RX, FIELD_NVLINK_TX, FIELD_PCIE_RX, FIELD_PCIE_TX,
+    FIELD_POWER_AVERAGE, FIELD_POWER_CURRENT_LIMIT, FIELD_POWER_DEFAULT_LIMIT, FIELD_POWER_INSTANT,
+    FIELD_POWER_MAX_LIMIT, FIELD_POWER_MIN_LIMIT, FIELD_POWER_REQUESTED_LIMIT, FIELD_TOTAL_ENERGY,
+    FieldValue, INVALID_ARGUMENT, NOT_SUPPORTED, Return, SCOPE_ALL_LINKS, SCOPE_GPU, SCOPE_MODULE,
+    SUCCESS, TYPE_UNSIGNED_INT, TYPE_UNSIGNED_LONG_LONG, Value,
 };
+use crate::faults::Feature;
 use crate::library::{Failure, Gpu, device_call};
-use crate::scenario::Feature;
 
 /// # Safety
 /// As in `nvml.h`: `values` holds `count` entries whose `fieldId` and `scopeId` are set.
@@ -20,7 +22,7 @@ unsafe extern "C" fn nvmlDeviceGetFieldValues(
     count: c_int,
     values: *mut FieldValue,
 ) -> Return {
-    device_call(device, |gpu| {
+    device_call(this_function!(), device, |gpu| {
         gpu.needs(Feature::FieldValues)?;
         let count = usize::try_from(count).map_err(|_| Failure(INVALID_ARGUMENT))?;
         if count == 0 || values.is_null() {
@@ -37,7 +39,8 @@ unsafe extern "C" fn nvmlDeviceGetFieldValues(
 
 enum Reading {
     Milliwatts(u32),
-    Millijoules(u64),
+    /// Anything in the wide type: millijoules, KiB, bytes.
+    Wide(u64),
 }
 
 fn fill(gpu: &Gpu<'_>, value: &mut FieldValue) {
@@ -57,10 +60,10 @@ fn fill(gpu: &Gpu<'_>, value: &mut FieldValue) {
             };
             value.value.unsigned_int = power;
         }
-        Ok(Reading::Millijoules(energy)) => {
+        Ok(Reading::Wide(amount)) => {
             value.value_type = TYPE_UNSIGNED_LONG_LONG;
             value.value = Value {
-                unsigned_long_long: energy,
+                unsigned_long_long: amount,
             };
         }
         Err(Failure(code)) => value.result = code,
@@ -68,11 +71,27 @@ fn fill(gpu: &Gpu<'_>, value: &mut FieldValue) {
 }
 
 fn read(gpu: &Gpu<'_>, field: u32, scope: u32) -> Result<Reading, Failure> {
-    if scope != SCOPE_GPU {
-        return Err(Failure(NOT_SUPPORTED));
+    gpu.machine
+        .interfere(&format!("field:{field}"), Some(gpu.index))?;
+    let age = gpu.machine.age_s(gpu.now_ns);
+    match (field, scope) {
+        (FIELD_NVLINK_TX | FIELD_NVLINK_RX, SCOPE_ALL_LINKS) => {
+            let rate = gpu.device.nvlink_bytes_per_s;
+            let rate = rate.ok_or(Failure(NOT_SUPPORTED))?;
+            return Ok(Reading::Wide((rate * age / 1024.0) as u64));
+        }
+        (FIELD_PCIE_TX | FIELD_PCIE_RX, SCOPE_GPU) => {
+            return Ok(Reading::Wide((gpu.device.pcie_bytes_per_s * age) as u64));
+        }
+        (FIELD_POWER_INSTANT, SCOPE_MODULE) => {
+            let watts = gpu.device.module_watts.ok_or(Failure(NOT_SUPPORTED))?;
+            return Ok(Reading::Milliwatts((watts * 1e3) as u32));
+        }
+        (_, SCOPE_GPU) => {}
+        _ => return Err(Failure(NOT_SUPPORTED)),
     }
     let milliwatts = match field {
-        FIELD_TOTAL_ENERGY | FIELD_ENERGY => return gpu.energy_mj().map(Reading::Millijoules),
+        FIELD_TOTAL_ENERGY | FIELD_ENERGY => return gpu.energy_mj().map(Reading::Wide),
         FIELD_POWER_AVERAGE => {
             gpu.needs(Feature::PowerAverage)?;
             gpu.average_power_mw()

@@ -2,10 +2,10 @@
 
 use std::ffi::{c_uint, c_ulonglong};
 
-use super::give;
+use super::{give, this_function};
 use crate::abi::{DeviceHandle, Return};
+use crate::faults::Feature;
 use crate::library::device_call;
-use crate::scenario::Feature;
 
 /// # Safety
 /// As in `nvml.h`: `energy` is valid for writing.
@@ -15,14 +15,16 @@ unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     energy: *mut c_ulonglong,
 ) -> Return {
     // SAFETY: the caller's promise.
-    device_call(device, |gpu| unsafe { give(energy, gpu.energy_mj()?) })
+    device_call(this_function!(), device, |gpu| unsafe {
+        give(energy, gpu.energy_mj()?)
+    })
 }
 
 /// # Safety
 /// As in `nvml.h`: `power` is valid for writing.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: DeviceHandle, power: *mut c_uint) -> Return {
-    device_call(device, |gpu| {
+    device_call(this_function!(), device, |gpu| {
         gpu.needs(Feature::Power)?;
         // SAFETY: the caller's promise.
         unsafe { give(power, gpu.average_power_mw()?) }
@@ -37,7 +39,7 @@ unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(
     limit: *mut c_uint,
 ) -> Return {
     // SAFETY: the caller's promise.
-    device_call(device, |gpu| unsafe {
+    device_call(this_function!(), device, |gpu| unsafe {
         give(limit, gpu.limit_mw(|d| d.limit_watts)?)
     })
 }
@@ -50,7 +52,7 @@ unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(
     limit: *mut c_uint,
 ) -> Return {
     // SAFETY: the caller's promise.
-    device_call(device, |gpu| unsafe {
+    device_call(this_function!(), device, |gpu| unsafe {
         give(limit, gpu.limit_mw(|d| d.limit_watts)?)
     })
 }
@@ -63,7 +65,7 @@ unsafe extern "C" fn nvmlDeviceGetPowerManagementDefaultLimit(
     limit: *mut c_uint,
 ) -> Return {
     // SAFETY: the caller's promise.
-    device_call(device, |gpu| unsafe {
+    device_call(this_function!(), device, |gpu| unsafe {
         give(limit, gpu.limit_mw(|d| d.limit_watts)?)
     })
 }
@@ -76,7 +78,7 @@ unsafe extern "C" fn nvmlDeviceGetPowerManagementLimitConstraints(
     lowest: *mut c_uint,
     highest: *mut c_uint,
 ) -> Return {
-    device_call(device, |gpu| {
+    device_call(this_function!(), device, |gpu| {
         let (low, high) = (
             gpu.limit_mw(|d| d.min_limit_watts)?,
             gpu.limit_mw(|d| d.max_limit_watts)?,

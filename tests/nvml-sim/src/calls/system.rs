@@ -2,23 +2,23 @@
 
 use std::ffi::{c_char, c_int, c_uint};
 
-use super::{give, give_text};
+use super::{give, give_text, this_function};
 use crate::abi::Return;
 use crate::library::{call, initialize, shut_down};
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlInit_v2() -> Return {
-    initialize()
+    initialize(this_function!())
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlInitWithFlags(_flags: c_uint) -> Return {
-    initialize()
+    initialize(this_function!())
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlShutdown() -> Return {
-    shut_down()
+    shut_down(this_function!())
 }
 
 /// # Safety
@@ -26,14 +26,16 @@ extern "C" fn nvmlShutdown() -> Return {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) -> Return {
     // SAFETY: the caller's promise.
-    call(|machine| unsafe { give_text(version, length, &machine.scenario.driver_version) })
+    call(this_function!(), |machine| unsafe {
+        give_text(version, length, &machine.scenario.driver_version)
+    })
 }
 
 /// # Safety
 /// As in `nvml.h`: `version` is valid for `length` bytes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_uint) -> Return {
-    call(|machine| {
+    call(this_function!(), |machine| {
         let text = format!("12.{}", machine.scenario.driver_version);
         // SAFETY: the caller's promise.
         unsafe { give_text(version, length, &text) }
@@ -45,7 +47,7 @@ unsafe extern "C" fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_ui
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) -> Return {
     // SAFETY: the caller's promise.
-    call(|_| unsafe { give(version, 12_090) })
+    call(this_function!(), |_| unsafe { give(version, 12_090) })
 }
 
 #[unsafe(no_mangle)]
@@ -59,6 +61,8 @@ extern "C" fn nvmlErrorString(result: Return) -> *const c_char {
         6 => c"Not Found",
         7 => c"Insufficient Size",
         9 => c"Driver Not Loaded",
+        10 => c"Timeout",
+        13 => c"Function Not Found",
         15 => c"GPU is lost",
         _ => c"Unknown Error",
     };

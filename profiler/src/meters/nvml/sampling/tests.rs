@@ -56,6 +56,10 @@ impl Boards for Fakes {
     fn find(&mut self, index: usize) {
         self.0[index].looked_up += 1;
     }
+
+    fn join(&mut self) -> Vec<Channel> {
+        Vec::new()
+    }
 }
 
 fn followed(meter: u32) -> Channel {
@@ -201,6 +205,54 @@ fn when_every_board_is_lost_for_long_the_driver_is_given_up() {
 }
 
 #[test]
+fn a_board_that_comes_later_is_followed_from_then_on_beside_the_first() {
+    struct Later {
+        fakes: Fakes,
+        comes: Timestamp,
+    }
+    impl Boards for Later {
+        fn sample(&mut self, index: usize) -> Result<Sample, NvmlError> {
+            self.fakes.sample(index)
+        }
+        fn find(&mut self, _: usize) {}
+        fn join(&mut self) -> Vec<Channel> {
+            let count = self.fakes.0.len() as u32;
+            if count == 2 || Timestamp::now() < self.comes {
+                return Vec::new();
+            }
+            self.fakes.0.push(Fake::new(self.comes));
+            vec![followed(count)]
+        }
+    }
+    let (sender, receiver) = mpsc::channel();
+    let now = Timestamp::now();
+    let comes = now.plus(Duration::from_millis(700));
+    // At the start there is none at all.
+    let fakes = Fakes(Vec::new());
+    let mut running = Running::default();
+    let spawned = running.spawn("nvml", move |stop| {
+        let mut boards = Later { fakes, comes };
+        let mut health = Health::new("nvml");
+        drive(
+            &mut boards,
+            &mut Vec::new(),
+            &mut health,
+            &Feed(sender),
+            &stop,
+        );
+    });
+    assert!(spawned.is_ok());
+    thread::sleep(Duration::from_millis(2_500));
+    assert!(running.stop().is_empty());
+    let news: Vec<News> = receiver.try_iter().collect();
+    for meter in [0, 1] {
+        let seen = readings(&news, meter);
+        assert!(seen.len() >= 5, "meter {meter}: {} changes", seen.len());
+        assert!(seen.iter().all(|reading| reading.after >= comes));
+    }
+}
+
+#[test]
 fn the_loop_ends_when_nobody_listens() {
     let (sender, receiver) = mpsc::channel();
     drop(receiver);
@@ -209,7 +261,7 @@ fn the_loop_ends_when_nobody_listens() {
     let stop = Stop::default();
     let ended = drive(
         &mut fakes,
-        &mut [followed(0)],
+        &mut vec![followed(0)],
         &mut health,
         &Feed(sender),
         &stop,
@@ -226,6 +278,9 @@ fn a_hung_call_holds_up_only_its_own_thread_and_the_end_does_not_wait_for_it() {
             Err(NvmlError::Unknown)
         }
         fn find(&mut self, _: usize) {}
+        fn join(&mut self) -> Vec<Channel> {
+            Vec::new()
+        }
     }
     let (sender, receiver) = mpsc::channel();
     let mut running = Running::default();
@@ -233,7 +288,7 @@ fn a_hung_call_holds_up_only_its_own_thread_and_the_end_does_not_wait_for_it() {
         let mut health = Health::new("nvml");
         drive(
             &mut Hung,
-            &mut [followed(0)],
+            &mut vec![followed(0)],
             &mut health,
             &Feed(sender),
             &stop,
