@@ -196,6 +196,11 @@ impl Ledger {
                 }
             }
             Event::CpuUntil(until) => self.cpu_until = self.cpu_until.max(until),
+            Event::Shares(shares) => {
+                if let Some(meter) = self.meters.get_mut(shares.meter.0 as usize) {
+                    meter.share(shares);
+                }
+            }
             Event::Holders(holders) => {
                 let Holders {
                     meter,

@@ -6,7 +6,7 @@ use super::Agent;
 use super::config::Config;
 use super::sinks::Sinks;
 use super::state::State;
-use crate::ledger::{Component, Ledger, Meter, MeterId, ServiceId, TypicalIdle};
+use crate::ledger::{Component, Event, Ledger, Meter, MeterId, ServiceId, SmShares, TypicalIdle};
 use crate::meters::calibration::Calibrated;
 use crate::meters::nvml::Board;
 use crate::meters::{GpuUtilization, ProcessUtilization, typical_idle};
@@ -102,7 +102,17 @@ impl Agent {
         for service in &self.services {
             owners.extend(service.pids.iter().map(|pid| (*pid, service.id)));
         }
-        let busy = by_service(processes, |pid| owners.get(&pid).copied());
+        let owner = |pid| owners.get(&pid).copied();
+        let busy = by_service(processes, owner);
+        let others = processes
+            .iter()
+            .filter(|process| owner(process.pid).is_none());
+        self.ledger.apply(Event::Shares(SmShares {
+            meter: utilization.meter,
+            at: *at,
+            services: busy.values().map(|part| part.0).sum(),
+            others: others.map(|process| process.sm.0).sum(),
+        }));
         self.sinks
             .metrics
             .record_gpu_utilization(&meter.device, &busy, *at);

@@ -26,6 +26,8 @@ const UNSTREAMED_ERROR: f64 = 0.4;
 const BESIDE_UNSTREAMED: f64 = 0.5;
 /// Services that take turns on a GPU: when each one's steps ran, their outputs tell only roughly.
 const CONTENDED_ERROR: f64 = 0.35;
+/// Time in which a process kept a GPU busy stands in for what it drew there.
+const FOREIGN_ERROR: f64 = 0.5;
 /// Power that is read for a part of each tick only, and the trapezoid between: what one tick's
 /// energy may be off by, as part of it.
 const SAMPLING_ERROR: f64 = 0.4;
@@ -76,7 +78,8 @@ pub(super) fn judge(
         + (gpu * worst(of(Component::Gpu), |meter| ends(flight, meter))).powi(2)
         + (gpu * worst(of(Component::Gpu), floor_error)).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2)
-        + (gpu * worst(of(Component::Gpu), MeterState::contended_part) * CONTENDED_ERROR).powi(2);
+        + (gpu * worst(of(Component::Gpu), MeterState::contended_part) * CONTENDED_ERROR).powi(2)
+        + (gpu * worst(of(Component::Gpu), MeterState::foreign_part) * FOREIGN_ERROR).powi(2);
     squares += sampled(flight, prefill, gpu - prefill, of(Component::Gpu));
     let host = |energy: f64, component| {
         let model = of(component).any(|meter| meter.meter.source == Source::Model);

@@ -87,6 +87,11 @@ impl Ledger {
         if component != Component::Gpu {
             return true;
         }
+        let is_late = now >= pending.to.plus(self.config.first_data_horizon);
+        let meter_state = self.meters.get(meter);
+        if !is_late && meter_state.is_some_and(|meter| meter.awaits_shares(pending.to)) {
+            return false;
+        }
         let services = self.services_on(meter, pending.to);
         let waits = |service: &&u32| {
             self.flights
@@ -98,7 +103,7 @@ impl Ledger {
         if waiting.is_empty() {
             return true;
         }
-        if now < pending.to.plus(self.config.first_data_horizon) {
+        if !is_late {
             return false;
         }
         for service in waiting {
@@ -196,9 +201,14 @@ impl Ledger {
             (0..stretch.amounts.len() as u32).any(|service| resident(&service))
         };
         let length = pending.to.since(pending.from);
+        let foreign = if held.as_ref().is_some_and(|held| held.others > 0) {
+            meter.foreign_share(pending.to)
+        } else {
+            0.0
+        };
         if busy {
             meter.busy_until = pending.to;
-        } else if pending.from >= meter.busy_until.plus(SETTLING) && !lost {
+        } else if pending.from >= meter.busy_until.plus(SETTLING) && !lost && foreign == 0.0 {
             meter.levels.learn(holds, pending.energy, length);
         }
         let known_base = meter.levels.base(holds, length);
@@ -220,6 +230,7 @@ impl Ledger {
                 held: held.as_ref(),
                 services: &services,
                 spacing: &spacing,
+                foreign,
                 lost,
             }),
             Component::Cpu | Component::Dram => {
@@ -230,7 +241,8 @@ impl Ledger {
         if known_base.is_some() && division.busy > 0.0 {
             let joules = division.accounts.requests.joules().0;
             let (by_time, contended) = (division.by_time() * 1e-6, division.contended() * 1e-6);
-            meter.learn_busy([division.busy, joules, by_time, contended]);
+            let foreign = division.accounts.other.joules().0;
+            meter.learn_busy([division.busy, joules, by_time, contended, foreign]);
             if let Some(phases) = division.phases {
                 meter.phases.learn(phases.prefill, phases.decode, joules);
             }

@@ -8,6 +8,9 @@
 //! produced. With p the prefill time, c the chunks and T the time with anything in flight:
 //! w = κ·p + (T − Σp)·c ⁄ Σc. Given the steps' energies this is their Shapley value.
 //!
+//! Processes that serve nothing get their part first, by how busy they kept the GPU: of them no
+//! time line is known.
+//!
 //! A response that does not stream shows neither prefill nor chunks. Alone it weighs by time in
 //! service; beside streams it is taken to be in every decode step, which is what a stream is.
 
@@ -32,6 +35,8 @@ pub(super) struct Question<'a> {
     pub(super) services: &'a [u32],
     /// Seconds between two chunks of one stream, by service's place.
     pub(super) spacing: &'a dyn Fn(u32) -> f64,
+    /// The part of the work that processes did which serve nothing.
+    pub(super) foreign: f64,
     /// True if requests were lost.
     pub(super) lost: bool,
 }
@@ -183,6 +188,8 @@ pub(super) fn divide(question: &Question<'_>) -> Division {
             }
         }
     }
+    let (left, foreign) = part_off(left, question.foreign);
+    accounts.other = foreign;
     let parts = split(left, &weights);
     let energies: Vec<[u64; KINDS]> = parts
         .chunks_exact(KINDS)
@@ -200,7 +207,7 @@ pub(super) fn divide(question: &Question<'_>) -> Division {
         })
         .collect();
     accounts.requests = Microjoules(left);
-    let teaches = !weightless && total(Kind::Unstreamed) == 0;
+    let teaches = !weightless && total(Kind::Unstreamed) == 0 && foreign == Microjoules::ZERO;
     let decode = if total(Kind::Decode) > 0 { decode } else { 0.0 };
     let phases = teaches.then_some(Phases { prefill, decode });
     Division {
@@ -225,6 +232,12 @@ fn with_holders(
     shares
 }
 
+/// What is left when a part between 0 and 1 is taken off, and that part.
+fn part_off(energy: u64, part: f64) -> (u64, Microjoules) {
+    let part = ((energy as f64 * part) as u64).min(energy);
+    (energy - part, Microjoules(part))
+}
+
 /// Nothing was in flight: what is above the floor belongs to whoever holds the GPU.
 fn quiet(
     question: &Question<'_>,
@@ -234,7 +247,9 @@ fn quiet(
     let energy = Microjoules(left);
     match question.held {
         Some(held) if !question.lost && !held.services.is_empty() => {
-            accounts.overhead = energy;
+            let (left, foreign) = part_off(left, question.foreign);
+            accounts.other = foreign;
+            accounts.overhead = Microjoules(left);
             let parts = split(left, &vec![1.0; held.services.len()]);
             held.services
                 .iter()

@@ -8,16 +8,19 @@
 //! between. A delta beyond what the board can draw is refused the same way.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::floor::Levels;
 use super::phases::PhasePower;
 use super::walk::Walk;
-use super::{Accounts, Booked, Component, Meter, MeterId, Reading};
+use super::{Accounts, Booked, Component, Meter, MeterId, Reading, SmShares};
 use crate::clock::Timestamp;
 use crate::units::Microjoules;
 
 /// A delta above this × the board's limit is refused.
 const BEYOND_LIMIT: f64 = 1.2;
+/// So long the last that was told of how busy a GPU was kept still holds.
+const SHARES_HOLD: Duration = Duration::from_secs(3);
 
 /// An interval that is not closed yet.
 #[derive(Debug, Clone, Copy)]
@@ -71,14 +74,17 @@ pub(super) struct MeterState {
     /// Until when intervals were booked with no floor known.
     pub(super) floorless_until: Timestamp,
     /// Time in flight and energy of requests, and the parts of that energy that were shared by time
-    /// in service, and contended for by services; decayed: seconds, joules, joules, joules.
-    busy: [f64; 4],
+    /// in service, contended for by services, and left by processes that serve nothing; decayed:
+    /// seconds, and joules.
+    busy: [f64; 5],
     /// Mean error of an interval's edge, seconds.
     pub(super) edge_error: f64,
     /// The latest stretch whose energy nobody knows or could place.
     pub(super) hole: Option<(Timestamp, Timestamp)>,
     pub(super) refused: u64,
     held: VecDeque<Held>,
+    /// How busy it was kept, in order of time.
+    shares: VecDeque<SmShares>,
     last: Option<Last>,
     /// The last reading is that of an agent before this one.
     resumed: bool,
@@ -97,11 +103,12 @@ impl MeterState {
             pending: VecDeque::new(),
             busy_until: Timestamp(0),
             floorless_until: Timestamp(0),
-            busy: [0.0; 4],
+            busy: [0.0; 5],
             edge_error: 0.0,
             hole: None,
             refused: 0,
             held: VecDeque::new(),
+            shares: VecDeque::new(),
             last: None,
             resumed: false,
             earlier: 0,
@@ -213,11 +220,46 @@ impl MeterState {
         self.held.get(place.checked_sub(1)?)
     }
 
-    /// Forgets who held it before what it has booked.
+    /// Takes how busy it was kept.
+    pub(super) fn share(&mut self, shares: SmShares) {
+        if self.shares.back().is_none_or(|last| last.at < shares.at) {
+            self.shares.push_back(shares);
+        }
+    }
+
+    /// Whether what tells how busy it was kept up to `at` is still to come: processes that serve
+    /// nothing hold it, and it was told lately.
+    pub(super) fn awaits_shares(&self, at: Timestamp) -> bool {
+        let foreign = self.held_at(at).is_some_and(|held| held.others > 0);
+        let last = self.shares.back().map(|last| last.at);
+        foreign && last.is_some_and(|last| last < at && at <= last.plus(SHARES_HOLD))
+    }
+
+    /// The part of its work that processes did which serve nothing, as far as it was told at or
+    /// before `at`, or first thereafter.
+    pub(super) fn foreign_share(&self, at: Timestamp) -> f64 {
+        let place = self.shares.partition_point(|shares| shares.at < at);
+        let recent = |shares: &&SmShares| at <= shares.at.plus(SHARES_HOLD);
+        let before = || {
+            let before = self.shares.get(place.checked_sub(1)?)?;
+            Some(before).filter(recent)
+        };
+        match self.shares.get(place).or_else(before) {
+            Some(shares) if shares.others > 0.0 => {
+                shares.others / (shares.others + shares.services.max(0.0))
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// Forgets who held it, and how busy it was kept, before what it has booked.
     pub(super) fn forget_holders(&mut self) {
         let until = self.walk.until();
         while self.held.get(1).is_some_and(|next| next.at <= until) {
             self.held.pop_front();
+        }
+        while self.shares.get(1).is_some_and(|next| next.at <= until) {
+            self.shares.pop_front();
         }
     }
 
@@ -240,8 +282,9 @@ impl MeterState {
     }
 
     /// Learns from a busy interval: seconds with anything in flight, joules of requests, those of
-    /// them that were shared by time in service, and those over which services contended.
-    pub(super) fn learn_busy(&mut self, of_interval: [f64; 4]) {
+    /// them that were shared by time in service, those over which services contended, and those that
+    /// went to processes that serve nothing.
+    pub(super) fn learn_busy(&mut self, of_interval: [f64; 5]) {
         const KEEP: f64 = 0.99;
         for (all, more) in self.busy.iter_mut().zip(of_interval) {
             *all = *all * KEEP + more;
@@ -261,6 +304,12 @@ impl MeterState {
     /// The part of its requests' energy over which services contend.
     pub(super) fn contended_part(&self) -> f64 {
         self.part_of_requests(self.busy[3])
+    }
+
+    /// What went to processes that serve nothing while requests were in flight, as part of what these
+    /// got; all at most.
+    pub(super) fn foreign_part(&self) -> f64 {
+        self.part_of_requests(self.busy[4]).min(1.0)
     }
 
     /// Mean power above idle while something is in flight, watts.

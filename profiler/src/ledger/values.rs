@@ -230,6 +230,19 @@ pub struct Holders {
     pub others: u32,
 }
 
+/// How busy processes kept a GPU until some moment, as parts of its time.
+#[derive(Debug, Clone, Copy)]
+pub struct SmShares {
+    /// The GPU's meter.
+    pub meter: MeterId,
+    /// The end of what was sampled: up to a second.
+    pub at: Timestamp,
+    /// Sum over services' processes.
+    pub services: f64,
+    /// Sum over processes that serve nothing.
+    pub others: f64,
+}
+
 /// What sources tell the ledger.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -260,6 +273,8 @@ pub enum Event {
     CpuUntil(Timestamp),
     /// Who holds a GPU.
     Holders(Holders),
+    /// How busy they kept it.
+    Shares(SmShares),
     /// How many requests wait in an engine's queue.
     Load(EngineLoad),
 }

@@ -45,6 +45,15 @@ fn holders(meter: MeterId, millis: u64, services: &[u32], others: u32) -> Event 
     })
 }
 
+fn shares(meter: MeterId, millis: u64, services: f64, others: f64) -> Event {
+    Event::Shares(SmShares {
+        meter,
+        at: at(millis),
+        services,
+        others,
+    })
+}
+
 fn gpu_only() -> Config {
     Config {
         cpu: false,
@@ -497,4 +506,87 @@ fn a_device_that_is_never_quiet_has_the_floor_of_its_model_and_the_bound_says_so
     let (unknown, id, _) = never_quiet(None);
     assert_eq!(accounts(&unknown, id).idle, Microjoules(0));
     assert!(bound(&unknown).is_none_or(|bound| bound > known));
+}
+
+#[test]
+fn a_process_that_serves_nothing_gets_its_part_by_how_busy_it_kept_the_gpu() {
+    // Told as a driver does: once a second, of the time before.
+    let told = |id, foreign| {
+        [500, 1_500, 2_500]
+            .map(|millis| shares(id, millis, 0.6, foreign))
+            .to_vec()
+    };
+    let beside = |foreign: Option<f64>| {
+        let mut ledger = Ledger::new(gpu_only());
+        let id = ledger.add_meter(meter(Component::Gpu, Some(50.0)));
+        ledger.apply(holders(id, 0, &[0], 1));
+        let told = foreign.map(|foreign| told(id, foreign)).unwrap_or_default();
+        told.into_iter().for_each(|event| ledger.apply(event));
+        (0..=20).for_each(|tick| ledger.apply(reading(id, tick * 100, tick * 8_000_000)));
+        let whole = Request {
+            first_data: Some(at(2_000)),
+            last_data: Some(at(2_000)),
+            end: Some(End {
+                at: at(2_000),
+                outcome: Outcome::Done,
+            }),
+            ..request(1, 0, 0)
+        };
+        ledger.apply(Event::Request {
+            at: at(2_000),
+            request: whole,
+        });
+        ledger.apply(Event::RequestsUntil(at(2_600)));
+        let mut booked = ledger.advance(at(2_600));
+        booked.extend(ledger.finish(at(2_700)));
+        assert_eq!(ledger.residual_microjoules(id), 0);
+        accounts(&booked, id)
+    };
+    let alone = beside(None);
+    assert_eq!((alone.requests, alone.other), (ABOVE, Microjoules(0)));
+    let shared = beside(Some(0.2));
+    assert_eq!(shared.requests, Microjoules(45_000_000), "three quarters");
+    assert_eq!(shared.other, Microjoules(15_000_000));
+    assert_eq!(shared.idle, IDLE);
+
+    let quiet = nothing_in_flight(|id| {
+        let mut facts = vec![holders(id, 0, &[3], 1)];
+        facts.extend(told(id, 0.2));
+        facts
+    });
+    assert_eq!(quiet.overhead, Microjoules(45_000_000));
+    assert_eq!(quiet.other, Microjoules(15_000_000));
+}
+
+#[test]
+fn a_gpu_that_a_foreign_process_keeps_busy_is_not_quiet() {
+    let floor = |foreign| {
+        let mut ledger = Ledger::new(gpu_only());
+        let id = ledger.add_meter(meter(Component::Gpu, None));
+        ledger.apply(holders(id, 0, &[0], 1));
+        for second in 0..=4 {
+            ledger.apply(shares(id, second * 1_000 + 100, 0.0, foreign));
+        }
+        (0..=30).for_each(|tick| ledger.apply(reading(id, tick * 100, tick * 8_000_000)));
+        ledger.apply(Event::RequestsUntil(at(3_100)));
+        ledger.advance(at(3_100));
+        ledger.floor(id)
+    };
+    assert!(floor(0.0).is_some());
+    assert_eq!(floor(0.3), None);
+}
+
+#[test]
+fn an_interval_waits_for_how_busy_the_gpu_was_kept_and_no_longer_than_for_first_data() {
+    let mut ledger = Ledger::new(gpu_only());
+    let id = ledger.add_meter(meter(Component::Gpu, Some(50.0)));
+    ledger.apply(holders(id, 0, &[0], 1));
+    ledger.apply(shares(id, 50, 0.5, 0.5));
+    (0..=5).for_each(|tick| ledger.apply(reading(id, tick * 100, tick * 8_000_000)));
+    ledger.apply(Event::RequestsUntil(at(600)));
+    assert!(ledger.advance(at(600)).is_empty());
+    ledger.apply(shares(id, 320, 0.5, 0.5));
+    assert_eq!(ledger.advance(at(610)).len(), 3);
+    // The driver has fallen silent.
+    assert_eq!(ledger.advance(at(2_600)).len(), 2);
 }

@@ -252,6 +252,15 @@ impl World {
                     others: *others,
                 };
                 facts.push((0, Event::Holders(holders)));
+                facts.extend((0..8).map(|second| {
+                    let shares = SmShares {
+                        meter: id,
+                        at: at(second * 1_000),
+                        services: 0.5,
+                        others: 0.3 * f64::from(*others),
+                    };
+                    (second * 1_000, Event::Shares(shares))
+                }));
             }
         }
         for poll in 0..150 {
