@@ -133,12 +133,16 @@ fn both_logs(server: &Server) -> Vec<Logged> {
 }
 
 /// The same for responses inside TLS, whose writes are seen as they begin: the one that finds its
-/// client gone is seen too, with the events of one write of app.py, two at most.
+/// client gone is seen too, with all that nginx had read from the application by then.
 fn both_logs_with_tls(server: &Server) -> Vec<Logged> {
-    const WRITE: u64 = 2;
+    let written: HashMap<u64, u64> = own_log(server)
+        .into_iter()
+        .map(|behind| (behind.n, behind.chunks))
+        .collect();
     let mut logged = both_logs(server);
     for front in logged.iter_mut().filter(|front| front.aborted) {
-        front.refused = WRITE;
+        let written = written.get(&front.n).copied().unwrap_or(0);
+        front.refused = written.saturating_sub(front.chunks);
     }
     logged
 }
