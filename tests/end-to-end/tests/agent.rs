@@ -164,8 +164,15 @@ fn totals(agent: &Agent) -> BTreeMap<String, f64> {
         let is_total = ["_total", "_bucket", "_count", "_sum"]
             .iter()
             .any(|ending| name.ends_with(ending));
-        // What the agent itself costs begins with it.
-        let is_own = name.contains("probe_") || name.starts_with("process_");
+        // What the agent itself costs begins with it, and so does what it looks at beside energy.
+        let is_own = [
+            "process_",
+            "perjoule_probe_",
+            "perjoule_source_",
+            "perjoule_gpu_",
+        ]
+        .iter()
+        .any(|beginning| name.starts_with(beginning));
         (is_total && !is_own).then(|| Some((series.to_owned(), value.parse().ok()?)))?
     };
     http::body(&scrape).lines().filter_map(sample).collect()
