@@ -133,7 +133,7 @@ fn both_logs(server: &Server) -> Vec<Logged> {
 }
 
 /// The same for responses inside TLS, whose writes are seen as they begin: the one that finds its
-/// client gone is seen too, with all that nginx had read from the application by then.
+/// client gone is seen too, with at most what the application had written by then.
 fn both_logs_with_tls(server: &Server) -> Vec<Logged> {
     let written: HashMap<u64, u64> = own_log(server)
         .into_iter()
