@@ -92,7 +92,8 @@ pub(super) fn judge(
     if floorless {
         squares += (total * FLOORLESS_ERROR).powi(2);
     }
-    squares += (total * worst(meters.iter(), |meter| in_hole(flight, meter))).powi(2);
+    let concerned = meters.iter().filter(|meter| concerns(flight, meter));
+    squares += (total * worst(concerned, |meter| in_hole(flight, meter))).powi(2);
     let error = squares.sqrt() / total;
 
     let streamed = flight.mode == Mode::Streaming && flight.request.chunks > 0;
@@ -182,6 +183,22 @@ fn floor_error(meter: &MeterState) -> f64 {
     meter
         .busy_watts()
         .map_or(0.0, |watts| (2.0 * meter.levels.error() / watts).min(1.0))
+}
+
+fn concerns(flight: &Flight, meter: &MeterState) -> bool {
+    let request = &flight.request;
+    meter.concerns(
+        flight.service,
+        request.end.map_or(request.start, |end| end.at),
+    )
+}
+
+/// False if all meters of the component that the request may have run on were blind for all of its
+/// time.
+pub(super) fn is_measured(flight: &Flight, component: Component, meters: &[MeterState]) -> bool {
+    let of = |meter: &&MeterState| meter.meter.component == component && concerns(flight, meter);
+    let mut concerned = meters.iter().filter(of).peekable();
+    concerned.peek().is_none() || concerned.any(|meter| in_hole(flight, meter) < 1.0)
 }
 
 /// The part of a request's time that lies in a hole of the meter.

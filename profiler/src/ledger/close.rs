@@ -136,7 +136,7 @@ impl Ledger {
             .walk
             .look(&self.timeline, pending.to, &mut self.stretch);
         let division = if pending.gap || passed {
-            meter.hole = Some((pending.from, pending.to));
+            meter.miss(pending.from, pending.to);
             let accounts = Accounts {
                 gap: pending.energy,
                 ..Accounts::default()
@@ -255,7 +255,9 @@ impl Ledger {
         let Some(meter) = self.meters.get_mut(meter) else {
             return;
         };
-        if meter.walk.until() < to {
+        let from = meter.walk.until();
+        if from < to {
+            meter.miss(from, to);
             meter.walk.look(&self.timeline, to, &mut self.stretch);
             let timeline = &self.timeline;
             put(&mut self.flights, meter, timeline, &self.stretch, &[]);
@@ -357,12 +359,17 @@ impl Ledger {
             };
             let (class, error_ratio) =
                 bound::judge(&flight, &flight.energies.map(joules), &self.meters);
-            let [gpu, cpu, dram] = sums;
+            // None of a meter that measured nothing of it is not 0.
+            let known = |place: usize, component| {
+                let is_seen = sums[place] > Microjoules::ZERO
+                    || bound::is_measured(&flight, component, &self.meters);
+                (has[place] && is_seen).then_some(sums[place])
+            };
             out(Booked::Request(BookedRequest {
+                gpu: known(0, Component::Gpu),
+                cpu: known(1, Component::Cpu),
+                dram: known(2, Component::Dram),
                 request: flight.request,
-                gpu: has[0].then_some(gpu),
-                cpu: has[1].then_some(cpu),
-                dram: has[2].then_some(dram),
                 class,
                 error_ratio,
                 tokens: None,

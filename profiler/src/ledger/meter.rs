@@ -199,13 +199,31 @@ impl MeterState {
     ) -> Booked {
         self.earlier += i128::from(last.energy.0) - i128::from(self.epoch_start.0);
         self.epoch_start = new.energy;
-        self.hole = Some((last.edge, new.edge));
+        self.miss(last.edge, new.edge);
         Booked::Hole {
             meter,
             from: last.edge,
             to: new.edge,
             reason,
         }
+    }
+
+    /// Nobody knows the energy of this stretch, or could place it.
+    pub(super) fn miss(&mut self, from: Timestamp, to: Timestamp) {
+        self.hole = match self.hole {
+            Some((begun, until)) if from <= until && begun <= to => {
+                Some((begun.min(from), until.max(to)))
+            }
+            _ => Some((from, to)),
+        };
+    }
+
+    /// Whether requests of the service may have run on it, as far as it is known who held it at
+    /// `at`.
+    pub(super) fn concerns(&self, service: u32, at: Timestamp) -> bool {
+        let held = self.held_at(at).or_else(|| self.held.front());
+        self.meter.component != Component::Gpu
+            || held.is_none_or(|held| held.services.contains(&service))
     }
 
     /// Takes who holds it.

@@ -38,6 +38,8 @@ const GUARD: u64 = 10 * MILLISECOND;
 const REST: f64 = 200.0 * MILLISECOND as f64;
 /// So many changes in a row in the wrong place put the period itself in doubt.
 const ENOUGH_MISSES: u32 = 4;
+/// The latest change is no longer ago than so many periods.
+const LATEST: f64 = 1.25;
 /// The finest distance of two reads around an expected change.
 const FINEST_STEP: u64 = 2_500_000;
 
@@ -227,13 +229,16 @@ impl Follower {
         Some(edge)
     }
 
-    /// A counter that changes at least every `period` showed its old value no longer ago than
-    /// that, even if the latest read was earlier.
+    /// A counter whose pace is known changed no longer ago than that, even if the latest read was
+    /// earlier: after a hole in the reads the change that shows is the last of many. Dated into
+    /// the whole hole, it would put the hole's energy into a part of its time.
     fn certain_after(&self, previous: Timestamp, start: Timestamp) -> Timestamp {
-        match self.phase {
-            Phase::Fast { within } => previous.max(start.minus(Duration::from_nanos(within))),
-            _ => previous,
-        }
+        let within = match self.phase {
+            Phase::Learning { .. } => return previous,
+            Phase::Searching { .. } | Phase::Locked { .. } => (LATEST * self.period) as u64,
+            Phase::Fast { within } => within,
+        };
+        previous.max(start.minus(Duration::from_nanos(within)))
     }
 
     fn unchanged(&mut self, end: Timestamp) {

@@ -322,6 +322,43 @@ fn a_silent_meter_keeps_no_request_from_being_booked() {
 }
 
 #[test]
+fn what_a_blind_gpu_did_not_measure_is_unknown_and_not_zero_and_is_no_other_services_error() {
+    let mut ledger = Ledger::new(gpu_only());
+    let [blind, seeing] = [(); 2].map(|()| ledger.add_meter(meter(Component::Gpu, Some(50.0))));
+    ledger.apply(holders(blind, 0, &[0], 0));
+    ledger.apply(holders(seeing, 0, &[1], 0));
+    (0..=5).for_each(|tick| ledger.apply(reading(blind, tick * 100, tick * 8_000_000)));
+    (0..=60).for_each(|tick| ledger.apply(reading(seeing, tick * 100, tick * 8_000_000)));
+    for service in [0, 1] {
+        let mut served = request(u64::from(service), service, 1_000);
+        served.first_data = Some(at(3_000));
+        served.last_data = Some(at(3_000));
+        served.end = Some(End {
+            at: at(3_000),
+            outcome: Outcome::Done,
+        });
+        ledger.apply(Event::Request {
+            at: at(3_000),
+            request: served,
+        });
+    }
+    ledger.apply(Event::RequestsUntil(at(6_000)));
+    let booked = ledger.advance(at(6_000));
+    let told: Vec<_> = booked
+        .iter()
+        .filter_map(|booked| match booked {
+            Booked::Request(booked) => Some((booked.gpu, booked.error_ratio)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told.len(), 2, "{booked:?}");
+    assert_eq!(told[0], (None, None));
+    // Two seconds at 30 W above idle.
+    assert_eq!(told[1].0, Some(Microjoules(60_000_000)));
+    assert!(told[1].1.is_some_and(|ratio| ratio < 0.6), "{told:?}");
+}
+
+#[test]
 fn a_meter_that_is_added_under_load_shares_from_then_on() {
     let mut ledger = Ledger::new(gpu_only());
     let told = request(1, 0, 0);

@@ -1,10 +1,12 @@
 //! The simulated serving stack: `inference-sim serve` and the library that shows its GPU.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::binary;
@@ -13,8 +15,20 @@ use crate::binary;
 #[derive(Debug)]
 pub struct Stack {
     server: Child,
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
+    truth: PathBuf,
     url: String,
+}
+
+/// A request as the engine's own record has it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Truth {
+    /// When the server had read its head, nanoseconds of `CLOCK_BOOTTIME`.
+    pub start_ns: u64,
+    /// Tokens produced.
+    pub output_tokens: u64,
+    /// Energy above idle on each of the engine's GPUs, microjoules.
+    pub energy_uj: Vec<u64>,
 }
 
 impl Stack {
@@ -39,28 +53,44 @@ impl Stack {
     /// # Panics
     /// If it does not come up.
     pub fn start_on(devices: &[usize], lines: &str) -> Self {
+        let devices: Vec<String> = devices.iter().map(usize::to_string).collect();
+        Self::start_serving(lines, &["--devices", &devices.join(",")])
+    }
+
+    /// The same with these arguments to `inference-sim serve`.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_serving(lines: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let scenario = format!("gpu_state = \"gpu-state\"\n{lines}\n");
-        fs::write(folder.path().join("scenario.toml"), scenario).expect("a scenario");
+        write_scenario(&folder.path().join("scenario.toml"), lines);
         fs::copy(
             binary("libnvml_sim.so"),
             folder.path().join("libnvidia-ml.so.1"),
         )
         .expect("a library");
-        let out = folder.path().join("server.out");
+        Self::start_in(Arc::new(folder), "", arguments)
+    }
+
+    /// Another stack on the same GPUs; both are started with `--share`.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_beside(&self, arguments: &[&str]) -> Self {
+        Self::start_in(Arc::clone(&self.folder), "other-", arguments)
+    }
+
+    fn start_in(folder: Arc<tempfile::TempDir>, name: &str, arguments: &[&str]) -> Self {
+        let file = |ending: &str| folder.path().join(format!("{name}{ending}"));
+        let (out, truth) = (file("server.out"), file("truth.jsonl"));
         let server = Command::new(binary("inference-sim"))
             .args(["serve", "--listen", "127.0.0.1:0", "--gpu-state"])
             .arg(folder.path().join("gpu-state"))
             .arg("--truth")
-            .arg(folder.path().join("truth.jsonl"))
-            .arg("--devices")
-            .arg(
-                devices
-                    .iter()
-                    .map(usize::to_string)
-                    .collect::<Vec<_>>()
-                    .join(","),
-            )
+            .arg(&truth)
+            .arg("--engine-socket")
+            .arg(file("engine"))
+            .args(arguments)
             .stdout(fs::File::create(&out).expect("a file"))
             .stderr(Stdio::null())
             .spawn()
@@ -68,6 +98,7 @@ impl Stack {
         let mut stack = Self {
             server,
             folder,
+            truth,
             url: String::new(),
         };
         let start = Instant::now();
@@ -90,13 +121,48 @@ impl Stack {
 
     /// `perjoule`, with the environment that shows it this stack's GPU.
     pub fn perjoule(&self) -> Command {
+        self.perjoule_with(&self.scenario())
+    }
+
+    /// The same, but it sees the GPU through a scenario of its own with these lines: faults that
+    /// strike nobody else.
+    ///
+    /// # Panics
+    /// If the scenario cannot be written.
+    pub fn perjoule_seeing(&self, name: &str, lines: &str) -> Command {
+        let scenario = self.folder.path().join(format!("{name}.toml"));
+        write_scenario(&scenario, lines);
+        self.perjoule_with(&scenario)
+    }
+
+    fn perjoule_with(&self, scenario: &Path) -> Command {
         let mut command = Command::new(binary("perjoule"));
-        command.env(
-            "PERJOULE_NVML_SIM_SCENARIO",
-            self.folder.path().join("scenario.toml"),
-        );
+        command.env("PERJOULE_NVML_SIM_SCENARIO", scenario);
         command.env("PERJOULE_NVML_LIBRARY", self.library());
         command
+    }
+
+    fn scenario(&self) -> PathBuf {
+        self.folder.path().join("scenario.toml")
+    }
+
+    /// The energy counter of a GPU as the stack's own scenario shows it at a moment, millijoules.
+    ///
+    /// # Panics
+    /// If nothing is known of that moment.
+    pub fn counter_mj(&self, device: usize, at_ns: u64) -> u64 {
+        let output = Command::new(binary("inference-sim"))
+            .arg("counter")
+            .arg("--scenario")
+            .arg(self.scenario())
+            .args(["--at", &at_ns.to_string()])
+            .args(["--device", &device.to_string()])
+            .output()
+            .expect("it can be started");
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim()
+            .parse()
+            .unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
     /// The stand-in `libnvidia-ml.so.1`.
@@ -118,14 +184,17 @@ impl Stack {
     /// # Panics
     /// If it cannot be started.
     pub fn load(&self, rate: f64, seconds: u64) -> Child {
+        self.load_of(&format!("--rate {rate} --seconds {seconds}"))
+    }
+
+    /// Starts a load with these arguments.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn load_of(&self, arguments: &str) -> Child {
         Command::new(binary("inference-sim"))
             .args(["load", "--url", &self.url])
-            .args([
-                "--rate",
-                &rate.to_string(),
-                "--seconds",
-                &seconds.to_string(),
-            ])
+            .args(arguments.split_whitespace())
             .stdout(Stdio::null())
             .spawn()
             .expect("it can be started")
@@ -151,9 +220,26 @@ impl Stack {
 
     /// Requests the engine has ended.
     pub fn served(&self) -> usize {
-        let text = fs::read_to_string(self.folder.path().join("truth.jsonl")).unwrap_or_default();
-        text.lines().count()
+        self.truths().len()
     }
+
+    /// The engine's own records of them, in the order in which they ended.
+    ///
+    /// # Panics
+    /// If there is something else in the file.
+    pub fn truths(&self) -> Vec<Truth> {
+        let text = fs::read_to_string(&self.truth).unwrap_or_default();
+        text.lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
+            .collect()
+    }
+}
+
+fn write_scenario(path: &Path, lines: &str) {
+    let scenario = format!("gpu_state = \"gpu-state\"\n{lines}\n");
+    fs::write(path, scenario).expect("a scenario");
 }
 
 impl Drop for Stack {

@@ -18,7 +18,7 @@ mod ring;
 mod state;
 
 pub use processes::{Process, ProcessSlot};
-pub use ring::{PublishError, Segment, Writer};
+pub use ring::{PublishError, Segment, Writer, publish_together};
 pub use state::{GpuState, OpenError};
 
 /// Devices a state file has room for.

@@ -1,4 +1,8 @@
-//! The ring of segments: one writer a device, any number of readers, no locks between them.
+//! The ring of segments: one writer a device at a time, any number of readers, no locks between
+//! writers and readers.
+//!
+//! A device has one writer, or several that share it and take turns: each appends behind what the
+//! others have published, under a lock that is held for the appending alone.
 //!
 //! A slot is written before `head` passes it and is valid until `head` has gone once around, so a
 //! reader looks at `head` again after it has read (a sequence lock whose sequence is `head`;
@@ -9,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::layout::{DeviceLayout, SegmentLayout};
+use crate::state::{Claim, Turn};
 use crate::{GpuState, MAX_DEVICES, RING_CAPACITY, boottime_ns};
 
 /// A time in which a device draws constant power above idle.
@@ -61,11 +66,13 @@ pub enum PublishError {
     Lock(#[from] io::Error),
 }
 
-/// The one who says what a device does.
+/// One who says what a device does.
 #[derive(Debug)]
 pub struct Writer {
     state: Arc<GpuState>,
     device: usize,
+    /// Others may write between two segments of this one.
+    shared: bool,
     last_end_ns: u64,
     total_uj: u64,
 }
@@ -76,22 +83,29 @@ impl GpuState {
     /// # Errors
     /// There is no such device, or it has a writer.
     pub fn writer(self: &Arc<Self>, device: usize) -> Result<Writer, PublishError> {
+        self.write_as(device, Claim::Alone)
+    }
+
+    /// Becomes one of several writers of `device`, one a process.
+    ///
+    /// # Errors
+    /// There is no such device, or it has a writer that does not share it.
+    pub fn shared_writer(self: &Arc<Self>, device: usize) -> Result<Writer, PublishError> {
+        self.write_as(device, Claim::Shared)
+    }
+
+    fn write_as(self: &Arc<Self>, device: usize, claim: Claim) -> Result<Writer, PublishError> {
         let layout = self
             .device(device)
             .ok_or(PublishError::NoSuchDevice(device))?;
-        if !self.claim(device)? {
+        if !self.claim(device, claim)? {
             return Err(PublishError::Taken(device));
         }
-        let head = layout.head.load(Ordering::Acquire);
-        let last = head
-            .checked_sub(1)
-            .and_then(|newest| read_segment(layout, newest));
-        let (last_end_ns, total_uj) = last.map_or((0, 0), |(segment, before)| {
-            (segment.end_ns, before + segment.energy_uj)
-        });
+        let (last_end_ns, total_uj) = newest(layout);
         Ok(Writer {
             state: Arc::clone(self),
             device,
+            shared: claim == Claim::Shared,
             last_end_ns,
             total_uj,
         })
@@ -126,12 +140,12 @@ impl GpuState {
 }
 
 impl Writer {
-    /// Where the last segment ends; 0 if there is none.
+    /// Where the last segment ends that this writer knows of; 0 if there is none.
     pub fn last_end_ns(&self) -> u64 {
         self.last_end_ns
     }
 
-    /// Σ energy of all segments ever published for this device, microjoules.
+    /// Σ energy of all segments of this device that this writer knows of, microjoules.
     pub fn total_uj(&self) -> u64 {
         self.total_uj
     }
@@ -141,6 +155,24 @@ impl Writer {
     /// # Errors
     /// The segment is empty or begins before the last one ends.
     pub fn publish(&mut self, segment: Segment) -> Result<(), PublishError> {
+        let state = Arc::clone(&self.state);
+        let _turn = self.turn(&state)?;
+        self.append(segment)
+    }
+
+    /// Waits for its turn, and learns what the others have published; none is needed alone.
+    fn turn<'s>(&mut self, state: &'s GpuState) -> Result<Option<Turn<'s>>, PublishError> {
+        if !self.shared {
+            return Ok(None);
+        }
+        let turn = state.turn(self.device)?;
+        if let Some(layout) = state.device(self.device) {
+            (self.last_end_ns, self.total_uj) = newest(layout);
+        }
+        Ok(Some(turn))
+    }
+
+    fn append(&mut self, segment: Segment) -> Result<(), PublishError> {
         let Segment {
             start_ns,
             end_ns,
@@ -174,6 +206,42 @@ impl Writer {
         self.total_uj += energy_uj;
         Ok(())
     }
+}
+
+/// Publishes a segment on the devices of all `writers` at the same time: at `earliest_ns`, or where
+/// the last segment of any of them ends if that is later. Returns its start.
+///
+/// # Errors
+/// The segment is empty, or the lock on a device fails.
+pub fn publish_together(
+    writers: &mut [Writer],
+    earliest_ns: u64,
+    duration_ns: u64,
+    energy_uj: u64,
+) -> Result<u64, PublishError> {
+    // In one order everywhere, or two writers would wait for each other.
+    writers.sort_by_key(|writer| writer.device);
+    let states: Vec<Arc<GpuState>> = writers
+        .iter()
+        .map(|writer| Arc::clone(&writer.state))
+        .collect();
+    let _turns = writers
+        .iter_mut()
+        .zip(&states)
+        .map(|(writer, state)| writer.turn(state))
+        .collect::<Result<Vec<_>, _>>()?;
+    let start_ns = writers
+        .iter()
+        .map(Writer::last_end_ns)
+        .fold(earliest_ns, u64::max);
+    for writer in writers {
+        writer.append(Segment {
+            start_ns,
+            end_ns: start_ns + duration_ns,
+            energy_uj,
+        })?;
+    }
+    Ok(start_ns)
 }
 
 impl Drop for Writer {
@@ -218,6 +286,17 @@ fn find(layout: &DeviceLayout, oldest: u64, head: u64, at_ns: u64) -> Found {
         None => Found::Overwritten,
         Some((segment, before)) => Found::Segment(segment, before),
     }
+}
+
+/// The end of the newest segment and the energy until there; 0 before the first.
+fn newest(layout: &DeviceLayout) -> (u64, u64) {
+    let head = layout.head.load(Ordering::Acquire);
+    let last = head
+        .checked_sub(1)
+        .and_then(|newest| read_segment(layout, newest));
+    last.map_or((0, 0), |(segment, before)| {
+        (segment.end_ns, before + segment.energy_uj)
+    })
 }
 
 fn slot(layout: &DeviceLayout, index: u64) -> &SegmentLayout {
@@ -318,6 +397,47 @@ mod tests {
         drop(first);
         let second = second_state.writer(0).unwrap();
         assert_eq!((second.last_end_ns(), second.total_uj()), (2_000, 500));
+    }
+
+    #[test]
+    fn writers_that_share_gpus_take_turns_and_nothing_of_either_is_lost() {
+        const STEPS: u64 = 2_000;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gpu");
+        let open = || Arc::new(GpuState::open_or_create(&path).unwrap());
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (devices, duration_ns, energy_uj) in [([0, 1], 10, 3), ([1, 0], 7, 5)] {
+                let (state, start) = (open(), &start);
+                scope.spawn(move || {
+                    let mut writers = devices.map(|device| state.shared_writer(device).unwrap());
+                    start.wait();
+                    for _ in 0..STEPS {
+                        publish_together(&mut writers, 0, duration_ns, energy_uj).unwrap();
+                    }
+                });
+            }
+        });
+        let state = open();
+        let writers = [0, 1].map(|device| state.writer(device).unwrap());
+        for writer in &writers {
+            assert_eq!(writer.last_end_ns(), STEPS * (10 + 7));
+            assert_eq!(writer.total_uj(), STEPS * (3 + 5));
+        }
+    }
+
+    #[test]
+    fn a_gpu_is_shared_by_all_of_its_writers_or_by_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gpu");
+        let states = [(); 3].map(|()| Arc::new(GpuState::open_or_create(&path).unwrap()));
+        let alone = states[0].writer(0).unwrap();
+        let taken = |writer| matches!(writer, Err(PublishError::Taken(0)));
+        assert!(taken(states[1].shared_writer(0)));
+        drop(alone);
+        let _first = states[0].shared_writer(0).unwrap();
+        let _second = states[1].shared_writer(0).unwrap();
+        assert!(taken(states[2].writer(0)));
     }
 
     #[test]

@@ -111,8 +111,8 @@ impl GpuState {
         self.layout().devices.get(device)
     }
 
-    /// True if this process now is the only writer of `device`, until its file is closed.
-    pub(crate) fn claim(&self, device: usize) -> io::Result<bool> {
+    /// True if this process now is a writer of `device`, until its file is closed.
+    pub(crate) fn claim(&self, device: usize, claim: Claim) -> io::Result<bool> {
         debug_assert!(device < MAX_DEVICES);
         let bit = 1 << device;
         if self.claimed.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
@@ -121,7 +121,11 @@ impl GpuState {
         let Some(file) = &self.file else {
             return Ok(true);
         };
-        match record_lock(file, device, libc::F_WRLCK) {
+        let kind = match claim {
+            Claim::Alone => libc::F_WRLCK,
+            Claim::Shared => libc::F_RDLCK,
+        };
+        match record_lock(file, device, kind, libc::F_OFD_SETLK) {
             Ok(()) => Ok(true),
             Err(error) => {
                 self.claimed.fetch_and(!bit, Ordering::AcqRel);
@@ -137,22 +141,64 @@ impl GpuState {
     pub(crate) fn release(&self, device: usize) {
         if let Some(file) = &self.file {
             // Closing the file releases the lock too, so a failure here costs nothing.
-            let _ = record_lock(file, device, libc::F_UNLCK);
+            let _ = record_lock(file, device, libc::F_UNLCK, libc::F_OFD_SETLK);
         }
         self.claimed.fetch_and(!(1 << device), Ordering::AcqRel);
     }
 }
 
-/// Takes or drops the lock on one device: byte `device` of the file stands for it.
-fn record_lock(file: &File, device: usize, kind: i32) -> io::Result<()> {
+/// How a device is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// By this writer only.
+    Alone,
+    /// By several, in turns.
+    Shared,
+}
+
+/// The right to append to one device; given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn<'s> {
+    file: Option<&'s File>,
+    byte: usize,
+}
+
+impl GpuState {
+    /// Waits until no other process appends to `device`.
+    pub(crate) fn turn(&self, device: usize) -> io::Result<Turn<'_>> {
+        let (file, byte) = (self.file.as_ref(), MAX_DEVICES + device);
+        if let Some(file) = file {
+            loop {
+                match record_lock(file, byte, libc::F_WRLCK, libc::F_OFD_SETLKW) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    other => break other?,
+                }
+            }
+        }
+        Ok(Turn { file, byte })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = self.file {
+            // Closing the file releases the lock too.
+            let _ = record_lock(file, self.byte, libc::F_UNLCK, libc::F_OFD_SETLK);
+        }
+    }
+}
+
+/// Takes or drops a lock on one byte of the file: byte N stands for the writing of device N, byte
+/// `MAX_DEVICES` + N for a turn at it.
+fn record_lock(file: &File, byte: usize, kind: i32, command: i32) -> io::Result<()> {
     // SAFETY: flock is plain data; all zero is a valid value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = kind as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
-    lock.l_start = device as libc::off_t;
+    lock.l_start = byte as libc::off_t;
     lock.l_len = 1;
     // SAFETY: the descriptor is open for the life of `file`, and `lock` outlives the call.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw const lock) };
     if result == -1 {
         Err(io::Error::last_os_error())
     } else {

@@ -73,6 +73,9 @@ struct FrontArguments {
     /// The model's name
     #[arg(long, default_value = "simulated-8b")]
     model: String,
+    /// Tokens in an event of a stream, after the first event
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    tokens_a_chunk: u64,
 }
 
 #[derive(Args)]
@@ -89,6 +92,18 @@ struct EngineArguments {
     /// GPUs that run every step together
     #[arg(long, value_delimiter = ',', default_values_t = [0])]
     devices: Vec<usize>,
+    /// Other engines run steps on these GPUs too, in turns; they must say so as well
+    #[arg(long)]
+    share: bool,
+    /// Read prompts in parts of so many tokens, each beside a decode step
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    prompt_parts: Option<u64>,
+    /// Share of prompts of which four fifths are cached
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    cached: f64,
+    /// Give one to four tokens a step
+    #[arg(long)]
+    speculates: bool,
     /// GPU memory the engine holds, GiB
     #[arg(long, default_value_t = 70)]
     memory_gib: u64,
@@ -109,10 +124,14 @@ impl EngineArguments {
             gpu_state: self.gpu_state,
             truth: self.truth,
             devices: self.devices,
+            shares: self.share,
             memory_bytes: self.memory_gib << 30,
             model: EngineModel {
                 max_num_seqs: self.max_num_seqs.max(1),
                 idle_watts: self.idle_watts,
+                prompt_parts: self.prompt_parts,
+                cached: self.cached,
+                speculates: self.speculates,
                 ..EngineModel::default()
             },
         }
@@ -125,6 +144,7 @@ impl FrontArguments {
             self.listen,
             FrontConfig {
                 model: self.model,
+                tokens_a_chunk: self.tokens_a_chunk,
                 ..FrontConfig::default()
             },
         )
@@ -205,6 +225,16 @@ fn engine_command(config: &EngineConfig) -> anyhow::Result<std::process::Command
     command
         .arg("--idle-watts")
         .arg(config.model.idle_watts.to_string());
+    if config.shares {
+        command.arg("--share");
+    }
+    if let Some(tokens) = config.model.prompt_parts {
+        command.arg("--prompt-parts").arg(tokens.to_string());
+    }
+    command.arg("--cached").arg(config.model.cached.to_string());
+    if config.model.speculates {
+        command.arg("--speculates");
+    }
     Ok(command)
 }
 

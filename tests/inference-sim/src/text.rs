@@ -3,6 +3,8 @@
 //! A token is a word between white space. Words have 1 to 14 letters and texts differ in how long
 //! their words are, so a prompt's bytes tell its tokens only roughly, as in life.
 
+use std::ops::Range;
+
 use crate::random::Random;
 
 const SHORT: &[&str] = &[
@@ -76,10 +78,15 @@ pub fn prompt(random: &mut Random, tokens: u64) -> String {
     text
 }
 
-/// Token `index` of answer `id`; needs no escape in JSON.
-pub fn answer_token(id: u64, index: u64) -> &'static str {
-    let mut random = Random::new(id.rotate_left(32) ^ index);
-    word(&mut random, 0.4)
+/// These tokens of answer `id`, white space before each; needs no escape in JSON.
+pub fn answer_text(id: u64, tokens: Range<u64>) -> String {
+    let mut text = String::new();
+    for index in tokens {
+        let mut random = Random::new(id.rotate_left(32) ^ index);
+        text.push(' ');
+        text.push_str(word(&mut random, 0.4));
+    }
+    text
 }
 
 fn word(random: &mut Random, long_words: f64) -> &'static str {

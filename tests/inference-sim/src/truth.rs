@@ -42,6 +42,9 @@ pub struct TruthRecord {
     pub end_ns: u64,
     /// Tokens of the prompt.
     pub prompt_tokens: u64,
+    /// Those of them that were cached and not read.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cached_tokens: u64,
     /// Tokens produced while it lasted.
     pub output_tokens: u64,
     /// Index of each GPU the engine uses.
@@ -50,6 +53,10 @@ pub struct TruthRecord {
     pub energy_uj: Vec<u64>,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The accounts of the requests in flight.
@@ -63,6 +70,7 @@ pub struct TruthBook {
 #[derive(Debug)]
 struct Account {
     submission: Submission,
+    cached_tokens: u64,
     first_token_ns: Option<u64>,
     output_tokens: u64,
     energy_uj: u64,
@@ -78,9 +86,10 @@ impl TruthBook {
         }
     }
 
-    /// Opens an account.
-    pub fn open(&mut self, submission: Submission) {
+    /// Opens an account for a request of whose prompt so much is cached.
+    pub fn open(&mut self, submission: Submission, cached_tokens: u64) {
         let account = Account {
+            cached_tokens,
             first_token_ns: None,
             output_tokens: 0,
             energy_uj: 0,
@@ -97,11 +106,11 @@ impl TruthBook {
         }
     }
 
-    /// Notes a token that was produced at `at_ns`.
-    pub fn token(&mut self, id: u64, at_ns: u64) {
+    /// Notes tokens that were produced at `at_ns`.
+    pub fn tokens(&mut self, id: u64, at_ns: u64, count: u64) {
         if let Some(account) = self.open.get_mut(&id) {
             account.first_token_ns.get_or_insert(at_ns);
-            account.output_tokens += 1;
+            account.output_tokens += count;
         }
     }
 
@@ -126,6 +135,7 @@ impl TruthBook {
             first_token_ns: account.first_token_ns,
             end_ns: at_ns,
             prompt_tokens,
+            cached_tokens: account.cached_tokens,
             output_tokens: account.output_tokens,
             energy_uj: vec![account.energy_uj; self.devices.len()],
             devices: self.devices.clone(),

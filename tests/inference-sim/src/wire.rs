@@ -41,10 +41,10 @@ pub enum ToEngine {
 pub struct StepEnded {
     /// When it ended, boottime nanoseconds.
     pub at_ns: u64,
-    /// Whether it read a prompt.
+    /// Whether it read a prompt, or a part of one.
     pub prefill: bool,
-    /// Who got a token.
-    pub tokens: Vec<u64>,
+    /// Who got tokens, and how many.
+    pub tokens: Vec<(u64, u64)>,
     /// Whose token was the last.
     pub finished: Vec<u64>,
 }

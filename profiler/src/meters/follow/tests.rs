@@ -16,6 +16,8 @@ struct Simulation {
     /// Nobody is served, until then.
     rests: bool,
     rests_until: u64,
+    /// No read comes through from the first moment to the second.
+    hole: (u64, u64),
 }
 
 struct Run {
@@ -57,6 +59,7 @@ impl Simulation {
             seed: 7,
             rests: false,
             rests_until: u64::MAX,
+            hole: (0, 0),
         }
     }
 
@@ -101,6 +104,10 @@ impl Simulation {
         while now < START + seconds * SECOND {
             let delay = self.delay;
             now = follower.next_read().0.max(now) + self.random(delay);
+            let (from, to) = self.hole;
+            if (from..to).contains(&now) {
+                now = to;
+            }
             let (start, sampled, end) = (now, now + self.call / 2, now + self.call);
             follower.set_rest(self.rests && now < self.rests_until);
             let seen = follower.observe(Timestamp(start), Timestamp(end), self.value(sampled));
@@ -138,6 +145,22 @@ fn a_steady_counter_is_locked_and_every_change_is_seen_within_a_few_milliseconds
     assert!(run.edges.len() >= 597, "{}", run.edges.len());
     // Two seconds of learning at 50 reads a second, then about three reads a change.
     assert!(run.reads < 100 + 600 * 4, "{}", run.reads);
+}
+
+#[test]
+fn after_a_hole_in_the_reads_the_change_that_shows_is_dated_to_the_last_tick_not_to_the_hole() {
+    let (from, to) = (START + 10 * SECOND, START + 17 * SECOND + 20 * MILLISECOND);
+    let mut simulation = Simulation {
+        hole: (from, to),
+        ..Simulation::steady()
+    };
+    let run = simulation.run(30);
+    let first = run.edges.iter().find(|edge| edge.until.0 > to);
+    let first = first.expect("changes after the hole");
+    assert!(first.width() < 130 * MILLISECOND, "{first:?}");
+    assert!(simulation.holds_a_change(first));
+    assert_eq!(run.lock, Lock::Locked);
+    assert!(run.median_width(Timestamp(to + SECOND)) <= 3 * MILLISECOND);
 }
 
 #[test]

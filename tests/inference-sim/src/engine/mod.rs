@@ -16,10 +16,10 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use gpu_state::{GpuState, PublishError, Segment, Writer};
+use gpu_state::{GpuState, PublishError, Writer, publish_together};
 
 use self::batch::{Batch, Sequence, Step};
-use self::model::EngineModel;
+use self::model::{EngineModel, StepCost};
 use crate::truth::{Outcome, TruthBook, TruthRecord};
 use crate::wire::{StepEnded, ToEngine};
 
@@ -72,11 +72,15 @@ impl Engine {
         model: EngineModel,
         state: &Arc<GpuState>,
         devices: Vec<usize>,
+        shares: bool,
         file: Box<dyn Write>,
     ) -> Result<Self, PublishError> {
         let writers = devices
             .iter()
-            .map(|device| state.writer(*device))
+            .map(|device| match shares {
+                true => state.shared_writer(*device),
+                false => state.writer(*device),
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self {
             batch: Batch::new(model),
@@ -95,12 +99,14 @@ impl Engine {
     fn take(&mut self, message: ToEngine, now_ns: u64) -> io::Result<()> {
         match message {
             ToEngine::Add(submission) => {
+                let (id, prompt_tokens) = (submission.id, submission.prompt_tokens);
+                let cached_tokens = self.batch.model().cached_tokens(id, prompt_tokens);
                 self.batch.add(Sequence {
-                    id: submission.id,
-                    prompt_tokens: submission.prompt_tokens,
+                    id,
+                    unread_tokens: prompt_tokens - cached_tokens,
                     output_tokens: submission.output_tokens,
                 });
-                self.truth.book.open(submission);
+                self.truth.book.open(submission, cached_tokens);
             }
             ToEngine::Abort { id } => {
                 self.batch.abort(id);
@@ -166,19 +172,14 @@ impl Engine {
             }
             None => earliest,
         };
-        let start_ns = self
-            .writers
-            .iter()
-            .map(Writer::last_end_ns)
-            .fold(start_ns, u64::max);
-        let end_ns = start_ns + step.cost.duration_ns;
-        for writer in &mut self.writers {
-            writer.publish(Segment {
-                start_ns,
-                end_ns,
-                energy_uj: step.cost.energy_uj,
-            })?;
-        }
+        let StepCost {
+            duration_ns,
+            energy_uj,
+        } = step.cost;
+        // Of engines that share a GPU each waits here for the steps that the others have chosen:
+        // where all are busy they take turns.
+        let start_ns = publish_together(&mut self.writers, start_ns, duration_ns, energy_uj)?;
+        let end_ns = start_ns + duration_ns;
         for share in &step.shares {
             self.truth.book.charge(share.id, share.energy_uj);
         }
@@ -205,8 +206,11 @@ impl Engine {
                 }
                 continue;
             }
-            self.truth.book.token(share.id, at_ns);
-            told.tokens.push(share.id);
+            if share.tokens == 0 {
+                continue;
+            }
+            self.truth.book.tokens(share.id, at_ns, share.tokens);
+            told.tokens.push((share.id, share.tokens));
             if share.last {
                 told.finished.push(share.id);
                 self.truth.close(share.id, at_ns, Outcome::Done)?;

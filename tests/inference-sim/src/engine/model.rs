@@ -3,6 +3,17 @@
 //! Pure. In: the size of a step. Out: its duration and its energy above idle. The default figures
 //! are those of an A100 with a model of about 8 billion parameters.
 
+use std::ops::Add;
+
+use crate::random::Random;
+
+/// The part of a prompt that is still to be read when its prefix is cached.
+const UNCACHED: f64 = 0.2;
+/// Most tokens that one step gives a sequence with speculative decoding.
+pub(super) const MOST_SPECULATED: usize = 4;
+/// What drafting and checking them makes a decode step take longer.
+const SPECULATING: f64 = 1.2;
+
 /// The engine's figures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineModel {
@@ -22,6 +33,13 @@ pub struct EngineModel {
     pub idle_watts: f64,
     /// Sequences that decode together at most; others wait.
     pub max_num_seqs: usize,
+    /// A prompt is read in parts of so many tokens, each beside a decode step; whole and before any
+    /// decode step if absent.
+    pub prompt_parts: Option<u64>,
+    /// The part of prompts whose prefix is cached.
+    pub cached: f64,
+    /// A decode step gives a sequence one to four tokens.
+    pub speculates: bool,
 }
 
 /// What one step takes on each of the engine's GPUs.
@@ -44,6 +62,21 @@ impl Default for EngineModel {
             decode_watts_per_sequence: 0.6,
             idle_watts: 83.0,
             max_num_seqs: 256,
+            prompt_parts: None,
+            cached: 0.0,
+            speculates: false,
+        }
+    }
+}
+
+impl Add for StepCost {
+    type Output = Self;
+
+    /// One step that does what both do, one after the other.
+    fn add(self, other: Self) -> Self {
+        Self {
+            duration_ns: self.duration_ns + other.duration_ns,
+            energy_uj: self.energy_uj + other.energy_uj,
         }
     }
 }
@@ -57,11 +90,19 @@ impl EngineModel {
         )
     }
 
-    /// A step that gives one token to each of `sequences`.
+    /// Tokens of sequence `id`'s prompt that need not be read: a function of the two.
+    pub fn cached_tokens(&self, id: u64, prompt_tokens: u64) -> u64 {
+        let is_cached = self.cached > 0.0 && Random::new(id).uniform() < self.cached;
+        let unread = if is_cached { UNCACHED } else { 1.0 };
+        prompt_tokens - (prompt_tokens as f64 * unread).ceil() as u64
+    }
+
+    /// A step that gives tokens to each of `sequences`.
     pub fn decode(&self, sequences: usize) -> StepCost {
         let sequences = sequences as f64;
+        let longer = if self.speculates { SPECULATING } else { 1.0 };
         self.cost(
-            (self.decode_ms + self.decode_ms_per_sequence * sequences) * 1e-3,
+            longer * (self.decode_ms + self.decode_ms_per_sequence * sequences) * 1e-3,
             self.decode_watts + self.decode_watts_per_sequence * sequences,
         )
     }
@@ -90,6 +131,20 @@ mod tests {
                 energy_uj: 397_000_000
             }
         );
+    }
+
+    #[test]
+    fn as_many_prompts_are_cached_as_told_and_a_fifth_of_each_is_still_to_be_read() {
+        let model = EngineModel {
+            cached: 0.3,
+            ..EngineModel::default()
+        };
+        let cached: Vec<u64> = (1..=1_000).map(|id| model.cached_tokens(id, 999)).collect();
+        assert!(cached.iter().all(|tokens| [0, 799].contains(tokens)));
+        let count = cached.iter().filter(|tokens| **tokens > 0).count();
+        assert!((250..350).contains(&count), "{count}");
+        assert_eq!(model.cached_tokens(7, 1), 0, "something is always read");
+        assert_eq!(EngineModel::default().cached_tokens(7, 999), 0);
     }
 
     #[test]

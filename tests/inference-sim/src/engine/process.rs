@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub truth: PathBuf,
     /// The GPUs it runs on; every step runs on all of them.
     pub devices: Vec<usize>,
+    /// Whether other engines run steps on them too.
+    pub shares: bool,
     /// What it holds of each GPU's memory, bytes.
     pub memory_bytes: u64,
     /// What its steps take.
@@ -48,6 +50,7 @@ pub fn run(config: &EngineConfig) -> anyhow::Result<()> {
         config.model.clone(),
         &state,
         config.devices.clone(),
+        config.shares,
         Box::new(truth),
     )?;
     let process = Process {

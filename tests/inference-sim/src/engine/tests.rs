@@ -34,12 +34,17 @@ impl Lines {
 }
 
 fn engine(devices: &[usize]) -> (Engine, Arc<GpuState>, Lines, u64) {
+    engine_of(EngineModel::default(), devices)
+}
+
+fn engine_of(model: EngineModel, devices: &[usize]) -> (Engine, Arc<GpuState>, Lines, u64) {
     let state = Arc::new(GpuState::anonymous().unwrap());
     let lines = Lines::default();
     let engine = Engine::new(
-        EngineModel::default(),
+        model,
         &state,
         devices.to_vec(),
+        false,
         Box::new(lines.clone()),
     );
     (
@@ -158,14 +163,90 @@ fn a_host_that_wakes_late_leaves_the_gpu_idle_and_never_rewrites_the_past() {
     );
 }
 
+#[test]
+fn a_prompt_of_which_four_fifths_are_cached_takes_a_fifth_of_the_time_and_the_energy() {
+    let model = EngineModel {
+        cached: 1.0,
+        ..EngineModel::default()
+    };
+    let (mut engine, _state, lines, now_ns) = engine_of(model, &[0]);
+    engine.take(add(1, now_ns, 7_000, 1), now_ns).unwrap();
+    let (told, _) = play(&mut engine, now_ns);
+    assert_eq!(told[0].at_ns, now_ns + LAUNCH_NS + 100_000_000);
+    let record = &lines.records()[0];
+    assert_eq!((record.prompt_tokens, record.cached_tokens), (7_000, 5_600));
+    assert_eq!(record.energy_uj, [39_700_000]);
+}
+
+#[test]
+fn the_parts_of_a_prompt_are_told_to_nobody_and_charged_to_its_request() {
+    let model = EngineModel {
+        prompt_parts: Some(700),
+        ..EngineModel::default()
+    };
+    let (mut engine, _state, lines, now_ns) = engine_of(model, &[0]);
+    engine.take(add(1, now_ns, 1_400, 2), now_ns).unwrap();
+    let (told, _) = play(&mut engine, now_ns);
+    let tokens: Vec<_> = told.iter().map(|step| step.tokens.clone()).collect();
+    assert_eq!(tokens, [vec![], vec![(1, 1)], vec![(1, 1)]]);
+    assert_eq!(lines.records()[0].energy_uj, [39_700_000 + 2_342_056]);
+}
+
+#[test]
+fn engines_that_share_a_gpu_take_turns_step_by_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gpu");
+    let lines = [Lines::default(), Lines::default()];
+    let states = [(); 2].map(|()| Arc::new(GpuState::open_or_create(&path).unwrap()));
+    let mut engines: Vec<Engine> = lines
+        .iter()
+        .zip(&states)
+        .map(|(lines, state)| {
+            let file = Box::new(lines.clone());
+            Engine::new(EngineModel::default(), state, vec![0], true, file).unwrap()
+        })
+        .collect();
+    let mut now_ns = boottime_ns() + 3_600_000_000_000;
+    for engine in &mut engines {
+        engine.take(add(1, now_ns, 140, 21), now_ns).unwrap();
+        engine.advance(now_ns).unwrap();
+    }
+    let mut told = Vec::new();
+    while let Some(due_ns) = engines.iter().filter_map(Engine::due_ns).min() {
+        now_ns = now_ns.max(due_ns);
+        for (place, engine) in engines.iter_mut().enumerate() {
+            let step = engine.advance(now_ns).unwrap();
+            told.extend(step.map(|step| (step.at_ns, place)));
+        }
+    }
+    told.sort_unstable();
+    let places: Vec<usize> = told.iter().map(|(_, place)| *place).collect();
+    assert_eq!(places, [0, 1].repeat(21));
+    let own = 3_970_000 + 20 * 2_342_056;
+    for lines in &lines {
+        assert_eq!(lines.records()[0].energy_uj, [own]);
+    }
+    assert_eq!(states[0].energy_at(0, u64::MAX), Some(2 * own));
+    let busy_ns = told.last().unwrap().0 - told[0].0;
+    assert_eq!(busy_ns, 10_000_000 + 40 * 11_560_000, "without a gap");
+}
+
 proptest! {
     #[test]
     fn truth_sums_to_the_engines_energy_whoever_comes_and_leaves(
         events in prop::collection::vec(
             (0_u64..40_000_000, 1_u64..2_000, 1_u64..40, prop::option::of(0_u64..20)), 1..40),
         cut in any::<bool>(),
+        prompt_parts in prop::option::of(100_u64..900),
+        speculates in any::<bool>(),
     ) {
-        let (mut engine, state, lines, mut now_ns) = engine(&[0, 1]);
+        let model = EngineModel {
+            prompt_parts,
+            speculates,
+            cached: 0.5,
+            ..EngineModel::default()
+        };
+        let (mut engine, state, lines, mut now_ns) = engine_of(model, &[0, 1]);
         for (id, (wait_ns, prompt, output, leaver)) in events.iter().enumerate() {
             let until = now_ns + wait_ns;
             engine.advance(now_ns).unwrap();

@@ -10,8 +10,8 @@ use hyper::body::{Body, Bytes, Frame};
 use serde_json::json;
 
 use super::api::{Kind, Wish};
-use super::engine_link::Ticket;
-use crate::text::answer_token;
+use super::engine_link::{Ticket, Tokens};
+use crate::text::answer_text;
 
 /// What all parts of one answer have in common.
 #[derive(Debug)]
@@ -25,13 +25,17 @@ pub(crate) struct Answer {
     model: String,
 }
 
-/// A stream of events: each poll takes all tokens that have come. When hyper drops it early, the
+/// A stream of events, one a step or more seldom: each poll takes all tokens that have come. When hyper drops it early, the
 /// ticket tells the engine.
 #[derive(Debug)]
 pub(crate) struct EventStream {
     answer: Answer,
     ticket: Ticket,
+    /// Tokens in an event, after the first one.
+    tokens_a_chunk: u64,
     sent: u64,
+    /// Tokens that have come and wait for others.
+    unsent: u64,
     finished: bool,
 }
 
@@ -55,11 +59,10 @@ impl Answer {
         let mut text = String::new();
         let mut count = 0;
         loop {
-            let token = ticket.tokens.recv().await.ok_or(EngineGone)?;
-            text.push(' ');
-            text.push_str(answer_token(ticket.id, count));
-            count += 1;
-            if token.last {
+            let tokens = ticket.tokens.recv().await.ok_or(EngineGone)?;
+            text.push_str(&answer_text(ticket.id, count..count + tokens.count));
+            count += tokens.count;
+            if tokens.last {
                 break;
             }
         }
@@ -121,7 +124,7 @@ impl Answer {
         ));
     }
 
-    fn token_event(&self, events: &mut String, token: &str, last: bool) {
+    fn text_event(&self, events: &mut String, text: &str, last: bool) {
         self.open_event(events);
         let reason = if last {
             format!("\"{}\"", self.wish.finish_reason())
@@ -131,11 +134,11 @@ impl Answer {
         let _ = match self.wish.kind {
             Kind::Chat => write!(
                 events,
-                r#"[{{"index":0,"delta":{{"content":" {token}"}},"logprobs":null,"finish_reason":{reason}}}]}}"#
+                r#"[{{"index":0,"delta":{{"content":"{text}"}},"logprobs":null,"finish_reason":{reason}}}]}}"#
             ),
             Kind::Completion => write!(
                 events,
-                r#"[{{"index":0,"text":" {token}","logprobs":null,"finish_reason":{reason}}}]}}"#
+                r#"[{{"index":0,"text":"{text}","logprobs":null,"finish_reason":{reason}}}]}}"#
             ),
         };
         events.push_str("\n\n");
@@ -151,22 +154,30 @@ impl Answer {
 }
 
 impl EventStream {
-    pub(crate) fn new(answer: Answer, ticket: Ticket) -> Self {
+    pub(crate) fn new(answer: Answer, ticket: Ticket, tokens_a_chunk: u64) -> Self {
         Self {
             answer,
             ticket,
+            tokens_a_chunk,
             sent: 0,
+            unsent: 0,
             finished: false,
         }
     }
 
-    fn event(&mut self, events: &mut String, last: bool) {
-        if self.sent == 0 && self.answer.wish.kind == Kind::Chat {
+    fn take(&mut self, events: &mut String, tokens: Tokens) {
+        let Tokens { count, last } = tokens;
+        self.unsent += count;
+        let is_first = self.sent == 0;
+        if !(is_first || last || self.unsent >= self.tokens_a_chunk) {
+            return;
+        }
+        if is_first && self.answer.wish.kind == Kind::Chat {
             self.answer.role_event(events);
         }
-        self.answer
-            .token_event(events, answer_token(self.ticket.id, self.sent), last);
-        self.sent += 1;
+        let text = answer_text(self.ticket.id, self.sent..self.sent + self.unsent);
+        self.answer.text_event(events, &text, last);
+        self.sent += std::mem::take(&mut self.unsent);
         if last {
             self.answer.closing_events(events, self.sent);
             self.finished = true;
@@ -185,7 +196,7 @@ impl Body for EventStream {
         let mut events = String::new();
         while !self.finished {
             match self.ticket.tokens.poll_recv(context) {
-                Poll::Ready(Some(token)) => self.event(&mut events, token.last),
+                Poll::Ready(Some(tokens)) => self.take(&mut events, tokens),
                 Poll::Ready(None) => return Poll::Ready(Some(Err(io::Error::other(EngineGone)))),
                 Poll::Pending if events.is_empty() => return Poll::Pending,
                 Poll::Pending => break,

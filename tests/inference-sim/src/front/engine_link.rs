@@ -28,7 +28,7 @@ struct Flights {
 /// A request on its way.
 #[derive(Debug)]
 struct Flight {
-    tokens: UnboundedSender<Token>,
+    tokens: UnboundedSender<Tokens>,
     start_ns: u64,
     last_token_ns: Option<u64>,
     prompt_tokens: u64,
@@ -36,10 +36,12 @@ struct Flight {
     finish_reason: &'static str,
 }
 
-/// A token has come.
+/// Tokens of one step have come.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Token {
-    /// It was the last.
+pub(crate) struct Tokens {
+    /// How many, at least one.
+    pub(crate) count: u64,
+    /// They were the last.
     pub(crate) last: bool,
 }
 
@@ -48,7 +50,7 @@ pub(crate) struct Token {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) id: u64,
-    pub(crate) tokens: UnboundedReceiver<Token>,
+    pub(crate) tokens: UnboundedReceiver<Tokens>,
     link: Arc<EngineLink>,
 }
 
@@ -140,7 +142,7 @@ impl EngineLink {
 
     fn deliver(&self, step: &StepEnded) {
         let mut flights = self.flights();
-        for id in &step.tokens {
+        for (id, count) in &step.tokens {
             let Some(flight) = flights.open.get_mut(id) else {
                 continue;
             };
@@ -150,11 +152,14 @@ impl EngineLink {
             if flight.last_token_ns.replace(step.at_ns).is_none() {
                 self.metrics.first_token(seconds, flight.prompt_tokens);
             } else {
-                self.metrics.next_token(seconds);
+                self.metrics.next_tokens(seconds, *count);
             }
-            flight.output_tokens += 1;
+            flight.output_tokens += count;
             // The client may have left this very moment; its ticket takes care of that.
-            let _ = flight.tokens.send(Token { last });
+            let _ = flight.tokens.send(Tokens {
+                count: *count,
+                last,
+            });
             if last && let Some(flight) = flights.open.remove(id) {
                 self.metrics.finished(
                     flight.finish_reason,

@@ -128,9 +128,9 @@ impl Metrics {
         self.first_token_seconds.observe(seconds);
     }
 
-    /// Another token has come.
-    pub(crate) fn next_token(&self, seconds: f64) {
-        self.generation_tokens.inc();
+    /// Later tokens have come, all in one step.
+    pub(crate) fn next_tokens(&self, seconds: f64, count: u64) {
+        self.generation_tokens.inc_by(count);
         self.inter_token_seconds.observe(seconds);
     }
 

@@ -29,6 +29,8 @@ pub struct FrontConfig {
     pub model: String,
     /// Prompt and answer together are at most this long, tokens.
     pub max_model_len: u64,
+    /// Tokens in an event of a stream, after the first event.
+    pub tokens_a_chunk: u64,
 }
 
 impl Default for FrontConfig {
@@ -36,6 +38,7 @@ impl Default for FrontConfig {
         Self {
             model: "simulated-8b".to_owned(),
             max_model_len: 32_768,
+            tokens_a_chunk: 1,
         }
     }
 }

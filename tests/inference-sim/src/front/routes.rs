@@ -94,7 +94,7 @@ impl Front {
         let stream = wish.stream;
         let answer = Answer::new(wish, id, created, &self.config.model);
         let mut reply = if stream {
-            events(EventStream::new(answer, ticket))
+            events(EventStream::new(answer, ticket, self.config.tokens_a_chunk))
         } else {
             match answer.whole(ticket).await {
                 Ok(body) => whole(StatusCode::OK, "application/json", body),
@@ -128,6 +128,7 @@ impl Front {
         let FrontConfig {
             model,
             max_model_len,
+            ..
         } = &self.config;
         let list = json!({"object": "list", "data": [{
             "id": model, "object": "model", "owned_by": "inference-sim",

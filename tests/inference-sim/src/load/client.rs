@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use super::plan::{LoadConfig, Planned, Routes};
 use crate::random::Random;
-use crate::text::prompt;
+use crate::text::{count_tokens, prompt};
 
 /// Connections to one server.
 #[derive(Debug)]
@@ -214,9 +214,7 @@ async fn read_stream(
                 continue;
             }
             flown.chunks += 1;
-            if carries_text(event) {
-                flown.output_tokens += 1;
-            }
+            flown.output_tokens += text_tokens(event);
             if planned.leave_after.is_some_and(|most| flown.chunks >= most) {
                 return Ok(Ended::Left);
             }
@@ -229,10 +227,22 @@ async fn read_stream(
     }
 }
 
-/// The event of a role and that of the usage carry none.
-fn carries_text(event: &[u8]) -> bool {
-    let opens = |pattern: &[u8]| event.windows(pattern.len()).any(|window| window == pattern);
-    opens(br#""delta":{"content":"#) || opens(br#""text":"#)
+/// Tokens of an event; that of a role and that of the usage carry none.
+fn text_tokens(event: &[u8]) -> u64 {
+    let behind = |pattern: &[u8]| {
+        let place = event
+            .windows(pattern.len())
+            .position(|window| window == pattern)?;
+        event.get(place + pattern.len()..)
+    };
+    let text = behind(br#""delta":{"content":""#).or_else(|| behind(br#""text":""#));
+    let Some(rest) = text else {
+        return 0;
+    };
+    // The answers' words need no escape: the text ends at the first quotation mark.
+    let end = rest.iter().position(|byte| *byte == b'"');
+    let text = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+    count_tokens(&String::from_utf8_lossy(text))
 }
 
 /// Lines of a stream that comes in pieces.
@@ -260,6 +270,24 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_of_an_event_are_its_words() {
+        let count = |event: &str| text_tokens(event.as_bytes());
+        assert_eq!(
+            count(r#"{"choices":[{"index":0,"delta":{"content":" a of it"},"x":null}]}"#),
+            3
+        );
+        assert_eq!(
+            count(r#"{"choices":[{"index":0,"text":" one","x":null}]}"#),
+            1
+        );
+        assert_eq!(
+            count(r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#),
+            0
+        );
+        assert_eq!(count(r#"{"choices":[],"usage":{"prompt_tokens":3}}"#), 0);
+    }
 
     #[test]
     fn lines_are_whole_however_the_stream_is_cut() {

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gpu_state::GpuState;
@@ -11,28 +12,40 @@ use inference_sim::truth::TruthRecord;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_inference-sim");
 
-/// `inference-sim serve` with a folder of its own.
+/// `inference-sim serve` with a folder of its own, or beside another one.
 pub(crate) struct Stack {
     pub(crate) address: String,
     pub(crate) child: Child,
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: Arc<tempfile::TempDir>,
+    truth_path: PathBuf,
 }
 
 impl Stack {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), "", arguments)
+    }
+
+    /// Another stack on the same GPUs.
+    pub(crate) fn start_beside(&self, arguments: &[&str]) -> Self {
+        Self::start_in(Arc::clone(&self.folder), "other-", arguments)
+    }
+
+    fn start_in(folder: Arc<tempfile::TempDir>, name: &str, arguments: &[&str]) -> Self {
+        let truth_path = folder.path().join(format!("{name}truth.jsonl"));
         let mut command = Command::new(PROGRAM);
         command.args(["serve", "--listen", "127.0.0.1:0"]);
         command.arg("--gpu-state").arg(folder.path().join("gpu"));
+        command.arg("--truth").arg(&truth_path);
         command
-            .arg("--truth")
-            .arg(folder.path().join("truth.jsonl"));
+            .arg("--engine-socket")
+            .arg(folder.path().join(format!("{name}socket")));
         command.args(arguments);
         let (child, address) = listening(command);
         Self {
             address,
             child,
             folder,
+            truth_path,
         }
     }
 
@@ -41,7 +54,7 @@ impl Stack {
     }
 
     pub(crate) fn truth(&self) -> Vec<TruthRecord> {
-        truth(&self.folder.path().join("truth.jsonl"))
+        truth(&self.truth_path)
     }
 
     /// Waits until so many requests have ended.

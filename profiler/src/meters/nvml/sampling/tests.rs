@@ -70,6 +70,7 @@ fn followed(meter: u32) -> Channel {
         method: Method::Follow(Follower::new(now)),
         instant: true,
         next: now,
+        doubted: false,
         failing: None,
     }
 }
@@ -167,6 +168,7 @@ fn a_lost_board_is_looked_up_again_while_the_other_one_goes_on() {
     assert!(fakes.0[0].looked_up >= 2);
     assert_eq!(fakes.0[1].looked_up, 0);
     let seen = readings(&news, 0);
+    // So soon its period is not learned: the change may lie anywhere in the hole.
     let hole = |reading: &&Reading| reading.after < now.plus(from) && reading.until >= now.plus(to);
     assert_eq!(
         seen.iter().filter(hole).count(),
@@ -325,6 +327,31 @@ fn power_is_integrated_where_there_is_no_counter() {
     let reading = read(&mut channel, 100, 300.0);
     assert_eq!(reading.energy, Microjoules(20_000_000));
     assert_eq!(channel.next, start.plus(Duration::from_millis(200)));
+}
+
+#[test]
+fn what_a_call_showed_that_hung_is_asked_again_and_dated_by_a_call_that_did_not() {
+    let start = Timestamp::now();
+    let at = |milliseconds: u64| start.plus(Duration::from_millis(milliseconds));
+    let sample = |joules: u64| Sample {
+        energy: Some(Microjoules(joules * 1_000_000)),
+        power: Some(Watts(300.0)),
+    };
+    let mut channel = followed(0);
+    for tick in 0..30 {
+        channel.take(at(100 * tick), at(100 * tick), sample(30 * tick), 1);
+    }
+    assert_eq!(channel.take(at(3_000), at(10_000), sample(3_000), 1), None);
+    assert_eq!(channel.next, at(10_000), "at once");
+    let reading = channel.take(at(10_001), at(10_001), sample(3_000), 1);
+    let reading = reading.expect("a change");
+    assert_eq!(reading.until, at(10_001));
+    assert!(reading.after > at(9_800), "{reading:?}");
+    // Where all calls take so long, some are taken.
+    let slow =
+        |channel: &mut Channel, from: u64| channel.take(at(from), at(from + 200), sample(from), 1);
+    assert_eq!(slow(&mut channel, 11_000), None);
+    assert!(slow(&mut channel, 11_200).is_some());
 }
 
 #[test]
