@@ -6,7 +6,8 @@
 //! A prefill step takes as long alone as in company, so its whole energy is its own request's. A
 //! decode step costs nearly the same for one as for many, so it is split by the chunks it
 //! produced. With p the prefill time, c the chunks and T the time with anything in flight:
-//! w = κ·p + (T − Σp)·c ⁄ Σc. Given the steps' energies this is their Shapley value.
+//! w = κ·p + (T − Σp)·c ⁄ Σc. Given the steps' energies this is their Shapley value. Where services
+//! share the GPU, T − Σp is first divided among those that decode, by the time in which they do.
 //!
 //! Processes that serve nothing get their part first, by how busy they kept the GPU: of them no
 //! time line is known.
@@ -21,6 +22,9 @@ use super::walk::Stretch;
 use super::work::{CHUNK, KINDS, Kind, RATE_ONE, Timeline};
 use super::{Accounts, ServiceShare};
 use crate::units::Microjoules;
+
+/// A service that has put something out has had this time at least, seconds.
+const LEAST_TURN: f64 = 1e-9;
 
 /// An interval to divide.
 pub(super) struct Question<'a> {
@@ -156,11 +160,25 @@ pub(super) fn divide(question: &Question<'_>) -> Division {
         let streams = seconds(stretch.amount(service, Kind::Unstreamed)) / busy;
         streams * decode / (question.spacing)(service)
     };
-    let all_chunks: f64 = services.iter().map(|&s| chunks(s) + unstreamed(s)).sum();
-    let per_chunk = if all_chunks > 0.0 {
-        decode / all_chunks
-    } else {
-        0.0
+    let own_prefill = |service| seconds(stretch.amount(service, Kind::Prefill)) * prefill_scale;
+    // Engines that share a GPU decode in steps of their own: while two of them do, each has half of
+    // the time, however many tokens its steps give.
+    let outputs = |service| chunks(service) + unstreamed(service);
+    let turn = |service| {
+        if outputs(service) > 0.0 {
+            let resident = seconds(stretch.amount(service, Kind::Residency));
+            (resident - own_prefill(service)).clamp(LEAST_TURN, decode.max(LEAST_TURN))
+        } else {
+            0.0
+        }
+    };
+    let all_turns: f64 = services.iter().map(|&s| turn(s)).sum();
+    let per_chunk = |service| {
+        if outputs(service) > 0.0 {
+            decode * (turn(service) / all_turns) / outputs(service)
+        } else {
+            0.0
+        }
     };
 
     let mut weights = vec![0.0; stretch.amounts.len() * KINDS];
@@ -172,8 +190,12 @@ pub(super) fn divide(question: &Question<'_>) -> Division {
         }
     };
     for &service in services {
-        let own_prefill = seconds(stretch.amount(service, Kind::Prefill)) * prefill_scale;
-        put(service, Kind::Prefill, question.kappa * own_prefill);
+        let per_chunk = per_chunk(service);
+        put(
+            service,
+            Kind::Prefill,
+            question.kappa * own_prefill(service),
+        );
         put(service, Kind::Decode, per_chunk * chunks(service));
         put(service, Kind::Unstreamed, per_chunk * unstreamed(service));
     }
