@@ -16,8 +16,8 @@ const QUIET: Duration = Duration::from_millis(2_500);
 const BOOKING: Duration = Duration::from_secs(5);
 /// A booked request and a true one are the same if they began within this time of each other.
 const SAME_START_S: f64 = 0.1;
-/// Answers neither so short that nothing is learned nor so long that a run takes minutes.
-const LOAD: &str = "--rate 2.5 --seconds 10 --median-out 110 --sigma-out 0.5";
+/// Eight or so in flight. Answers are short, so that a run of seconds serves enough requests.
+const LOAD: &str = "--rate 6 --seconds 10 --median-out 60 --sigma-out 0.6";
 
 /// A booked request beside the engine's record of it.
 struct Pair {
