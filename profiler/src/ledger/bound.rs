@@ -1,11 +1,12 @@
 //! How far a request's figure can be trusted: half-width of a 95 % interval, and class.
 //!
 //! In: a booked request's energy by how it was shared, and its meters. Out: class and
-//! `error_ratio`. Sensor gain is systematic, stated per meter, and not mixed in.
+//! error ratios, of which one part cancels in a service's sum. Sensor gain is systematic, stated per meter,
+//! and not mixed in.
 
 use super::flight::{ENERGIES, Flight, Mode};
 use super::meter::MeterState;
-use super::{Class, Component, Outcome, Source};
+use super::{Class, Component, ErrorRatios, Outcome, Source};
 
 /// How far the energy of the intervals at a request's two ends may be misplaced within them, as
 /// part of a tick at the request's mean power; calibrated against known truth.
@@ -25,7 +26,7 @@ const UNSTREAMED_ERROR: f64 = 0.4;
 /// What is shared by time in service errs at the cost of those beside it.
 const BESIDE_UNSTREAMED: f64 = 0.5;
 /// Services that take turns on a GPU: when each one's steps ran, their outputs tell only roughly.
-const CONTENDED_ERROR: f64 = 0.35;
+const CONTENDED_ERROR: f64 = 0.2;
 /// Time in which a process kept a GPU busy stands in for what it drew there.
 const FOREIGN_ERROR: f64 = 0.5;
 /// Power that is read for a part of each tick only, and the trapezoid between: what one tick's
@@ -43,9 +44,13 @@ pub(super) fn judge(
     flight: &Flight,
     energies: &[f64; ENERGIES],
     meters: &[MeterState],
-) -> (Class, Option<f64>) {
+) -> (Class, Option<ErrorRatios>) {
     if flight.mode == Mode::Free {
-        return (Class::A, Some(0.0));
+        let none = ErrorRatios {
+            own: 0.0,
+            common: 0.0,
+        };
+        return (Class::A, Some(none));
     }
     let total: f64 = energies.iter().sum();
     if total <= 0.0 {
@@ -72,29 +77,33 @@ pub(super) fn judge(
         false => DECODE_ERROR,
     };
     let decode_error = decode_error.hypot(CHUNK_ERROR / flight.request.chunks.max(1) as f64);
-    let mut squares = (prefill * prefill_error).powi(2)
+    let mut own = (prefill * prefill_error).powi(2)
         + (decode * decode_error).powi(2)
         + (time_shared * UNSTREAMED_ERROR).powi(2) * company(flight, gpu, meters)
         + (gpu * worst(of(Component::Gpu), |meter| ends(flight, meter))).powi(2)
-        + (gpu * worst(of(Component::Gpu), floor_error)).powi(2)
-        + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2)
+        + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2);
+    own += sampled(flight, prefill, gpu - prefill, of(Component::Gpu));
+    let mut common = (gpu * worst(of(Component::Gpu), floor_error)).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::contended_part) * CONTENDED_ERROR).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::foreign_part) * FOREIGN_ERROR).powi(2);
-    squares += sampled(flight, prefill, gpu - prefill, of(Component::Gpu));
     let host = |energy: f64, component| {
         let model = of(component).any(|meter| meter.meter.source == Source::Model);
         energy * if model { MODEL_ERROR } else { CPU_ERROR }
     };
-    squares += host(cpu, Component::Cpu).powi(2) + host(dram, Component::Dram).powi(2);
+    common += host(cpu, Component::Cpu).powi(2) + host(dram, Component::Dram).powi(2);
     let floorless = meters
         .iter()
         .any(|meter| meter.floorless_until > flight.request.start);
     if floorless {
-        squares += (total * FLOORLESS_ERROR).powi(2);
+        common += (total * FLOORLESS_ERROR).powi(2);
     }
     let concerned = meters.iter().filter(|meter| concerns(flight, meter));
-    squares += (total * worst(concerned, |meter| in_hole(flight, meter))).powi(2);
-    let error = squares.sqrt() / total;
+    common += (total * worst(concerned, |meter| in_hole(flight, meter))).powi(2);
+    let errors = ErrorRatios {
+        own: own.sqrt() / total,
+        common: common.sqrt() / total,
+    };
+    let error = errors.total();
 
     let streamed = flight.mode == Mode::Streaming && flight.request.chunks > 0;
     let whole = flight
@@ -122,7 +131,7 @@ pub(super) fn judge(
             class = worst_source.fold(class, Class::max);
         }
     }
-    (class, Some(error).filter(|error| *error <= 1.0))
+    (class, Some(errors))
 }
 
 /// With how many others a request was served, itself included: its part of the mean power.

@@ -357,8 +357,7 @@ impl Ledger {
                 0 => 0.0,
                 exact => exact as f64 / (1_u128 << ENERGY_PLACES) as f64,
             };
-            let (class, error_ratio) =
-                bound::judge(&flight, &flight.energies.map(joules), &self.meters);
+            let (class, errors) = bound::judge(&flight, &flight.energies.map(joules), &self.meters);
             // None of a meter that measured nothing of it is not 0.
             let known = |place: usize, component| {
                 let is_seen = sums[place] > Microjoules::ZERO
@@ -371,7 +370,7 @@ impl Ledger {
                 dram: known(2, Component::Dram),
                 request: flight.request,
                 class,
-                error_ratio,
+                errors,
                 tokens: None,
             }));
         }
