@@ -347,7 +347,7 @@ fn what_a_blind_gpu_did_not_measure_is_unknown_and_not_zero_and_is_no_other_serv
     let told: Vec<_> = booked
         .iter()
         .filter_map(|booked| match booked {
-            Booked::Request(booked) => Some((booked.gpu, booked.error_ratio)),
+            Booked::Request(booked) => Some((booked.gpu, booked.error_ratio())),
             _ => None,
         })
         .collect();
