@@ -102,6 +102,13 @@ impl Probes {
         self.sched.is_some()
     }
 
+    /// True if the time on CPUs of this package is told.
+    pub(super) fn sees_package(&self, package: u32) -> bool {
+        self.sched
+            .as_ref()
+            .is_some_and(|sched| sched.knows_package(package))
+    }
+
     /// From now on the process, and the children it makes, are the service's.
     pub(super) fn join(&mut self, pid: u32, service: ServiceId) {
         if !self.owners.set(pid, Owner::Service(service)) {

@@ -135,6 +135,7 @@ fn everything() -> Metrics {
         owner: Owner::Service(ServiceId(0)),
         from: Timestamp(0),
         to: Timestamp(SECOND),
+        package: 0,
         on_cpu: 1_500_000_000,
     });
     metrics.record_syscalls(ServiceId(0), "read", 12);

@@ -6,7 +6,9 @@
 //! between two reads are in it. Time is wall time on the CPU: interrupts and hypervisor steal in
 //! a slice count to it.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use super::loader::{Loader, Options, possible_cpus};
 use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
-use crate::ledger::{CpuTime, Event, Owner};
+use crate::ledger::{CpuTime, Owner};
 
 mod cpu_reader;
 
@@ -28,9 +30,21 @@ use cpu_reader::CpuReader;
 
 const PROGRAM: &str = "sched_switch";
 const ACCOUNTS: &str = "CPU_ACCOUNTS";
+const CPUS: &str = "/sys/devices/system/cpu";
 
 // SAFETY: repr(C), u64 only.
 unsafe impl Words for CpuAccount {}
+
+/// An owner's time on the CPUs of a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnCpu {
+    /// Whose.
+    pub owner: Owner,
+    /// The package, by the kernel's number; 0 where it tells none.
+    pub package: u32,
+    /// Nanoseconds.
+    pub nanos: u64,
+}
 
 /// On-CPU time of every owner between two reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,27 +53,23 @@ pub struct CpuWindow {
     pub from: Timestamp,
     /// Its end.
     pub to: Timestamp,
-    /// Nanoseconds on CPU of each owner that had any.
-    pub owners: Vec<(Owner, u64)>,
+    /// Time on CPU of each owner that had any, by package.
+    pub owners: Vec<OnCpu>,
     /// Nanoseconds in which CPUs had nothing to run.
     pub idle: u64,
 }
 
 impl CpuWindow {
-    /// What the ledger is told of it.
-    pub fn events(&self) -> impl Iterator<Item = Event> {
+    /// As the ledger and the sinks take it.
+    pub fn times(&self) -> impl Iterator<Item = CpuTime> {
         let Self { from, to, .. } = *self;
-        self.owners
-            .iter()
-            .map(move |(owner, on_cpu)| {
-                Event::Cpu(CpuTime {
-                    owner: *owner,
-                    from,
-                    to,
-                    on_cpu: *on_cpu,
-                })
-            })
-            .chain([Event::CpuUntil(to)])
+        self.owners.iter().map(move |time| CpuTime {
+            owner: time.owner,
+            from,
+            to,
+            package: time.package,
+            on_cpu: time.nanos,
+        })
     }
 }
 
@@ -69,6 +79,10 @@ pub struct SchedProbe {
     accounts: SharedArray<CpuAccount>,
     readers: Vec<CpuReader>,
     looks: Vec<Look>,
+    /// The place of each CPU's package.
+    places: Vec<usize>,
+    /// Numbers of the packages.
+    packages: Vec<u32>,
     last: Timestamp,
 }
 
@@ -92,8 +106,11 @@ impl SchedProbe {
             loader.mark(PROGRAM, error.verdict(), error.to_string());
             return Err(error);
         }
+        let (packages, places) = packages(cpus, Path::new(CPUS));
         let mut probe = Self {
             accounts,
+            packages,
+            places,
             readers: (0..cpus).map(|_| CpuReader::new(OWNERS)).collect(),
             looks: vec![Look::new(); cpus],
             last: Timestamp::now(),
@@ -107,12 +124,13 @@ impl SchedProbe {
     pub fn read(&mut self, owners: &Owners) -> CpuWindow {
         let used = owners.used();
         let (to, now) = self.look(used);
-        let mut gains = [0u64; OWNERS];
-        for (reader, look) in self.readers.iter_mut().zip(&self.looks) {
-            if look.since != 0 {
+        let mut gains = vec![[0u64; OWNERS]; self.packages.len()];
+        let cpus = self.readers.iter_mut().zip(&self.looks).zip(&self.places);
+        for ((reader, look), place) in cpus {
+            if let (true, Some(gains)) = (look.since != 0, gains.get_mut(*place)) {
                 let running = owners.index_of_process(look.tgid) as usize;
                 let booked = look.booked.get(..used).unwrap_or(&look.booked);
-                reader.advance(booked, look.since, running, now, &mut gains);
+                reader.advance(booked, look.since, running, now, gains);
             }
         }
         let mut window = CpuWindow {
@@ -122,16 +140,25 @@ impl SchedProbe {
             idle: 0,
         };
         self.last = to;
-        for (index, gain) in gains.into_iter().enumerate().filter(|(_, gain)| *gain > 0) {
-            if index == IDLE as usize {
-                window.idle = gain;
-                continue;
-            }
-            // An index that was just forgotten is nobody's.
-            let owner = owners.name(index as OwnerIndex).unwrap_or(Owner::Other);
-            match window.owners.iter_mut().find(|(name, _)| *name == owner) {
-                Some((_, sum)) => *sum += gain,
-                None => window.owners.push((owner, gain)),
+        for (package, gains) in self.packages.iter().zip(gains) {
+            let package = *package;
+            let first = window.owners.len();
+            for (index, nanos) in gains.into_iter().enumerate().filter(|(_, gain)| *gain > 0) {
+                if index == IDLE as usize {
+                    window.idle += nanos;
+                    continue;
+                }
+                // An index that was just forgotten is nobody's.
+                let owner = owners.name(index as OwnerIndex).unwrap_or(Owner::Other);
+                let known = window.owners.iter_mut().skip(first);
+                match known.into_iter().find(|time| time.owner == owner) {
+                    Some(time) => time.nanos += nanos,
+                    None => window.owners.push(OnCpu {
+                        owner,
+                        package,
+                        nanos,
+                    }),
+                }
             }
         }
         window
@@ -166,6 +193,28 @@ impl SchedProbe {
             })
             .count()
     }
+
+    /// Whether CPUs of this package are looked at.
+    pub fn knows_package(&self, package: u32) -> bool {
+        self.packages.contains(&package)
+    }
+}
+
+/// Numbers of the packages, and for each CPU the place of its own among them. A CPU that tells none
+/// (offline, or a machine without) is taken for one of package 0.
+fn packages(cpus: usize, root: &Path) -> (Vec<u32>, Vec<usize>) {
+    let number = |cpu: usize| {
+        let file = root.join(format!("cpu{cpu}/topology/physical_package_id"));
+        let text = fs::read_to_string(file).ok()?;
+        text.trim().parse().ok()
+    };
+    let of_cpus: Vec<u32> = (0..cpus).map(|cpu| number(cpu).unwrap_or(0)).collect();
+    let mut packages = of_cpus.clone();
+    packages.sort_unstable();
+    packages.dedup();
+    let place = |number| packages.partition_point(|known| known < number);
+    let places = of_cpus.iter().map(place).collect();
+    (packages, places)
 }
 
 const SINCE: usize = 0;
@@ -248,4 +297,22 @@ fn switch_every_cpu(cpus: usize) -> io::Result<()> {
         })?;
     let _ = finished.recv_timeout(PATIENCE);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cpu_has_its_package_and_one_that_tells_none_is_of_package_0() {
+        let root = tempfile::tempdir().unwrap();
+        for (cpu, package) in [(0, "0\n"), (1, "3\n"), (2, "-1\n"), (4, "3\n")] {
+            let folder = root.path().join(format!("cpu{cpu}/topology"));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("physical_package_id"), package).unwrap();
+        }
+        let (numbers, places) = packages(5, root.path());
+        assert_eq!(numbers, [0, 3]);
+        assert_eq!(places, [0, 1, 0, 0, 1]);
+    }
 }

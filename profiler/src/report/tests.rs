@@ -671,6 +671,7 @@ fn busy() -> Report {
         owner: Owner::Service(ServiceId(0)),
         from: Timestamp(0),
         to: Timestamp(SECOND),
+        package: 0,
         on_cpu: 12 * SECOND,
     });
     summary.set_losses(0, 2);

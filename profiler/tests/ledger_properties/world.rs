@@ -292,6 +292,7 @@ impl World {
                 owner,
                 from: at(from),
                 to: at(from + 200),
+                package: 0,
                 on_cpu: *on_cpu,
             };
             facts.push((from + 200 + self.late[2], Event::Cpu(time)));

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
-use profiler::ledger::{Event, Owner, ServiceId};
+use profiler::ledger::{CpuTime, Owner, ServiceId};
 use profiler::probes::health::Verdict;
 use profiler::probes::loader::{Loader, Options};
 use profiler::probes::owners::Owners;
@@ -51,8 +51,8 @@ fn of(window: &CpuWindow, owner: Owner) -> u64 {
     window
         .owners
         .iter()
-        .filter(|(name, _)| *name == owner)
-        .map(|(_, nanos)| nanos)
+        .filter(|time| time.owner == owner)
+        .map(|time| time.nanos)
         .sum()
 }
 
@@ -239,7 +239,7 @@ fn every_cpu_nanosecond_is_owned_or_idle() {
     for _ in 0..20 {
         sleep(Duration::from_millis(25));
         let window = running.read();
-        accounted += window.idle + window.owners.iter().map(|(_, nanos)| nanos).sum::<u64>();
+        accounted += window.idle + window.owners.iter().map(|time| time.nanos).sum::<u64>();
         wall += window.to.since(window.from);
     }
     // The window's two clocks are read one after the other.
@@ -299,13 +299,12 @@ fn the_ledger_is_told_each_owner_and_how_far() {
     let mut running = start();
     sleep(Duration::from_millis(30));
     let window = running.read();
-    let events: Vec<Event> = window.events().collect();
-    assert_eq!(events.len(), window.owners.len() + 1);
-    assert!(matches!(events.last(), Some(Event::CpuUntil(until)) if *until == window.to));
-    for event in events.iter().take(window.owners.len()) {
-        assert!(
-            matches!(event, Event::Cpu(time) if time.from == window.from && time.to == window.to)
-        );
+    let times: Vec<CpuTime> = window.times().collect();
+    assert!(!times.is_empty());
+    assert_eq!(times.len(), window.owners.len());
+    for time in times {
+        assert_eq!((time.from, time.to), (window.from, window.to));
+        assert!(running.probe.knows_package(time.package));
     }
 }
 

@@ -159,6 +159,7 @@ fn book(metrics: &mut Metrics, tick: u64) {
             owner: Owner::Service(ServiceId(service)),
             from: now.minus(TICK),
             to: now,
+            package: 0,
             on_cpu: 100_000_000,
         });
         metrics.record_syscalls(ServiceId(service), "read", 1_000);
