@@ -1,0 +1,261 @@
+//! What the GPU does while it is measured: PyTorch by a program of its own, or the simulated
+//! serving stack on the simulated GPU.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::client::{Clients, Kind, ask};
+use super::trace::boottime_s;
+use crate::demo::stack::Process;
+
+const SCRIPT: &str = include_str!("load.py");
+/// PyTorch takes its time, and so does a model of many gigabytes.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Prompt tokens that inference-sim works off in a second: how long a burst lasts there.
+const SIMULATED_TOKENS_PER_S: f64 = 14_000.0;
+/// Prompts that follow each other without a gap: the most that inference-sim draws.
+const SIMULATED_FULL: Kind = Kind {
+    name: "full",
+    input: 4_000,
+    output: 1,
+};
+
+/// A load that can be started.
+#[derive(Debug)]
+pub(super) struct Load {
+    kind: Loader,
+    folder: PathBuf,
+    /// What it is, for the page.
+    pub(super) name: String,
+}
+
+#[derive(Debug)]
+enum Loader {
+    Torch {
+        python: String,
+        device: String,
+        gpu: Option<String>,
+    },
+    Simulated {
+        binaries: PathBuf,
+    },
+}
+
+/// A load that runs; it ends with this value.
+#[derive(Debug)]
+pub(super) struct Running {
+    // In this order: clients must not wait for a server that has gone.
+    clients: Option<Clients>,
+    bursts: Option<Bursts>,
+    process: Process,
+    /// Where it serves, as `host:port`; empty where it does not.
+    pub(super) address: String,
+}
+
+impl Load {
+    /// PyTorch on a device that it calls so; `gpu` is the UUID of the only one it is to see.
+    pub(super) fn torch(
+        folder: &Path,
+        python: &str,
+        device: &str,
+        gpu: Option<String>,
+    ) -> Result<Self> {
+        fs::write(folder.join("load.py"), SCRIPT)?;
+        let mut load = Self {
+            kind: Loader::Torch {
+                python: python.to_owned(),
+                device: device.to_owned(),
+                gpu,
+            },
+            folder: folder.to_owned(),
+            name: String::new(),
+        };
+        let mut process = load.start(&["check"])?;
+        load.name = format!("PyTorch {}", process.line_within("PyTorch ", PATIENCE)?);
+        Ok(load)
+    }
+
+    /// The serving stack of `binaries`; its GPU's state is in `folder`.
+    pub(super) fn simulated(folder: &Path, binaries: &Path) -> Self {
+        Self {
+            kind: Loader::Simulated {
+                binaries: binaries.to_owned(),
+            },
+            folder: folder.to_owned(),
+            name: "inference-sim (simulated)".to_owned(),
+        }
+    }
+
+    /// A process that only holds a context.
+    pub(super) fn context(&self) -> Result<Running> {
+        match self.kind {
+            Loader::Torch { .. } => self.ready(&["hold"]),
+            Loader::Simulated { .. } => self.serve(),
+        }
+    }
+
+    /// As much as the GPU can do.
+    pub(super) fn full(&self) -> Result<Running> {
+        match self.kind {
+            Loader::Torch { .. } => self.ready(&["full"]),
+            Loader::Simulated { .. } => {
+                let mut running = self.serve()?;
+                running.clients = Some(Clients::start(
+                    &running.address,
+                    "full",
+                    &[(SIMULATED_FULL, 3)],
+                ));
+                Ok(running)
+            }
+        }
+    }
+
+    /// Full load for the first half of each period.
+    pub(super) fn wave(&self, period_s: f64) -> Result<Running> {
+        let on_s = period_s / 2.0;
+        match self.kind {
+            Loader::Torch { .. } => {
+                let (period, on) = (period_s.to_string(), on_s.to_string());
+                self.ready(&["wave", "--period", &period, "--on", &on])
+            }
+            Loader::Simulated { .. } => {
+                let mut running = self.serve()?;
+                running.bursts = Some(Bursts::start(&running.address, period_s, on_s));
+                Ok(running)
+            }
+        }
+    }
+
+    /// A server that batches continuously.
+    pub(super) fn serve(&self) -> Result<Running> {
+        let mut process = self.start(&["serve"])?;
+        let url = process.line_within("listening on ", PATIENCE)?;
+        let address = url.strip_prefix("http://").unwrap_or(&url).to_owned();
+        Ok(Running {
+            clients: None,
+            bursts: None,
+            process,
+            address,
+        })
+    }
+
+    fn ready(&self, arguments: &[&str]) -> Result<Running> {
+        let mut process = self.start(arguments)?;
+        process.line_within("{\"event\": \"ready\"", PATIENCE)?;
+        Ok(Running {
+            clients: None,
+            bursts: None,
+            process,
+            address: String::new(),
+        })
+    }
+
+    fn start(&self, arguments: &[&str]) -> Result<Process> {
+        let mut command = match &self.kind {
+            Loader::Torch {
+                python,
+                device,
+                gpu,
+            } => {
+                let mut command = Command::new(python);
+                command.arg(self.folder.join("load.py")).args(arguments);
+                command.args(["--device", device]);
+                if let Some(gpu) = gpu {
+                    command.env("CUDA_VISIBLE_DEVICES", gpu);
+                }
+                command
+            }
+            Loader::Simulated { binaries } => {
+                let mut command = Command::new(binaries.join("inference-sim"));
+                command
+                    .args(["serve", "--listen", "127.0.0.1:0", "--gpu-state"])
+                    .arg(self.folder.join("gpu-state"))
+                    .arg("--truth")
+                    .arg(self.folder.join("truth.jsonl"));
+                command
+            }
+        };
+        Process::start("load", &mut command, &self.folder)
+    }
+}
+
+impl Running {
+    /// The port of its server.
+    pub(super) fn port(&self) -> Result<&str> {
+        let (_, port) = self
+            .address
+            .rsplit_once(':')
+            .context("the load serves nothing")?;
+        Ok(port)
+    }
+
+    /// An error if it ended by itself.
+    pub(super) fn still_up(&mut self) -> Result<()> {
+        self.process.still_up()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.bursts.take());
+        if let Some(clients) = &self.clients {
+            clients.stop();
+        }
+        // What cannot be ended so is killed with the process' own value.
+        let _ = self.process.stop();
+    }
+}
+
+/// A prompt at the start of each period.
+#[derive(Debug)]
+struct Bursts {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Bursts {
+    fn start(address: &str, period_s: f64, on_s: f64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (address, stopped) = (address.to_owned(), Arc::clone(&stop));
+        let kind = Kind {
+            name: "burst",
+            input: (on_s * SIMULATED_TOKENS_PER_S).round() as u64,
+            output: 1,
+        };
+        let thread = spawn(move || {
+            let start = boottime_s();
+            let tokens = AtomicU64::new(0);
+            let mut begin = start;
+            while !stopped.load(Ordering::Relaxed) {
+                sleep(Duration::from_secs_f64((begin - boottime_s()).max(0.0)));
+                if ask(&address, kind, "burst".to_owned(), &tokens).is_err() {
+                    return;
+                }
+                // A burst that was missed is left out: the others stay where they belong.
+                let periods = ((boottime_s() - start) / period_s).ceil();
+                begin = start + periods * period_s;
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Bursts {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It ends after the burst that is on its way.
+            let _ = thread.join();
+        }
+    }
+}
