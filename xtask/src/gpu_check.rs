@@ -187,7 +187,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     tell(
         options,
-        &format!("\n## {name}, driver {driver}, {}\n\nLoad: {with}.\n", date()?),
+        &format!(
+            "\n## {name}, driver {driver}, {}\n\nLoad: {with}.\n",
+            date()?
+        ),
     )?;
     for part in Part::value_variants() {
         if options.only.is_empty() || options.only.contains(part) {
@@ -276,7 +279,8 @@ mod tests {
 
     #[test]
     fn a_traceback_becomes_what_failed_and_why() {
-        let why = anyhow::anyhow!("the load ended:\nTraceback\n  File x\nNo module named 'torch'\n");
+        let why =
+            anyhow::anyhow!("the load ended:\nTraceback\n  File x\nNo module named 'torch'\n");
         assert_eq!(brief(&why), "the load ended: No module named 'torch'");
         assert_eq!(brief(&anyhow::anyhow!("one line")), "one line");
     }

@@ -10,7 +10,7 @@ use super::brief;
 use super::check::Check;
 use super::client::Kind;
 use super::perjoule::{Books, Perjoule};
-use super::trace::{Look, Trace};
+use super::trace::Trace;
 
 const MIXED_S: f64 = 60.0;
 /// The floor is learned from time in which nothing is in flight.
@@ -63,7 +63,6 @@ pub(super) fn measure(check: &Check<'_>) -> Result<String> {
 fn replayed(text: &mut String, books: &Books, trace: &Trace, served: usize) -> Result<()> {
     let span = trace.span()?;
     let joules = |microjoules: i64| microjoules as f64 * 1e-6;
-    let booked = joules(books.energy_uj);
     let counted_uj = (span.to.counter_mj as i64 - span.from.counter_mj as i64) * 1_000;
     writeln!(
         text,
@@ -87,19 +86,7 @@ fn replayed(text: &mut String, books: &Books, trace: &Trace, served: usize) -> R
         books.requests.len(),
         books.requests_uj() as f64 * 1e-6,
     )?;
-    let readings: [(&str, fn(&Look) -> Option<u64>); 2] = [
-        ("Average", |look| look.average_mw),
-        ("Instant", |look| look.instant_mw),
-    ];
-    for (name, power) in readings {
-        if let Some(integral) = trace.integral(&span, power) {
-            let off = (integral / booked - 1.0) * 100.0;
-            writeln!(
-                text,
-                "{name} power over the same time: {integral:.1} J ({off:+.2} %)."
-            )?;
-        }
-    }
+    *text += &trace.integrals(&span);
     Ok(())
 }
 

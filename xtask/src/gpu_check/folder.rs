@@ -71,6 +71,8 @@ pub(super) fn binaries(named: Option<&Path>) -> Result<PathBuf> {
             .with_context(|| named.display().to_string());
     }
     let own = env::current_exe()?;
-    let beside = own.parent().filter(|folder| folder.join("perjoule").is_file());
+    let beside = own
+        .parent()
+        .filter(|folder| folder.join("perjoule").is_file());
     Ok(beside.map_or_else(|| target("release"), Path::to_owned))
 }

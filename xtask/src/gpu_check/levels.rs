@@ -23,7 +23,10 @@ type Start = fn(&Load) -> Result<Running>;
 /// The section's text.
 pub(super) fn measure(check: &Check<'_>) -> Result<String> {
     let mut text = format!("Others on the GPU before: {}.\n\n", holders(check.device));
-    writeln!(text, "| | power, W | over, s | then °C | then SM clock, MHz |")?;
+    writeln!(
+        text,
+        "| | power, W | over, s | then °C | then SM clock, MHz |"
+    )?;
     writeln!(text, "|---|--:|--:|--:|--:|")?;
     // Whoever held the GPU last may only just have gone.
     std::thread::sleep(check.time(SETTLE_S));

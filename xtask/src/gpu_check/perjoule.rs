@@ -82,7 +82,11 @@ impl Perjoule {
         let output = command.output().context("cannot run perjoule")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("perjoule replay ended with {}: {}", output.status, said.trim());
+            bail!(
+                "perjoule replay ended with {}: {}",
+                output.status,
+                said.trim()
+            );
         }
         Books::read(&recording, device, (0.0, f64::INFINITY))
     }
@@ -128,7 +132,9 @@ impl Books {
 
     fn query(recording: &Path, device: &str, (from, to): (f64, f64)) -> rusqlite::Result<Self> {
         let file = Connection::open_with_flags(recording, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        let sums = ACCOUNTS.map(|account| format!("sum({account}_uj)")).join(", ");
+        let sums = ACCOUNTS
+            .map(|account| format!("sum({account}_uj)"))
+            .join(", ");
         let text = format!(
             "SELECT min(from_ns) / 1e9, max(to_ns) / 1e9, sum(energy_uj), {sums}
             FROM intervals JOIN meters USING (meter)
@@ -154,13 +160,21 @@ impl Books {
     }
 
     pub(super) fn account_uj(&self, name: &str) -> i64 {
-        let found = self.accounts_uj.iter().find(|(account, _)| *account == name);
+        let found = self
+            .accounts_uj
+            .iter()
+            .find(|(account, _)| *account == name);
         found.map_or(0, |(_, energy)| *energy)
     }
 
     /// Energy less the sum of its accounts.
     pub(super) fn residual_uj(&self) -> i64 {
-        self.energy_uj - self.accounts_uj.iter().map(|(_, energy)| energy).sum::<i64>()
+        self.energy_uj
+            - self
+                .accounts_uj
+                .iter()
+                .map(|(_, energy)| energy)
+                .sum::<i64>()
     }
 
     /// What the single requests got.
@@ -194,7 +208,12 @@ mod tests {
             instant_mw: None,
         };
         let trace = Trace {
-            looks: vec![look(1.0, 5), look(1.1, 5), look(1.2, 9_005), look(1.4, 9_006)],
+            looks: vec![
+                look(1.0, 5),
+                look(1.1, 5),
+                look(1.2, 9_005),
+                look(1.4, 9_006),
+            ],
         };
         assert_eq!(
             power_log("GPU-1", &trace),
@@ -209,7 +228,10 @@ mod tests {
             to_s: 1.0,
             energy_uj: 100,
             accounts_uj: vec![("idle", 40), ("requests", requests)],
-            requests: vec![(Some("mixed/long/0".into()), 35), (Some("solo/long/0".into()), 25)],
+            requests: vec![
+                (Some("mixed/long/0".into()), 35),
+                (Some("solo/long/0".into()), 25),
+            ],
         };
         assert_eq!(books(60).residual_uj(), 0);
         assert_eq!(books(59).residual_uj(), 1);

@@ -137,7 +137,11 @@ impl Comparison {
         let mut text = format!(
             "Above {:.1} W, the power with the server up and nothing in flight. Long prompt: {} tokens in, \
              {} out; long answer: {} in, {} out. Alone: one after another; mixed: {TOGETHER} of each at once.\n\n",
-            self.parked, LONG_PROMPT.input, LONG_PROMPT.output, LONG_ANSWER.input, LONG_ANSWER.output
+            self.parked,
+            LONG_PROMPT.input,
+            LONG_PROMPT.output,
+            LONG_ANSWER.input,
+            LONG_ANSWER.output
         );
         writeln!(
             text,
@@ -211,7 +215,10 @@ mod tests {
         let [(_, prompt), (_, answer)] = comparison.kinds;
         assert!((prompt.mixed_booked - 90.0).abs() < 1e-9 && prompt.mixed_count == 2);
         let text = comparison.to_text().unwrap();
-        assert!(text.contains("| long-prompt | 1 | 100.00 | 100.00 | 2 | 90.00 | 0.900 |"), "{text}");
+        assert!(
+            text.contains("| long-prompt | 1 | 100.00 | 100.00 | 2 | 90.00 | 0.900 |"),
+            "{text}"
+        );
         assert!((answer.mixed_booked - 60.0).abs() < 1e-9);
         // 250 J of the 2 × 100 + 200 J that the runs alone predict; 180 of 240 J booked.
         assert!(text.contains("400.0 J: together 0.625"), "{text}");

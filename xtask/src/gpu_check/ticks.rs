@@ -5,13 +5,11 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::check::Check;
-use super::trace::{Look, Trace};
+use super::trace::{Look, Power, Trace};
 
 const POLLED_S: f64 = 20.0;
 
-type Value = fn(&Look) -> Option<u64>;
-
-const VALUES: [(&str, Value); 3] = [
+const VALUES: [(&str, Power); 3] = [
     ("energy counter", |look| look.counter_mj),
     ("average power", |look| look.average_mw),
     ("instant power", |look| look.instant_mw),
@@ -41,27 +39,19 @@ fn text(trace: &Trace, load: &str) -> Result<String> {
     }
     // A counter that is not there, or stands still, has no span.
     if let Ok(span) = trace.span() {
-        let joules = span.joules();
-        let seconds = span.seconds();
         writeln!(
             text,
-            "\nThe counter rose by {joules:.1} J in {seconds:.1} s."
+            "\nThe counter rose by {:.1} J in {:.1} s.",
+            span.joules(),
+            span.seconds()
         )?;
-        for (name, value) in [("Average", VALUES[1].1), ("Instant", VALUES[2].1)] {
-            if let Some(integral) = trace.integral(&span, value) {
-                let off = (integral / joules - 1.0) * 100.0;
-                writeln!(
-                    text,
-                    "{name} power over the same time: {integral:.1} J ({off:+.2} %)."
-                )?;
-            }
-        }
+        text += &trace.integrals(&span);
     }
     Ok(text)
 }
 
 /// Milliseconds between two changes of a value, sorted. The first look is no change.
-fn gaps_ms(looks: &[Look], value: Value) -> Vec<f64> {
+fn gaps_ms(looks: &[Look], value: Power) -> Vec<f64> {
     let mut known = None;
     let mut changed: Option<f64> = None;
     let mut gaps = Vec::new();
@@ -87,13 +77,13 @@ pub(super) fn percentile(sorted: &[f64], part: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// A counter that ticks each 100 ms, first after 70, and an instant power of 100 W.
+    /// A counter that ticks each 100 ms, first after 70, and an instant power of 99 W.
     fn ticking(milliseconds: u32) -> Trace {
         let looks = (0..=milliseconds).map(|millisecond| Look {
             at_s: f64::from(millisecond) * 1e-3,
             counter_mj: Some(u64::from((millisecond + 30) / 100) * 10_000),
             average_mw: None,
-            instant_mw: Some(100_000),
+            instant_mw: Some(99_000),
         });
         Trace {
             looks: looks.collect(),
@@ -114,7 +104,10 @@ mod tests {
     fn a_reading_that_is_missing_is_named_and_one_that_is_there_is_compared() {
         let text = text(&ticking(1_050), "nothing").unwrap();
         assert!(text.contains("| average power | not supported |"), "{text}");
-        assert!(text.contains("Instant power over the same time: 90.0 J (+0.00 %)"), "{text}");
+        assert!(
+            text.contains("Instant power over the same time: 89.1 J (-1.00 %)"),
+            "{text}"
+        );
         assert!(!text.contains("Average power over"), "{text}");
     }
 

@@ -20,6 +20,9 @@ const POLL: Duration = Duration::from_millis(1);
 /// A step that is meant by another clock's time lies within half a tick of it.
 const NEAR_S: f64 = 0.05;
 
+/// A power reading of a look, milliwatts.
+pub(super) type Power = fn(&Look) -> Option<u64>;
+
 /// One look; `None` is what the board does not have.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Look {
@@ -162,10 +165,10 @@ impl Trace {
     }
 
     /// From the first step to the one that is nearest to a whole number of periods later, in
-    /// the last third of the trace; and that number.
+    /// the second half of the trace; and that number.
     pub(super) fn whole_periods(&self, period_s: f64) -> Result<(Span, f64)> {
         let Span { from, to } = self.span()?;
-        let least = from.at_s + (to.at_s - from.at_s) * 2.0 / 3.0;
+        let least = f64::midpoint(from.at_s, to.at_s);
         let off = |step: &Step| {
             let periods = (step.at_s - from.at_s) / period_s;
             (periods - periods.round()).abs()
@@ -192,7 +195,7 @@ impl Trace {
 
     /// Joules over a span by a power reading that holds until the next look; `None` where a
     /// reading is missing.
-    pub(super) fn integral(&self, span: &Span, power_mw: fn(&Look) -> Option<u64>) -> Option<f64> {
+    pub(super) fn integral(&self, span: &Span, power_mw: Power) -> Option<f64> {
         let (from, to) = (span.from.at_s, span.to.at_s);
         let ends = self.looks.iter().skip(1).map(|look| look.at_s);
         let mut joules = 0.0;
@@ -203,6 +206,23 @@ impl Trace {
             }
         }
         Some(joules)
+    }
+
+    /// For people: the integrals of both power readings over a span, beside the counter.
+    pub(super) fn integrals(&self, span: &Span) -> String {
+        let readings: [(&str, Power); 2] = [
+            ("Average", |look| look.average_mw),
+            ("Instant", |look| look.instant_mw),
+        ];
+        let mut text = String::new();
+        for (name, power) in readings {
+            if let Some(integral) = self.integral(span, power) {
+                let off = (integral / span.joules() - 1.0) * 100.0;
+                text +=
+                    &format!("{name} power over the same time: {integral:.1} J ({off:+.2} %).\n");
+            }
+        }
+        text
     }
 }
 
@@ -230,7 +250,7 @@ mod tests {
     /// 100 ms, while the instant power is 100 W, then 300 W, by turns of 125 ms.
     fn square_wave(seconds: f64) -> Trace {
         let watts = |at: f64| {
-            if (at / 0.125).floor() as u64 % 2 == 0 {
+            if ((at / 0.125).floor() as u64).is_multiple_of(2) {
                 100
             } else {
                 300
@@ -270,7 +290,7 @@ mod tests {
         let trace = square_wave(10.0);
         let (span, periods) = trace.whole_periods(0.25).unwrap();
         assert!((periods - periods.round()).abs() < 1e-6, "{periods}");
-        assert!(span.seconds() > 6.0, "{span:?}");
+        assert!(span.seconds() > 4.5, "{span:?}");
         assert!((span.watts() - 200.0).abs() < 0.5, "{}", span.watts());
         let integral = trace.integral(&span, |look| look.instant_mw).unwrap();
         assert!((integral / span.joules() - 1.0).abs() < 2e-3, "{integral}");

@@ -88,9 +88,12 @@ fn text(rates: &Pairs, percents: &[f64]) -> Result<String> {
     };
     writeln!(
         text,
-        "\nLost in the mean {mean:+.2} %, {least:+.2} to {most:+.2} %. Without it the turns differ by up to {:.2} %.",
-        spread(&rates.off)
+        "\nLost in the mean {mean:+.2} %, {least:+.2} to {most:+.2} %."
     )?;
+    if rates.off.len() > 1 {
+        let spread = spread(&rates.off);
+        writeln!(text, "Without it the turns differ by up to {spread:.2} %.")?;
+    }
     Ok(text)
 }
 

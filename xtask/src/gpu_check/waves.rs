@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::check::Check;
-use super::trace::{Look, Trace};
+use super::trace::{Power, Trace};
 
 const PERIODS_MS: [u32; 4] = [20, 100, 250, 1_000];
-/// Each wave is followed for so long, but for a few periods at the least; the averaged reading
-/// needs a second before.
+/// Each wave is followed for so long, but for three of the longest periods at the least; the
+/// averaged reading needs a second before.
 const WAVE_S: f64 = 10.0;
-const LEAST_PERIODS: f64 = 3.0;
+const LEAST_S: f64 = 3.0;
 const RISE: Duration = Duration::from_millis(1_500);
 
 /// The section's text.
@@ -29,7 +29,7 @@ pub(super) fn measure(check: &Check<'_>) -> Result<String> {
         let period_s = f64::from(period_ms) * 1e-3;
         let mut running = load.wave(period_s)?;
         std::thread::sleep(RISE);
-        let seconds = check.seconds(WAVE_S).max(LEAST_PERIODS * period_s);
+        let seconds = check.seconds(WAVE_S).max(LEAST_S);
         let trace = Trace::look_for(check.device, Duration::from_secs_f64(seconds))?;
         running.still_up()?;
         drop(running);
@@ -53,9 +53,7 @@ impl Row {
     fn of(trace: &Trace, period_s: f64) -> Result<Self> {
         let (span, periods) = trace.whole_periods(period_s)?;
         let seconds = span.seconds();
-        let mean = |power: fn(&Look) -> Option<u64>| {
-            Some(trace.integral(&span, power)? / seconds)
-        };
+        let mean = |power: Power| Some(trace.integral(&span, power)? / seconds);
         Ok(Self {
             periods,
             seconds,
@@ -92,6 +90,7 @@ impl std::fmt::Display for Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu_check::trace::Look;
 
     #[test]
     fn each_reading_is_held_against_the_counter_and_an_absent_one_is_no_zero() {
@@ -106,6 +105,9 @@ mod tests {
             looks: looks.collect(),
         };
         let row = Row::of(&trace, 0.1).unwrap().to_string();
-        assert!(row.contains("| 200.0 | not supported |  | 190.0 | -5.00"), "{row}");
+        assert!(
+            row.contains("| 200.0 | not supported |  | 190.0 | -5.00"),
+            "{row}"
+        );
     }
 }
