@@ -10,6 +10,7 @@ use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use super::client::{Clients, Kind, ask};
 use super::trace::boottime_s;
@@ -146,6 +147,13 @@ impl Load {
         })
     }
 
+    /// Of the time so far, the part in which the wave that was started last was on, as far as its
+    /// program tells.
+    pub(super) fn told_duty(&self) -> Option<f64> {
+        let text = fs::read_to_string(self.folder.join("load.out")).ok()?;
+        duty(&text)
+    }
+
     fn ready(&self, arguments: &[&str]) -> Result<Running> {
         let mut process = self.start(arguments)?;
         process.line_within("{\"event\": \"ready\"", PATIENCE)?;
@@ -213,6 +221,18 @@ impl Drop for Running {
     }
 }
 
+/// From what `load.py` has printed.
+fn duty(text: &str) -> Option<f64> {
+    let told = text.lines().rev().find_map(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        Some((
+            line.get("busy_s")?.as_f64()?,
+            line.get("since_s")?.as_f64()?,
+        ))
+    });
+    told.map(|(busy, since)| busy / since)
+}
+
 /// A prompt at the start of each period.
 #[derive(Debug)]
 struct Bursts {
@@ -257,5 +277,19 @@ impl Drop for Bursts {
             // It ends after the burst that is on its way.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_duty_is_that_of_the_last_whole_line() {
+        let text = "{\"event\": \"ready\", \"t\": 1.0}\n\
+                    {\"event\": \"wave\", \"busy_s\": 0.2, \"since_s\": 1.0}\n\
+                    {\"event\": \"wave\", \"busy_s\": 1.1, \"since_s\": 2.0}\n{\"event\": \"wa";
+        assert_eq!(duty(text), Some(0.55));
+        assert_eq!(duty("listening on http://127.0.0.1:1\n"), None);
     }
 }

@@ -54,7 +54,11 @@ pub(super) fn measure(check: &Check<'_>, pairs: usize) -> Result<String> {
     // The server ends with what is in flight.
     clients.finish()?;
     drop(server);
-    text(&rates, &percents)
+    let mut text = text(&rates, &percents)?;
+    if let Some(warning) = perjoule.warning() {
+        writeln!(text, "The agent says: {warning}")?;
+    }
+    Ok(text)
 }
 
 /// Off, on, on, off, …: what drifts, drifts against both.

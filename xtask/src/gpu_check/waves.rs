@@ -22,9 +22,9 @@ pub(super) fn measure(check: &Check<'_>) -> Result<String> {
     let mut text = String::new();
     writeln!(
         text,
-        "| period, ms | periods | over, s | counter, W | average power, W | off, % | instant power, W | off, % |"
+        "| period, ms | periods | over, s | counter, W | average power, W | off, % | instant power, W | off, % | on, % of the time |"
     )?;
-    writeln!(text, "|--:|--:|--:|--:|--:|--:|--:|--:|")?;
+    writeln!(text, "|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
     for period_ms in PERIODS_MS {
         let period_s = f64::from(period_ms) * 1e-3;
         let mut running = load.wave(period_s)?;
@@ -32,9 +32,14 @@ pub(super) fn measure(check: &Check<'_>) -> Result<String> {
         let seconds = check.seconds(WAVE_S).max(LEAST_S);
         let trace = Trace::look_for(check.device, Duration::from_secs_f64(seconds))?;
         running.still_up()?;
+        let duty = load.told_duty().map(|duty| format!("{:.1}", duty * 100.0));
         drop(running);
         let row = Row::of(&trace, period_s)?;
-        writeln!(text, "| {period_ms} | {row} |")?;
+        writeln!(
+            text,
+            "| {period_ms} | {row} | {} |",
+            duty.unwrap_or_default()
+        )?;
     }
     Ok(text)
 }
