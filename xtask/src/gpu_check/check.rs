@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow};
 use nvml_wrapper::Device;
 
 use super::client::{Clients, Kind, Served};
-use super::load::Load;
+use super::load::{Load, Running};
 use super::perjoule::Perjoule;
 use super::trace::{Trace, boottime_s};
 
@@ -52,12 +52,12 @@ impl Check<'_> {
     pub(super) fn serve(
         &self,
         trace: &mut Trace,
-        address: &str,
+        server: &mut Running,
         phase: &'static str,
         kinds: &[(Kind, usize)],
         seconds: f64,
     ) -> Result<Vec<Served>> {
-        let clients = Clients::start(address, phase, kinds);
+        let clients = Clients::start(&server.address, phase, kinds);
         let end = boottime_s() + self.seconds(seconds);
         trace.look_until(self.device, |at_s| {
             if at_s >= end {
@@ -65,6 +65,9 @@ impl Check<'_> {
             }
             Ok(clients.have_ended())
         })?;
-        clients.finish()
+        let served = clients.finish();
+        // What it said at its end is worth more than what its clients missed.
+        server.still_up()?;
+        served
     }
 }

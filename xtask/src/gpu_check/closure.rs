@@ -41,9 +41,8 @@ pub(super) fn measure(check: &Check<'_>) -> Result<String> {
 
     let mut trace = Trace::default();
     check.quiet(&mut trace, QUIET_S)?;
-    let served = check.serve(&mut trace, &server.address, "closure", &KINDS, MIXED_S)?;
+    let served = check.serve(&mut trace, &mut server, "closure", &KINDS, MIXED_S)?;
     check.quiet(&mut trace, BOOKING_S)?;
-    server.still_up()?;
     let agent = agent.and_then(|mut agent| {
         agent.still_up()?;
         agent.stop()

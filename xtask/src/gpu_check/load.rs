@@ -2,6 +2,8 @@
 //! serving stack on the simulated GPU.
 
 use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -190,7 +192,23 @@ impl Load {
                 command
             }
         };
+        ends_with_us(&mut command);
         Process::start("load", &mut command, &self.folder)
+    }
+}
+
+/// A load that is left behind would keep the GPU busy: when this program is ended by a signal, it
+/// gets one too. It must be started by the main thread.
+pub(super) fn ends_with_us(command: &mut Command) {
+    // SAFETY: prctl(PR_SET_PDEATHSIG) is one system call that reads no memory; it is allowed
+    // between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        });
     }
 }
 

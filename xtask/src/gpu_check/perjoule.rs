@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rusqlite::{Connection, OpenFlags};
 
 use super::client::{Served, log};
+use super::load::ends_with_us;
 use super::trace::Trace;
 use crate::demo::stack::Process;
 
@@ -99,6 +100,7 @@ impl Perjoule {
         if let Some(recording) = recording {
             command.arg("--record").arg(recording);
         }
+        ends_with_us(&mut command);
         let mut agent = Process::start("agent", &mut command, &self.folder)?;
         agent.line_after("metrics on ")?;
         Ok(agent)

@@ -47,15 +47,14 @@ pub(super) fn measure(check: &Check<'_>) -> Result<String> {
     let mut all = Vec::new();
     let mut solo = Vec::new();
     for kind in [LONG_PROMPT, LONG_ANSWER] {
-        let served = check.serve(&mut trace, &server.address, "solo", &[(kind, 1)], SOLO_S)?;
+        let served = check.serve(&mut trace, &mut server, "solo", &[(kind, 1)], SOLO_S)?;
         check.quiet(&mut trace, PAUSE_S)?;
         solo.push(served.len());
         all.extend(served);
     }
     let kinds = [(LONG_PROMPT, TOGETHER), (LONG_ANSWER, TOGETHER)];
-    let mixed = check.serve(&mut trace, &server.address, "mixed", &kinds, MIXED_S)?;
+    let mixed = check.serve(&mut trace, &mut server, "mixed", &kinds, MIXED_S)?;
     check.quiet(&mut trace, PAUSE_S)?;
-    server.still_up()?;
     drop(server);
 
     let together = above(&trace, &mixed, parked)?;

@@ -25,8 +25,10 @@ const TOGETHER: usize = 8;
 /// The section's text, of so many pairs of turns.
 pub(super) fn measure(check: &Check<'_>, pairs: usize) -> Result<String> {
     let perjoule = check.perjoule()?;
-    let server = check.load()?.serve()?;
+    let mut server = check.load()?.serve()?;
     let clients = Clients::start(&server.address, "turns", &[(CHAT, TOGETHER)]);
+    // What runs for the first time is slower.
+    sleep(RAMP);
     let mut rates = Pairs::default();
     let mut percents = Vec::new();
     for on in turns(pairs) {
@@ -44,6 +46,7 @@ pub(super) fn measure(check: &Check<'_>, pairs: usize) -> Result<String> {
             }
             None => sleep(check.time(TURN_S)),
         }
+        server.still_up()?;
         let came = clients.tokens() - tokens;
         rates.add(on, came as f64 / (boottime_s() - start));
         ensure!(came > 0 && !clients.have_ended(), "the load stands still");
