@@ -106,14 +106,20 @@ impl Perjoule {
         Ok(agent)
     }
 
-    /// The agent's first warning or error, if it gave one.
+    /// The first warning or error of the agent that was started last, if it gave one.
     pub(super) fn warning(&self) -> Option<String> {
         let log = fs::read_to_string(self.folder.join("agent.log")).ok()?;
-        let line = log
-            .lines()
-            .find(|line| line.contains("WARN") || line.contains("ERROR"))?;
-        Some(line.to_owned())
+        warning(&log)
     }
+}
+
+/// Without its time, and without what could be done about it.
+fn warning(log: &str) -> Option<String> {
+    let mut lines = log.lines();
+    let line = lines.find(|line| line.contains(" WARN ") || line.contains(" ERROR"))?;
+    let (_, text) = line.split_once("] ")?;
+    let cause = text.split_once("; fix: ").map_or(text, |(cause, _)| cause);
+    Some(cause.to_owned())
 }
 
 /// The counter's steps as `perjoule replay` reads them.
@@ -221,6 +227,14 @@ mod tests {
             power_log("GPU-1", &trace),
             "time_s,device,energy_j\n1.150000,GPU-1,9.005\n1.300000,GPU-1,9.006\n"
         );
+    }
+
+    #[test]
+    fn a_warning_is_told_without_its_time() {
+        let log = "[2026-01-01T00:00:00.000Z INFO ] metrics on http://[::]:1/metrics\n\
+                   [2026-01-01T00:00:00.001Z WARN ] no probe runs: privileges; fix: run as root\n";
+        assert_eq!(warning(log).as_deref(), Some("no probe runs: privileges"));
+        assert_eq!(warning("[2026-01-01T00:00:00.000Z INFO ] all well\n"), None);
     }
 
     #[test]
