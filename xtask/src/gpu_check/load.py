@@ -317,7 +317,7 @@ def main():
             wait_for_gpu(device)
         else:
             name = "CPU"
-        print(f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, {name}", flush=True)
+        print(f"load: PyTorch {torch.__version__}, CUDA {torch.version.cuda}, {name}", flush=True)
         signal.pause()
     elif options.what == "wave":
         wave(device, options.period, options.on)

@@ -81,7 +81,7 @@ impl Load {
             name: String::new(),
         };
         let mut process = load.start(&["check"])?;
-        load.name = format!("PyTorch {}", process.line_within("PyTorch ", PATIENCE)?);
+        load.name = process.line_within("load: ", PATIENCE)?;
         Ok(load)
     }
 
@@ -300,7 +300,27 @@ impl Drop for Bursts {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::process::Stdio;
+
     use super::*;
+
+    #[test]
+    fn the_program_is_valid_python() {
+        let check = "import ast, sys; ast.parse(sys.stdin.read())";
+        let python = Command::new("python3")
+            .args(["-c", check])
+            .stdin(Stdio::piped())
+            .spawn();
+        let Ok(mut python) = python else {
+            eprintln!("skipped: there is no python3");
+            return;
+        };
+        let mut input = python.stdin.take().unwrap();
+        input.write_all(SCRIPT.as_bytes()).unwrap();
+        drop(input);
+        assert!(python.wait().unwrap().success());
+    }
 
     #[test]
     fn the_duty_is_that_of_the_last_whole_line() {
