@@ -15,18 +15,22 @@ use crate::bench::usage;
 const TURN_S: f64 = 10.0;
 /// After the agent's start or end.
 const RAMP: Duration = Duration::from_secs(1);
-const CHAT: Kind = Kind {
-    name: "chat",
-    input: 200,
-    output: 120,
-};
-const TOGETHER: usize = 8;
+/// Of different lengths, so that they do not begin and end together: tokens would come in bursts.
+const KINDS: [(Kind, usize); 3] = [(chat(83), 3), (chat(120), 3), (chat(167), 2)];
+
+const fn chat(output: u64) -> Kind {
+    Kind {
+        name: "chat",
+        input: 200,
+        output,
+    }
+}
 
 /// The section's text, of so many pairs of turns.
 pub(super) fn measure(check: &Check<'_>, pairs: usize) -> Result<String> {
     let perjoule = check.perjoule()?;
     let mut server = check.load()?.serve()?;
-    let clients = Clients::start(&server.address, "turns", &[(CHAT, TOGETHER)]);
+    let clients = Clients::start(&server.address, "turns", &KINDS);
     // What runs for the first time is slower.
     sleep(RAMP);
     let mut rates = Pairs::default();
@@ -77,9 +81,9 @@ fn turns(pairs: usize) -> impl Iterator<Item = bool> {
 
 fn text(rates: &Pairs, percents: &[f64]) -> Result<String> {
     let mut text = format!(
-        "{TOGETHER} requests at once, {} tokens in, {} out; `perjoule run` beside it in every other turn.\n\n\
+        "{} requests at once; `perjoule run` beside them in every other turn.\n\n\
          | tokens/s without | with | lost, % | the agent's CPU, % of a core |\n|--:|--:|--:|--:|\n",
-        CHAT.input, CHAT.output
+        KINDS.iter().map(|(_, count)| count).sum::<usize>()
     );
     let lost = rates.lost_percent();
     for (((off, on), lost), percent) in rates.off.iter().zip(&rates.on).zip(&lost).zip(percents) {
