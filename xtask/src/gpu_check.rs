@@ -5,6 +5,7 @@
 //! Reads only: no clock, limit or mode is touched. Without a GPU it says so and succeeds. A section
 //! that cannot run here says why, and the others go on.
 
+mod bursts;
 mod calls;
 mod check;
 mod client;

@@ -6,23 +6,18 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::client::{Clients, Kind, ask};
-use super::trace::boottime_s;
+use super::bursts::Bursts;
+use super::client::{Clients, Kind};
 use crate::demo::stack::Process;
 
 const SCRIPT: &str = include_str!("load.py");
 /// PyTorch takes its time, and so does a model of many gigabytes.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Prompt tokens that inference-sim works off in a second: how long a burst lasts there.
-const SIMULATED_TOKENS_PER_S: f64 = 14_000.0;
 /// Prompts that follow each other without a gap: the most that inference-sim draws.
 const SIMULATED_FULL: Kind = Kind {
     name: "full",
@@ -249,53 +244,6 @@ fn duty(text: &str) -> Option<f64> {
         ))
     });
     told.map(|(busy, since)| busy / since)
-}
-
-/// A prompt at the start of each period.
-#[derive(Debug)]
-struct Bursts {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Bursts {
-    fn start(address: &str, period_s: f64, on_s: f64) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (address, stopped) = (address.to_owned(), Arc::clone(&stop));
-        let kind = Kind {
-            name: "burst",
-            input: (on_s * SIMULATED_TOKENS_PER_S).round() as u64,
-            output: 1,
-        };
-        let thread = spawn(move || {
-            let start = boottime_s();
-            let tokens = AtomicU64::new(0);
-            let mut begin = start;
-            while !stopped.load(Ordering::Relaxed) {
-                sleep(Duration::from_secs_f64((begin - boottime_s()).max(0.0)));
-                if ask(&address, kind, "burst".to_owned(), &tokens).is_err() {
-                    return;
-                }
-                // A burst that was missed is left out: the others stay where they belong.
-                let periods = ((boottime_s() - start) / period_s).ceil();
-                begin = start + periods * period_s;
-            }
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Bursts {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It ends after the burst that is on its way.
-            let _ = thread.join();
-        }
-    }
 }
 
 #[cfg(test)]
