@@ -297,6 +297,7 @@ impl Agent {
                     to: now,
                     package: 0,
                     on_cpu: 0,
+                    cycles: None,
                 });
             }
         }

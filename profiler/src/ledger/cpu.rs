@@ -1,4 +1,4 @@
-//! The CPU rule: energy above the floor by on-CPU time, inside a service over its requests in
+//! The CPU rule: energy above the floor by cycles, where they are counted, or on-CPU time; inside a service over its requests in
 //! flight, by time in flight. Memory follows the same shares.
 //!
 //! In: [`CpuTime`] windows of every owner on each package. Out: accounts, and energy per service. A meter
@@ -29,7 +29,8 @@ struct Window {
     from: Timestamp,
     to: Timestamp,
     package: u32,
-    on_cpu: u64,
+    /// Cycles, or nanoseconds where they are not counted.
+    work: f64,
 }
 
 /// On-CPU time that is still needed.
@@ -52,6 +53,7 @@ impl CpuTimes {
                 to,
                 package,
                 on_cpu,
+                cycles,
                 ..
             } = time;
             self.windows.push_back(Window {
@@ -59,7 +61,7 @@ impl CpuTimes {
                 from,
                 to,
                 package,
-                on_cpu,
+                work: cycles.unwrap_or(on_cpu) as f64,
             });
         }
     }
@@ -75,8 +77,8 @@ impl CpuTimes {
         }
     }
 
-    /// Each owner's nanoseconds in (from, to], a window's time taken as even; on all packages or on
-    /// one.
+    /// Each owner's cycles or nanoseconds in (from, to], a window's taken as even; on all packages or
+    /// on one.
     fn between(&self, from: Timestamp, to: Timestamp, package: Option<u32>) -> Vec<(Whose, f64)> {
         let mut sums: Vec<(Whose, f64)> = Vec::new();
         for window in &self.windows {
@@ -86,10 +88,10 @@ impl CpuTimes {
                 continue;
             }
             let part = overlap as f64 / window.to.since(window.from) as f64;
-            let time = window.on_cpu as f64 * part;
+            let work = window.work * part;
             match sums.iter_mut().find(|(whose, _)| *whose == window.whose) {
-                Some((_, sum)) => *sum += time,
-                None => sums.push((window.whose, time)),
+                Some((_, sum)) => *sum += work,
+                None => sums.push((window.whose, work)),
             }
         }
         // The order in which windows were told must not decide a remainder.

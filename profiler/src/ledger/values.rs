@@ -217,6 +217,8 @@ pub struct CpuTime {
     pub package: u32,
     /// Nanoseconds on CPU, summed over the package's CPUs.
     pub on_cpu: u64,
+    /// Cycles spent in it, where they are counted: of every owner or of none.
+    pub cycles: Option<u64>,
 }
 
 /// Who holds a context on a GPU.

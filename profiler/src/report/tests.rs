@@ -673,6 +673,7 @@ fn busy() -> Report {
         to: Timestamp(SECOND),
         package: 0,
         on_cpu: 12 * SECOND,
+        cycles: None,
     });
     summary.set_losses(0, 2);
     summary.report(FullEnergy::default())

@@ -228,6 +228,7 @@ fn package(owners: &[(Owner, u64)], source: Source) -> (Vec<Booked>, [MeterId; 2
             to: at(1_000),
             package: 0,
             on_cpu,
+            cycles: None,
         };
         ledger.apply(Event::Cpu(time));
     }
@@ -255,6 +256,7 @@ fn time_on_another_package_costs_nothing_on_this_one() {
             to: at(1_000),
             package,
             on_cpu,
+            cycles: None,
         }));
     }
     ledger.apply(Event::RequestsUntil(at(1_100)));

@@ -161,6 +161,7 @@ fn book(metrics: &mut Metrics, tick: u64) {
             to: now,
             package: 0,
             on_cpu: 100_000_000,
+            cycles: None,
         });
         metrics.record_syscalls(ServiceId(service), "read", 1_000);
     }
