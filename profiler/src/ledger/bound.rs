@@ -80,6 +80,8 @@ pub(super) fn judge(
         + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::contended_part) * CONTENDED_ERROR).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::foreign_part) * FOREIGN_ERROR).powi(2);
+    let split = || of(Component::Gpu).filter(|meter| is_split(flight, meter));
+    squares += (gpu * worst(split(), MeterState::misplaced_part)).powi(2);
     squares += sampled(flight, prefill, gpu - prefill, of(Component::Gpu));
     let host = |energy: f64, component| {
         let model = of(component).any(|meter| meter.meter.source == Source::Model);
@@ -121,7 +123,18 @@ pub(super) fn judge(
             class = worst_source.fold(class, Class::max);
         }
     }
+    if gpu >= 0.1 * total && split().next().is_some() {
+        class = Class::C;
+    }
     (class, Some(error).filter(|error| *error <= 1.0))
+}
+
+/// Whether the meter's energy was divided over instances while the request, which it was for, ran.
+fn is_split(flight: &Flight, meter: &MeterState) -> bool {
+    let start = flight.request.start;
+    let end = flight.request.end.map_or(start, |end| end.at);
+    let held = meter.held_at(end);
+    meter.split_until > start && held.is_none_or(|held| held.services.contains(&flight.service))
 }
 
 /// With how many others a request was served, itself included: its part of the mean power.

@@ -8,7 +8,8 @@
 use super::cpu;
 use super::flights::Flights;
 use super::gpu::{self, Division, Question};
-use super::meter::{Held, MeterState, Pending};
+use super::instances::{self, Shared};
+use super::meter::{Held, MeterState, Pending, Tally};
 use super::walk::Stretch;
 use super::work::{ENERGY_PLACES, KINDS, Kind, Timeline};
 use super::{Accounts, Booked, BookedInterval, BookedRequest, Component, Ledger, MeterId, bound};
@@ -88,8 +89,16 @@ impl Ledger {
             return true;
         }
         let is_late = now >= pending.to.plus(self.config.first_data_horizon);
-        let meter_state = self.meters.get(meter);
-        if !is_late && meter_state.is_some_and(|meter| meter.awaits_shares(pending.to)) {
+        let Some(state) = self.meters.get(meter) else {
+            return false;
+        };
+        if !is_late && state.awaits_shares(pending.to) {
+            return false;
+        }
+        // An instance's sample holds several intervals, and is placed by the requests in all of them.
+        let sampled = state.split_at(pending.to).filter(|split| split.fresh);
+        let until = sampled.map_or(pending.to, |split| split.to.max(pending.to));
+        if !is_late && self.config.requests && self.requests_until < until {
             return false;
         }
         let services = self.services_on(meter, pending.to);
@@ -97,7 +106,7 @@ impl Ledger {
             self.flights
                 .services
                 .get(**service as usize)
-                .is_some_and(|service| service.waits(pending.to))
+                .is_some_and(|service| service.waits(until))
         };
         let waiting: Vec<u32> = services.iter().filter(waits).copied().collect();
         if waiting.is_empty() {
@@ -201,15 +210,25 @@ impl Ledger {
             (0..stretch.amounts.len() as u32).any(|service| resident(&service))
         };
         let length = pending.to.since(pending.from);
-        let foreign = if held.as_ref().is_some_and(|held| held.others > 0) {
-            meter.foreign_share(pending.to)
-        } else {
-            0.0
+        let Shared {
+            parts,
+            is_split,
+            stirs,
+            doubt,
+        } = match meter.meter.component {
+            Component::Gpu => {
+                let world = (&self.timeline, stretch, &mut self.sampled);
+                instances::parts(meter, pending, services, held.as_ref(), world)
+            }
+            Component::Cpu | Component::Dram => Shared::default(),
         };
         if busy {
             meter.busy_until = pending.to;
-        } else if pending.from >= meter.busy_until.plus(SETTLING) && !lost && foreign == 0.0 {
+        } else if pending.from >= meter.busy_until.plus(SETTLING) && !lost && !stirs {
             meter.levels.learn(holds, pending.energy, length);
+        }
+        if is_split {
+            meter.split_until = pending.to;
         }
         let known_base = meter.levels.base(holds, length);
         if known_base.is_none() {
@@ -228,9 +247,8 @@ impl Ledger {
                 stretch,
                 timeline: &self.timeline,
                 held: held.as_ref(),
-                services: &services,
+                parts: &parts,
                 spacing: &spacing,
-                foreign,
                 lost,
             }),
             Component::Cpu | Component::Dram => {
@@ -240,9 +258,16 @@ impl Ledger {
         };
         if known_base.is_some() && division.busy > 0.0 {
             let joules = division.accounts.requests.joules().0;
-            let (by_time, contended) = (division.by_time() * 1e-6, division.contended() * 1e-6);
-            let foreign = division.accounts.other.joules().0;
-            meter.learn_busy([division.busy, joules, by_time, contended, foreign]);
+            let other = division.accounts.other.joules().0;
+            meter.learn_busy(Tally {
+                seconds: division.busy,
+                requests: joules,
+                by_time: division.by_time() * 1e-6,
+                contended: division.contended * 1e-6,
+                // Another instance's part is in doubt as a whole.
+                foreign: if is_split { 0.0 } else { other },
+                misplaced: division.across * doubt * 1e-6,
+            });
             if let Some(phases) = division.phases {
                 meter.phases.learn(phases.prefill, phases.decode, joules);
             }

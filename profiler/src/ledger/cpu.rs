@@ -147,7 +147,7 @@ pub(super) fn divide(
         accounts,
         shares,
         energies,
-        phases: None,
         busy,
+        ..Division::default()
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::floor::Levels;
 use super::phases::PhasePower;
 use super::walk::Walk;
-use super::{Accounts, Booked, Component, Meter, MeterId, Reading, SmShares};
+use super::{Accounts, Booked, Busy, Component, Instance, Meter, MeterId, Reading, Shares};
 use crate::clock::Timestamp;
 use crate::units::Microjoules;
 
@@ -47,6 +47,27 @@ pub(super) struct Held {
     /// Services, by place.
     pub(super) services: Vec<u32>,
     pub(super) others: u32,
+    pub(super) instances: Vec<InstanceHeld>,
+}
+
+/// Who of them holds one instance of it.
+#[derive(Debug, Clone)]
+pub(super) struct InstanceHeld {
+    pub(super) instance: u32,
+    /// Services, by place.
+    pub(super) services: Vec<u32>,
+    pub(super) others: u32,
+}
+
+/// A GPU's instances, as they were told for some moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Split<'a> {
+    /// The time over which they were sampled.
+    pub(super) from: Timestamp,
+    pub(super) to: Timestamp,
+    pub(super) instances: &'a [Instance],
+    /// Whether the sample still says how busy they were at that moment.
+    pub(super) fresh: bool,
 }
 
 impl Held {
@@ -73,10 +94,11 @@ pub(super) struct MeterState {
     pub(super) busy_until: Timestamp,
     /// Until when intervals were booked with no floor known.
     pub(super) floorless_until: Timestamp,
-    /// Time in flight and energy of requests, and the parts of that energy that were shared by time
-    /// in service, contended for by services, and left by processes that serve nothing; decayed:
-    /// seconds, and joules.
-    busy: [f64; 5],
+    /// Until when intervals were divided over its instances.
+    pub(super) split_until: Timestamp,
+    /// What its instances' requests did in the intervals of late, by the ends of these.
+    work: VecDeque<(Timestamp, Vec<(u32, f64)>)>,
+    busy: Tally,
     /// Mean error of an interval's edge, seconds.
     pub(super) edge_error: f64,
     /// The latest stretch whose energy nobody knows or could place.
@@ -84,7 +106,7 @@ pub(super) struct MeterState {
     pub(super) refused: u64,
     held: VecDeque<Held>,
     /// How busy it was kept, in order of time.
-    shares: VecDeque<SmShares>,
+    shares: VecDeque<Shares>,
     last: Option<Last>,
     /// The last reading is that of an agent before this one.
     resumed: bool,
@@ -103,7 +125,9 @@ impl MeterState {
             pending: VecDeque::new(),
             busy_until: Timestamp(0),
             floorless_until: Timestamp(0),
-            busy: [0.0; 5],
+            split_until: Timestamp(0),
+            work: VecDeque::new(),
+            busy: Tally::default(),
             edge_error: 0.0,
             hole: None,
             refused: 0,
@@ -221,34 +245,71 @@ impl MeterState {
     }
 
     /// Takes how busy it was kept.
-    pub(super) fn share(&mut self, shares: SmShares) {
+    pub(super) fn share(&mut self, shares: Shares) {
         if self.shares.back().is_none_or(|last| last.at < shares.at) {
             self.shares.push_back(shares);
         }
     }
 
-    /// Whether what tells how busy it was kept up to `at` is still to come: processes that serve
-    /// nothing hold it, and it was told lately.
+    /// Whether what tells how busy it was kept up to `at` is still to come: it was told lately, and
+    /// is needed.
     pub(super) fn awaits_shares(&self, at: Timestamp) -> bool {
-        let foreign = self.held_at(at).is_some_and(|held| held.others > 0);
-        let last = self.shares.back().map(|last| last.at);
-        foreign && last.is_some_and(|last| last < at && at <= last.plus(SHARES_HOLD))
+        let Some(last) = self.shares.back() else {
+            return false;
+        };
+        let needed = match &last.busy {
+            Busy::Processes { .. } => self.held_at(at).is_some_and(|held| held.others > 0),
+            Busy::Instances { instances, .. } => is_told(instances),
+        };
+        needed && last.at < at && at <= last.at.plus(SHARES_HOLD)
+    }
+
+    /// What was told for `at`: at or first after it, else last before it.
+    fn shares_at(&self, at: Timestamp) -> Option<&Shares> {
+        let place = self.shares.partition_point(|shares| shares.at < at);
+        let before = || self.shares.get(place.checked_sub(1)?);
+        self.shares.get(place).or_else(before)
     }
 
     /// The part of its work that processes did which serve nothing, as far as it was told at or
     /// before `at`, or first thereafter.
     pub(super) fn foreign_share(&self, at: Timestamp) -> f64 {
-        let place = self.shares.partition_point(|shares| shares.at < at);
-        let recent = |shares: &&SmShares| at <= shares.at.plus(SHARES_HOLD);
-        let before = || {
-            let before = self.shares.get(place.checked_sub(1)?)?;
-            Some(before).filter(recent)
-        };
-        match self.shares.get(place).or_else(before) {
-            Some(shares) if shares.others > 0.0 => {
-                shares.others / (shares.others + shares.services.max(0.0))
+        let told = self.shares_at(at).filter(|shares| is_fresh(shares, at));
+        match told.map(|shares| &shares.busy) {
+            Some(&Busy::Processes { services, others }) if others > 0.0 => {
+                others / (others + services.max(0.0))
             }
             _ => 0.0,
+        }
+    }
+
+    /// Its instances at `at`, if it was split then.
+    pub(super) fn split_at(&self, at: Timestamp) -> Option<Split<'_>> {
+        let shares = self.shares_at(at)?;
+        match &shares.busy {
+            Busy::Instances { from, instances } if !instances.is_empty() => Some(Split {
+                from: *from,
+                to: shares.at,
+                instances,
+                fresh: is_fresh(shares, at) && is_told(instances),
+            }),
+            _ => None,
+        }
+    }
+
+    /// What the requests of one of its instances did in the intervals that ended after `from`.
+    pub(super) fn worked_since(&self, from: Timestamp, instance: u32) -> f64 {
+        let late = self.work.iter().rev().take_while(|(to, _)| *to > from);
+        let of_it = late.flat_map(|(_, work)| work.iter().filter(|(id, _)| *id == instance));
+        of_it.map(|(_, work)| work).sum()
+    }
+
+    /// Keeps what they did in the interval that ends at `to`, for as long as that may be asked.
+    pub(super) fn remember_work(&mut self, to: Timestamp, work: Vec<(u32, f64)>, kept: Duration) {
+        self.work.push_back((to, work));
+        let from = to.minus(kept);
+        while self.work.front().is_some_and(|(to, _)| *to <= from) {
+            self.work.pop_front();
         }
     }
 
@@ -281,40 +342,84 @@ impl MeterState {
         self.earlier + epoch - self.accounted - waiting
     }
 
-    /// Learns from a busy interval: seconds with anything in flight, joules of requests, those of
-    /// them that were shared by time in service, those over which services contended, and those that
-    /// went to processes that serve nothing.
-    pub(super) fn learn_busy(&mut self, of_interval: [f64; 5]) {
-        const KEEP: f64 = 0.99;
-        for (all, more) in self.busy.iter_mut().zip(of_interval) {
-            *all = *all * KEEP + more;
-        }
+    /// Learns from a busy interval.
+    pub(super) fn learn_busy(&mut self, of_interval: Tally) {
+        self.busy.add(of_interval);
     }
 
     fn part_of_requests(&self, joules: f64) -> f64 {
-        let [_, all, ..] = self.busy;
+        let all = self.busy.requests;
         if all > 0.0 { joules / all } else { 0.0 }
     }
 
     /// The part of its requests' energy that is shared by time in service.
     pub(super) fn by_time_part(&self) -> f64 {
-        self.part_of_requests(self.busy[2])
+        self.part_of_requests(self.busy.by_time)
     }
 
     /// The part of its requests' energy over which services contend.
     pub(super) fn contended_part(&self) -> f64 {
-        self.part_of_requests(self.busy[3])
+        self.part_of_requests(self.busy.contended)
     }
 
     /// What went to processes that serve nothing while requests were in flight, as part of what these
     /// got; all at most.
     pub(super) fn foreign_part(&self) -> f64 {
-        self.part_of_requests(self.busy[4]).min(1.0)
+        self.part_of_requests(self.busy.foreign).min(1.0)
+    }
+
+    /// What may be another instance's, as part of its requests' energy; all at most.
+    pub(super) fn misplaced_part(&self) -> f64 {
+        self.part_of_requests(self.busy.misplaced).min(1.0)
     }
 
     /// Mean power above idle while something is in flight, watts.
     pub(super) fn busy_watts(&self) -> Option<f64> {
-        let [seconds, joules, ..] = self.busy;
-        (seconds > 0.0 && joules > 0.0).then(|| joules / seconds)
+        let Tally {
+            seconds, requests, ..
+        } = self.busy;
+        (seconds > 0.0 && requests > 0.0).then(|| requests / seconds)
+    }
+}
+
+/// Whether all of them say how busy they were.
+fn is_told(instances: &[Instance]) -> bool {
+    !instances.is_empty() && instances.iter().all(|instance| instance.activity.is_some())
+}
+
+fn is_fresh(shares: &Shares, at: Timestamp) -> bool {
+    at <= shares.at.plus(SHARES_HOLD)
+}
+
+/// What a meter's busy intervals were; decayed. Seconds, and joules.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    /// With anything in flight.
+    pub(super) seconds: f64,
+    /// Of requests.
+    pub(super) requests: f64,
+    /// Those of them that were shared by time in service.
+    pub(super) by_time: f64,
+    /// Those over which services contended.
+    pub(super) contended: f64,
+    /// Of processes that serve nothing.
+    pub(super) foreign: f64,
+    /// What may be another instance's.
+    pub(super) misplaced: f64,
+}
+
+impl Tally {
+    fn add(&mut self, more: Self) {
+        const KEEP: f64 = 0.99;
+        for (all, more) in [
+            (&mut self.seconds, more.seconds),
+            (&mut self.requests, more.requests),
+            (&mut self.by_time, more.by_time),
+            (&mut self.contended, more.contended),
+            (&mut self.foreign, more.foreign),
+            (&mut self.misplaced, more.misplaced),
+        ] {
+            *all = *all * KEEP + more;
+        }
     }
 }

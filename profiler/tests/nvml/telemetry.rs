@@ -183,7 +183,7 @@ fn doctor_says_of_each_board_what_it_does_not_have_and_what_fails() {
     let first = of("nvml.GPU-a.readings");
     assert_eq!((first.status, first.fix), (Status::Pass, None));
     // No superchip, so no module either; where bytes are counted their rate is not asked for.
-    let absent = "20 readings; not supported: module power, temperature";
+    let absent = "20 readings; not supported: module power, temperature, activity (GPM)";
     assert_eq!(first.found, absent);
     let second = of("nvml.GPU-b.readings");
     assert_eq!(second.status, Status::Warn);

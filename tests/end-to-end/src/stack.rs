@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,7 +14,9 @@ use crate::binary;
 #[derive(Debug)]
 pub struct Stack {
     server: Child,
-    folder: tempfile::TempDir,
+    /// The scenario's and the GPU state's, which several stacks can share.
+    folder: Arc<tempfile::TempDir>,
+    own: tempfile::TempDir,
     url: String,
 }
 
@@ -47,12 +50,27 @@ impl Stack {
             folder.path().join("libnvidia-ml.so.1"),
         )
         .expect("a library");
-        let out = folder.path().join("server.out");
+        Self::serve(Arc::new(folder), devices)
+    }
+
+    /// Another stack in the same scenario, on other GPUs of its state.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_beside(&self, devices: &[usize]) -> Self {
+        Self::serve(Arc::clone(&self.folder), devices)
+    }
+
+    fn serve(folder: Arc<tempfile::TempDir>, devices: &[usize]) -> Self {
+        let own = tempfile::tempdir().expect("a folder");
+        let out = own.path().join("server.out");
         let server = Command::new(binary("inference-sim"))
             .args(["serve", "--listen", "127.0.0.1:0", "--gpu-state"])
             .arg(folder.path().join("gpu-state"))
+            .arg("--engine-socket")
+            .arg(own.path().join("engine"))
             .arg("--truth")
-            .arg(folder.path().join("truth.jsonl"))
+            .arg(own.path().join("truth.jsonl"))
             .arg("--devices")
             .arg(
                 devices
@@ -68,6 +86,7 @@ impl Stack {
         let mut stack = Self {
             server,
             folder,
+            own,
             url: String::new(),
         };
         let start = Instant::now();
@@ -151,8 +170,40 @@ impl Stack {
 
     /// Requests the engine has ended.
     pub fn served(&self) -> usize {
-        let text = fs::read_to_string(self.folder.path().join("truth.jsonl")).unwrap_or_default();
-        text.lines().count()
+        self.truth().len()
+    }
+
+    /// What each of them truly took, as the engine says.
+    ///
+    /// # Panics
+    /// If that is not JSON.
+    pub fn truth(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.own.path().join("truth.jsonl")).unwrap_or_default();
+        let line = |line| serde_json::from_str(line).expect("a line of JSON");
+        text.lines().map(line).collect()
+    }
+
+    /// The file that says what the GPUs do.
+    pub fn gpu_state(&self) -> PathBuf {
+        self.folder.path().join("gpu-state")
+    }
+
+    /// A board's counter as the driver shows it at a moment of `CLOCK_BOOTTIME` (nanoseconds),
+    /// millijoules.
+    ///
+    /// # Panics
+    /// If nothing is known of it.
+    pub fn counter_at(&self, device: usize, moment: u64) -> u64 {
+        let output = Command::new(binary("inference-sim"))
+            .args(["counter", "--scenario"])
+            .arg(self.folder.path().join("scenario.toml"))
+            .args(["--device", &device.to_string()])
+            .args(["--at", &moment.to_string()])
+            .output()
+            .expect("it can be started");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let number = text.trim().parse();
+        number.unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 }
 
