@@ -104,7 +104,7 @@ fn instances_are_told_with_what_each_did_and_processes_with_where_they_are() {
 }
 
 #[test]
-fn a_change_of_the_mode_lists_instances_anew_and_joins_the_board_again() {
+fn a_board_that_is_joined_again_has_no_instances_and_shows_what_its_parts_do() {
     let driver = Driver::play(&format!("{SPLIT}mig_changes_at_s = 2.5\n{INSTANCES}"));
     let mut source = driver.start();
     source.listen_for(5 * SECOND);
@@ -123,7 +123,10 @@ fn a_change_of_the_mode_lists_instances_anew_and_joins_the_board_again() {
         Some(0.0)
     );
     source.end();
+}
 
+#[test]
+fn a_board_that_is_split_while_it_is_watched_tells_its_instances() {
     let driver = Driver::play(
         &format!("{SPLIT}mig_changes_at_s = 2.5\n{INSTANCES}").replace("mig = true", "mig = false"),
     );
