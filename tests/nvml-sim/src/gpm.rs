@@ -72,6 +72,8 @@ pub(crate) struct Activity {
     busy: f64,
     /// Part of the busy time that read prompts.
     prompts: f64,
+    /// What draws less than decoding uses less of tensor cores and memory.
+    strength: f64,
 }
 
 impl Activity {
@@ -97,13 +99,21 @@ impl Activity {
         Ok(Self {
             busy: (busy_ns as f64 / (to.at_ns - from.at_ns) as f64).min(1.0),
             prompts: prompts.clamp(0.0, 1.0),
+            strength: (watts / DECODE_WATTS).clamp(0.0, 1.0),
         })
     }
 
     /// One metric, percent; `None` if it has no such.
     pub(crate) fn metric(&self, id: u32) -> Option<f64> {
-        let Self { busy, prompts } = *self;
-        let mix = |decode: f64, prompt: f64| decode * (1.0 - prompts) + prompt * prompts;
+        let Self {
+            busy,
+            prompts,
+            strength,
+        } = *self;
+        let mix = |decode: f64, prompt: f64| {
+            let at_full = decode * (1.0 - prompts) + prompt * prompts;
+            at_full * strength
+        };
         let part = match id {
             // Graphics engine and multiprocessors.
             1 | 2 => busy,
