@@ -15,7 +15,6 @@ mod tokens;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -38,7 +37,7 @@ use config::Config;
 use hops::Hops;
 use probes::Probes;
 use sinks::Sinks;
-use state::{Left, State};
+use state::{Keeper, Known};
 use tokens::Tokens;
 use watch::{Update, Watch};
 
@@ -95,9 +94,7 @@ pub struct Agent {
     hops: Hops,
     lost_requests: u64,
     /// Where totals are left to the next agent, if anywhere.
-    state: Option<PathBuf>,
-    /// The file there has been taken over, and is not shown yet.
-    resumes: bool,
+    state: Option<Keeper>,
     /// System calls already told, by service and class.
     syscalls: HashMap<(ServiceId, &'static str), u64>,
     began: Timestamp,
@@ -169,7 +166,6 @@ impl Agent {
         // The first figures are waited for.
         if due || self.sinks.metrics.has_first_figures() {
             self.published = now;
-            self.take_state_away();
             self.publish(now);
         }
     }
@@ -193,7 +189,9 @@ impl Agent {
         }
         self.sinks.summary.set_window(self.began, now);
         self.publish(now);
-        self.leave_state();
+        if let Some(keeper) = &self.state {
+            keeper.keep(now, self.known(), self.sinks.metrics.save());
+        }
         self.sinks.close();
         match self.sinks.take_recording_error() {
             Some(error) => Err(error),
@@ -201,32 +199,13 @@ impl Agent {
         }
     }
 
-    /// Leaves the totals to the next agent.
-    fn leave_state(&self) {
-        let Some(path) = &self.state else {
-            return;
+    /// What the next agent is to know of the meters.
+    fn known(&self) -> Vec<Known> {
+        let known = |(id, meter): (&MeterId, &Meter)| {
+            let booked = self.ledger.booked_reading(*id);
+            Known::of(meter, booked, self.ledger.learned_idle(*id))
         };
-        let meters = self.meters.iter();
-        let left = meters.map(|(id, meter)| Left {
-            meter,
-            latest: self.ledger.latest_reading(*id),
-            idle: self.ledger.learned_idle(*id),
-        });
-        let state = State::new(left, self.sinks.metrics.save());
-        if let Err(error) = state.store(path) {
-            log::error!("{error}; the next agent begins at 0");
-        }
-    }
-
-    /// Figures that go on from another agent's are about to be seen.
-    fn take_state_away(&mut self) {
-        let Some(path) = self.state.as_ref().filter(|_| self.resumes) else {
-            return;
-        };
-        self.resumes = false;
-        if let Err(error) = state::take_away(path) {
-            log::error!("{error}; if this agent is killed the next one repeats its totals");
-        }
+        self.meters.iter().map(known).collect()
     }
 
     fn take_news(&mut self, news: News) {
@@ -404,7 +383,7 @@ impl Agent {
                         cpu: None,
                         dram: None,
                         class: Class::C,
-                        error_ratio: None,
+                        errors: None,
                         tokens: None,
                     }));
                 }
@@ -448,14 +427,12 @@ impl Agent {
 
     fn publish(&mut self, now: Timestamp) {
         self.tokens.publish(&mut self.sinks, &self.services);
-        let metrics = &mut self.sinks.metrics;
         for (id, meter) in &self.meters {
             if meter.component == Component::Gpu {
-                let floor = self.ledger.floor(*id);
-                metrics.record_gpu_idle(&meter.device, floor);
-                self.sinks.summary.set_floor(*id, floor);
+                self.sinks.gpu_idle(*id, meter, self.ledger.floor(*id));
             }
         }
+        let metrics = &mut self.sinks.metrics;
         for (id, read) in &self.power_read {
             if let Some(meter) = self.meters.get(id)
                 && now.since(*read) > meter.stale_after
@@ -516,6 +493,10 @@ impl Agent {
         // was booked.
         metrics.record_dropped("reading_refused", self.ledger.refused());
         metrics.record_dropped("request_fact_late", self.ledger.ignored());
-        self.sinks.publish(now);
+        let before_shown = self
+            .state
+            .as_ref()
+            .map(|keeper| keeper.before_shown(now, self.known()));
+        self.sinks.publish(now, before_shown);
     }
 }

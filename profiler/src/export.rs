@@ -21,5 +21,5 @@ mod totals;
 pub use catalog::{FAMILIES, Family, Kind};
 pub use metrics::{MAX_SERVICES, Metrics};
 pub use saved::Saved;
-pub use snapshot::{CONTENT_TYPE, Exposition, Snapshot};
+pub use snapshot::{BeforeShown, CONTENT_TYPE, Exposition, Snapshot};
 pub use totals::{NodeTotals, SourceCalls};

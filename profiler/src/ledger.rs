@@ -143,9 +143,9 @@ impl Ledger {
         }
     }
 
-    /// A meter's latest reading, if it has one: where [`Self::resume`] may go on.
-    pub fn latest_reading(&self, id: MeterId) -> Option<Reading> {
-        self.meters.get(id.0 as usize)?.latest_reading(id)
+    /// The reading up to which a meter is booked, if it is known: where [`Self::resume`] may go on.
+    pub fn booked_reading(&self, id: MeterId) -> Option<Reading> {
+        self.meters.get(id.0 as usize)?.booked_reading(id)
     }
 
     /// What the device, or devices of its model, drew when idle: used until it has been seen quiet, unless

@@ -10,6 +10,7 @@ mod error;
 mod merge;
 mod moment;
 mod power;
+mod recorder;
 mod requests;
 mod services;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use crate::ledger::{BookedInterval, Floor, FloorSource, Ledger, MeterId, Service
 use crate::recording::{self, RecordedRequest, Recording, RecordingError};
 use devices::Device;
 use merge::{Pass, Sink};
+use recorder::Recorder;
 
 /// What to replay, and into what.
 #[derive(Debug, Clone)]
@@ -106,15 +108,16 @@ pub fn replay(options: &Options) -> Result<Replayed, ReplayError> {
     let booked = || -> Result<u64, ReplayError> {
         for (id, meter) in (0..).zip(&meters) {
             recording.meter(MeterId(id), meter)?;
+            recording.floor(MeterId(id), floors.get(id as usize).copied().flatten())?;
         }
-        let sink = Recorder {
-            recording,
-            requests: 0,
-        };
+        let sink = Recorder::new(recording).map_err(|error| {
+            let cause = format!("no thread to write it: {error}");
+            ReplayError::file(output, cause, "is a limit on threads reached?")
+        })?;
         let (_, sink) = Pass::new(&devices, meters.clone(), true, sink).run(power, requests)?;
-        sink.recording.close()?;
+        let requests = sink.close()?;
         recording::replace(&partial, output)?;
-        Ok(sink.requests)
+        Ok(requests)
     };
     let requests = booked().inspect_err(|_| {
         // What is half written is of no use; the error tells why it is not there.
@@ -175,24 +178,5 @@ impl Sink for Nowhere {
     }
     fn request(&mut self, _: RecordedRequest) -> Result<(), RecordingError> {
         Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct Recorder {
-    recording: Recording,
-    requests: u64,
-}
-
-impl Sink for Recorder {
-    fn service(&mut self, id: ServiceId, name: &str) -> Result<(), RecordingError> {
-        self.recording.service(id, name, None)
-    }
-    fn interval(&mut self, interval: BookedInterval) -> Result<(), RecordingError> {
-        self.recording.interval(&interval)
-    }
-    fn request(&mut self, request: RecordedRequest) -> Result<(), RecordingError> {
-        self.requests += 1;
-        self.recording.request(&request)
     }
 }

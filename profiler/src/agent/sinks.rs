@@ -1,10 +1,12 @@
 //! Where booked values go: `/metrics`, the recording, the summary. Each sees the same values in the
 //! same order.
 
+use std::collections::HashMap;
+
 use crate::clock::Timestamp;
-use crate::export::Metrics;
+use crate::export::{BeforeShown, Metrics};
 use crate::ledger::{
-    Booked, CpuTime, EngineInfo, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
+    Booked, CpuTime, EngineInfo, Floor, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
 };
 use crate::recording::{Recording, RecordingError};
 use crate::report::Summary;
@@ -15,6 +17,8 @@ pub(super) struct Sinks {
     pub(super) metrics: Metrics,
     pub(super) summary: Summary,
     recording: Option<Recording>,
+    /// As they were told last.
+    floors: HashMap<MeterId, Option<Floor>>,
     /// Why the recording ended early, told once.
     recording_error: Option<RecordingError>,
 }
@@ -25,6 +29,7 @@ impl Sinks {
             metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
             summary: Summary::new(simulated),
             recording,
+            floors: HashMap::new(),
             recording_error: None,
         }
     }
@@ -33,6 +38,14 @@ impl Sinks {
         self.metrics.describe_meter(id, meter);
         self.summary.describe_meter(id, meter);
         self.write(|recording| recording.meter(id, meter));
+    }
+
+    pub(super) fn gpu_idle(&mut self, id: MeterId, meter: &Meter, floor: Option<Floor>) {
+        self.metrics.record_gpu_idle(&meter.device, floor);
+        self.summary.set_floor(id, floor);
+        if self.floors.insert(id, floor) != Some(floor) {
+            self.write(|recording| recording.floor(id, floor));
+        }
     }
 
     pub(super) fn describe_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
@@ -69,8 +82,8 @@ impl Sinks {
     }
 
     /// Makes what was booked visible to readers: scrapes, and who follows the recording.
-    pub(super) fn publish(&mut self, now: Timestamp) {
-        self.metrics.publish(now);
+    pub(super) fn publish(&mut self, now: Timestamp, before_shown: Option<BeforeShown>) {
+        self.metrics.publish(now, before_shown);
         self.write(Recording::commit);
     }
 

@@ -13,7 +13,7 @@ use super::hops::Hops;
 use super::memory;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
-use super::state::{State, StateError};
+use super::state::{Keeper, State, StateError};
 use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
@@ -159,7 +159,6 @@ impl Agent {
             sender,
         )?;
 
-        let resumes = left.is_some();
         if let Some(left) = left {
             log::info!("totals go on from those of the agent before");
             sinks.metrics.resume(left.totals);
@@ -198,8 +197,7 @@ impl Agent {
             served: now,
             hops: Hops::default(),
             lost_requests: 0,
-            state,
-            resumes,
+            state: state.map(Keeper::new),
             syscalls: HashMap::new(),
             began: now,
             cpu_read: now,

@@ -1,20 +1,20 @@
-//! What an agent leaves to the next one: its totals, how far each counter was read, and what the
+//! What an agent leaves to the next one: its totals, how far each counter was booked, and what the
 //! GPUs drew when idle.
 //!
-//! Written when the agent ends in order, and taken away when the next one shows its first figures:
-//! totals that an agent left behind while it was killed would be older than what was scraped last,
-//! and a counter that falls by a little is a reset to Prometheus, which adds all of it once more.
-//! After a kill or a crash the totals begin at 0, as counters do.
+//! Written before a scrape shows totals that no scrape has seen, and at the end: so the file is never
+//! older than what anybody has read, however the agent ends, and no counter falls. What was booked
+//! after the last scrape of an agent that was killed is `gap` to the next one.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::clock::Timestamp;
-use crate::export::Saved;
+use crate::export::{BeforeShown, Saved};
 use crate::ledger::{Component, FloorSource, Meter, MeterId, Reading, Source, TypicalIdle};
 use crate::units::{Microjoules, Watts};
 
@@ -62,8 +62,8 @@ pub(super) struct State {
 }
 
 /// What an agent knew of a meter.
-#[derive(Debug, Serialize, Deserialize)]
-struct Known {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Known {
     component: Component,
     device: String,
     source: Source,
@@ -71,7 +71,7 @@ struct Known {
     idle: Option<Idle>,
 }
 
-/// A counter's latest reading.
+/// The reading up to which a counter is booked.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Latest {
     until_ns: u64,
@@ -86,38 +86,86 @@ struct Idle {
     error_watts: f64,
 }
 
-/// What is to be left of a meter.
-#[derive(Debug)]
-pub(super) struct Left<'a> {
-    pub(super) meter: &'a Meter,
-    pub(super) latest: Option<Reading>,
-    pub(super) idle: Option<TypicalIdle>,
-}
-
-impl State {
-    pub(super) fn new<'a>(meters: impl Iterator<Item = Left<'a>>, totals: Saved) -> Self {
-        let known = |left: Left<'_>| Known {
-            component: left.meter.component,
-            device: left.meter.device.clone(),
-            source: left.meter.source,
-            latest: left.latest.map(|reading| Latest {
+impl Known {
+    /// `booked`: the reading up to which its counter is booked.
+    pub(super) fn of(meter: &Meter, booked: Option<Reading>, idle: Option<TypicalIdle>) -> Self {
+        Self {
+            component: meter.component,
+            device: meter.device.clone(),
+            source: meter.source,
+            latest: booked.map(|reading| Latest {
                 until_ns: reading.until.0,
                 energy_uj: reading.energy.0,
             }),
-            idle: left.idle.map(|idle| Idle {
+            idle: idle.map(|idle| Idle {
                 bare_watts: idle.bare.0,
                 parked_watts: idle.parked.0,
                 error_watts: idle.error.0,
             }),
-        };
+        }
+    }
+}
+
+/// Writes the file.
+#[derive(Debug, Clone)]
+pub(super) struct Keeper {
+    path: Arc<Path>,
+    boot: Arc<str>,
+    written: Arc<Mutex<Written>>,
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    /// Of when the file is.
+    at: Option<Timestamp>,
+    /// That it cannot be written has been told.
+    told: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(path: PathBuf) -> Self {
         Self {
-            schema: SCHEMA,
-            boot: boot_id(),
-            meters: meters.map(known).collect(),
-            totals,
+            path: path.into(),
+            boot: boot_id().into(),
+            written: Arc::default(),
         }
     }
 
+    /// Writes the totals of `at` before they are shown.
+    pub(super) fn before_shown(&self, at: Timestamp, meters: Vec<Known>) -> BeforeShown {
+        let keeper = self.clone();
+        Box::new(move |totals| keeper.keep(at, meters.clone(), totals))
+    }
+
+    /// Writes the totals of `at`, unless later ones are there.
+    pub(super) fn keep(&self, at: Timestamp, meters: Vec<Known>, totals: Saved) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.at.is_some_and(|later| later > at) {
+            return;
+        }
+        let state = State {
+            schema: SCHEMA,
+            boot: self.boot.to_string(),
+            meters,
+            totals,
+        };
+        match state.store(&self.path) {
+            Ok(()) => {
+                *written = Written {
+                    at: Some(at),
+                    told: false,
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut written.told, true) {
+                    log::error!("{error}; an agent that follows goes on from older totals");
+                }
+            }
+        }
+    }
+}
+
+impl State {
     fn known(&self, meter: &Meter) -> Option<&Known> {
         self.meters.iter().find(|known| {
             known.component == meter.component
@@ -155,6 +203,8 @@ impl State {
     /// What is in the file; `None` if there is none, and a place where one can be made.
     pub(super) fn load(path: &Path) -> Result<Option<Self>, StateError> {
         let text = match fs::read(path) {
+            // What a machine leaves of a young file when it loses power.
+            Ok(text) if text.is_empty() => return Ok(None),
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unusable(path)(error)),
@@ -176,26 +226,17 @@ impl State {
         serde_json::from_slice(&text).map(Some).map_err(foreign)
     }
 
-    /// Writes the file; whole, or not at all.
-    pub(super) fn store(&self, path: &Path) -> Result<(), StateError> {
+    /// Writes the file; whole, or not at all. It need not be on the disk: what ends an agent and not
+    /// the machine leaves it to the next one.
+    fn store(&self, path: &Path) -> Result<(), StateError> {
         let write = || {
             let mut name = path.as_os_str().to_owned();
             name.push(".new");
             let new = Path::new(&name);
-            let mut file = File::create(new)?;
-            file.write_all(&serde_json::to_vec(self)?)?;
-            file.sync_all()?;
+            fs::write(new, serde_json::to_vec(self)?)?;
             fs::rename(new, path)
         };
         write().map_err(unusable(path))
-    }
-}
-
-/// What was taken over is shown from here on: the file must not be taken over again.
-pub(super) fn take_away(path: &Path) -> Result<(), StateError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(path)(error)),
-        _ => Ok(()),
     }
 }
 
@@ -235,19 +276,19 @@ mod tests {
         error: Watts(0.5),
     };
 
-    fn state(source: Source) -> State {
+    fn known(source: Source) -> Known {
         let reading = Reading {
             meter: MeterId(3),
             after: Timestamp(5),
             until: Timestamp(7),
             energy: Microjoules(11),
         };
-        let left = Left {
-            meter: &meter(source),
-            latest: Some(reading),
-            idle: Some(IDLE),
-        };
-        State::new([left].into_iter(), Saved::default())
+        Known::of(&meter(source), Some(reading), Some(IDLE))
+    }
+
+    fn keep(path: &Path, source: Source) {
+        let keeper = Keeper::new(path.to_owned());
+        keeper.keep(Timestamp(7), vec![known(source)], Saved::default());
     }
 
     #[test]
@@ -255,7 +296,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.json");
         assert!(State::load(&path).unwrap().is_none());
-        state(Source::Counter).store(&path).unwrap();
+        keep(&path, Source::Counter);
         let mut loaded = State::load(&path).unwrap().unwrap();
         let reading = loaded.reading(MeterId(0), &meter(Source::Counter)).unwrap();
         assert_eq!(
@@ -271,13 +312,16 @@ mod tests {
                 .reading(MeterId(0), &meter(Source::Counter))
                 .is_none()
         );
-        take_away(&path).unwrap();
+        fs::write(&path, "").unwrap();
         assert!(State::load(&path).unwrap().is_none());
     }
 
     #[test]
     fn what_the_agent_sums_up_itself_is_not_resumed() {
-        let state = state(Source::Integrated);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        keep(&path, Source::Integrated);
+        let state = State::load(&path).unwrap().unwrap();
         let meter = meter(Source::Integrated);
         assert!(state.reading(MeterId(0), &meter).is_none());
     }
@@ -296,8 +340,25 @@ mod tests {
             assert!(error.contains(named), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
-        let nowhere = Path::new("/nonexistent/state.json");
-        let error = state(Source::Counter).store(nowhere).unwrap_err();
-        assert!(error.to_string().contains("--state"), "{error}");
+    }
+
+    #[test]
+    fn what_was_shown_first_does_not_replace_what_was_shown_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let keeper = Keeper::new(path.clone());
+        let [early, late] = [5, 9].map(|until| {
+            let mut known = known(Source::Counter);
+            known.latest = Some(Latest {
+                until_ns: until,
+                energy_uj: 0,
+            });
+            keeper.before_shown(Timestamp(until), vec![known])
+        });
+        late(Saved::default());
+        early(Saved::default());
+        let state = State::load(&path).unwrap().unwrap();
+        let reading = state.reading(MeterId(0), &meter(Source::Counter)).unwrap();
+        assert_eq!(reading.until, Timestamp(9));
     }
 }

@@ -52,6 +52,7 @@ fn summary(file: &Path) -> Result<Summary, RecordingError> {
     let recorded = Recorded::open(file)?;
     let mut summary = Summary::new(recorded.simulated);
     recorded.meters(|id, meter| summary.describe_meter(id, &meter))?;
+    recorded.floors(|id, floor| summary.set_floor(id, floor))?;
     recorded.services(|id, name, model| summary.describe_service(id, name, model))?;
     // Before the requests: whether a request's tokens are counted is known from the start.
     recorded.tokens(|delta| summary.add_tokens(&delta))?;

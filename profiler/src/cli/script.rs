@@ -117,7 +117,7 @@ fn line<'a>(recorded: &'a RecordedRequest, number: &'a str, service: &'a str) ->
             dram: booked.dram.map(|energy| energy.0),
         },
         class: booked.class.name(),
-        error_ratio: booked.error_ratio,
+        error_ratio: booked.error_ratio(),
     }
 }
 

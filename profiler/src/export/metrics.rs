@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::labels::{Names, clean};
 use super::process;
 use super::saved::Saved;
-use super::snapshot::{Exposition, Snapshot};
+use super::snapshot::{BeforeShown, Exposition, Snapshot};
 use super::totals::{
     NodeTotals, ProbeCost, ServerReads, ServiceTotals, SourceCalls, SourceState, Totals,
 };
@@ -355,14 +355,16 @@ impl Metrics {
         self.ready && !self.shows_figures
     }
 
-    /// Makes everything told so far visible to scrapes.
-    pub fn publish(&mut self, now: Timestamp) {
+    /// Makes everything told so far visible to scrapes. `before_shown` is called by the first
+    /// scrape, if any comes.
+    pub fn publish(&mut self, now: Timestamp, before_shown: Option<BeforeShown>) {
         self.shows_figures = self.ready;
         self.exposition.set(Snapshot::new(
             self.totals.clone(),
             process::read(self.process_start),
             now,
             self.ready,
+            before_shown,
         ));
     }
 }

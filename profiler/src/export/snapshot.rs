@@ -1,5 +1,6 @@
 //! One tick's values, frozen: what every scrape reads until the next tick.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use hyper::body::Bytes;
@@ -8,29 +9,40 @@ use prometheus::TextEncoder;
 
 use super::families::families;
 use super::process::ProcessUse;
+use super::saved::Saved;
 use super::totals::Totals;
 use crate::clock::Timestamp;
 
 /// The text format's content type.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Is given a snapshot's sums before they are shown for the first time.
+pub type BeforeShown = Box<dyn Fn(Saved) + Send + Sync>;
+
 /// All series as they stood at one moment. The text is made once, when first asked for.
-#[derive(Debug)]
 pub struct Snapshot {
     totals: Totals,
     process: ProcessUse,
     at: Timestamp,
     ready: bool,
+    before_shown: Option<BeforeShown>,
     text: OnceLock<Bytes>,
 }
 
 impl Snapshot {
-    pub(super) fn new(totals: Totals, process: ProcessUse, at: Timestamp, ready: bool) -> Self {
+    pub(super) fn new(
+        totals: Totals,
+        process: ProcessUse,
+        at: Timestamp,
+        ready: bool,
+        before_shown: Option<BeforeShown>,
+    ) -> Self {
         Self {
             totals,
             process,
             at,
             ready,
+            before_shown,
             text: OnceLock::new(),
         }
     }
@@ -44,6 +56,9 @@ impl Snapshot {
     pub fn text(&self) -> Bytes {
         self.text
             .get_or_init(|| {
+                if let Some(keep) = &self.before_shown {
+                    keep(Saved::of(&self.totals));
+                }
                 let families = families(&self.totals, &self.process, self.at);
                 match TextEncoder::new().encode_to_string(&families) {
                     Ok(text) => text.into(),
@@ -55,6 +70,15 @@ impl Snapshot {
                 }
             })
             .clone()
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("at", &self.at)
+            .field("ready", &self.ready)
+            .finish_non_exhaustive()
     }
 }
 

@@ -85,7 +85,10 @@ fn request(outcome: Outcome) -> BookedRequest {
         cpu: Some(Microjoules(700_000)),
         dram: None,
         class: Class::A,
-        error_ratio: Some(0.04),
+        errors: Some(ErrorRatios {
+            own: 0.0,
+            common: 0.04,
+        }),
         tokens: None,
     }
 }
@@ -108,7 +111,7 @@ fn scrape(metrics: &mut Metrics) -> HashMap<String, f64> {
 }
 
 fn text(metrics: &mut Metrics) -> String {
-    metrics.publish(Timestamp(10 * SECOND));
+    metrics.publish(Timestamp(10 * SECOND), None);
     let snapshot = metrics.exposition().latest().unwrap();
     String::from_utf8(snapshot.text().to_vec()).unwrap()
 }
@@ -506,7 +509,7 @@ fn chunks_stand_still_while_the_engines_own_counter_is_read() {
 fn a_source_that_has_fallen_silent_is_down_whatever_it_said_last() {
     let mut metrics = everything();
     let mut up = |now| {
-        metrics.publish(Timestamp(now * SECOND));
+        metrics.publish(Timestamp(now * SECOND), None);
         let text = metrics.exposition().latest().unwrap().text();
         let text = String::from_utf8(text.to_vec()).unwrap();
         text.contains("perjoule_source_up{source=\"nvml\"} 1")
@@ -629,13 +632,30 @@ fn a_change_of_protocol_is_a_session_and_no_request() {
 }
 
 #[test]
+fn a_request_whose_bound_exceeds_100_percent_counts_in_sums_alone() {
+    let mut metrics = metrics();
+    let mut vague = request(Outcome::Done);
+    vague.errors = Some(ErrorRatios {
+        own: 1.3,
+        common: 0.0,
+    });
+    metrics.book(&Booked::Request(vague));
+    let seen = scrape(&mut metrics);
+    let shown = |name: &str| seen.keys().any(|series| series.starts_with(name));
+    assert!(!shown("perjoule_request_energy_joules"));
+    assert!(!shown("perjoule_attribution_error_ratio"));
+    assert!(shown("perjoule_requests_total"));
+    assert!(shown("perjoule_tokens_total"));
+}
+
+#[test]
 fn what_is_unknown_has_no_series() {
     let mut metrics = Metrics::new("0.1.0");
     metrics.describe_service(ServiceId(0), "nginx", None);
     let mut plain = request(Outcome::Done);
     plain.gpu = None;
     plain.cpu = None;
-    plain.error_ratio = None;
+    plain.errors = None;
     plain.request.streamed = false;
     plain.request.chunks = 0;
     metrics.book(&Booked::Request(plain));
@@ -711,13 +731,13 @@ fn a_stale_power_reading_disappears_and_the_source_ages() {
 #[test]
 fn a_snapshot_does_not_change_while_the_agent_goes_on() {
     let mut metrics = everything();
-    metrics.publish(Timestamp(SECOND));
+    metrics.publish(Timestamp(SECOND), None);
     let snapshot = metrics.exposition().latest().unwrap();
     metrics.book(&interval(0, 1_000_000, 0));
     let first = snapshot.text();
     assert_eq!(first, snapshot.text());
     assert_eq!(first, metrics.exposition().latest().unwrap().text());
-    metrics.publish(Timestamp(2 * SECOND));
+    metrics.publish(Timestamp(2 * SECOND), None);
     assert_ne!(first, metrics.exposition().latest().unwrap().text());
 }
 

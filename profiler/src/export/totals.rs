@@ -205,7 +205,8 @@ impl ServiceTotals {
             .entry((request.route, code, outcome))
             .or_default() += 1;
         let active = booked.active();
-        if let Some(energy) = active {
+        // Beyond a bound of 100 % it is no figure; its joules are in the service's.
+        if let Some(energy) = active.filter(|_| booked.error_ratio().is_some()) {
             self.request_energy
                 .entry((request.route, booked.class))
                 .or_default()

@@ -1,12 +1,13 @@
 //! What is true of a sum of booked requests: its energy, how it was made, and its bound.
 //!
 //! - Class: the worst class that, with all classes below it, carries at least a tenth of the sum.
-//! - Bound: the energy-weighted mean of the parts' bounds. That is the bound of a sum whose errors
-//!   all point the same way, so it is never too small; errors of shares of one interval cancel.
+//! - Bound: what is common to a service's requests adds up; what one may owe to another one adds up
+//!   as if each erred by itself, which is still too much, since what one has too much another
+//!   has too little.
 //! - A part of unknown bound counts as wholly unknown; where such parts carry a tenth or more, so
 //!   does the sum.
 
-use super::{BookedRequest, Class, Component, Request, Route};
+use super::{BookedRequest, Class, Component, ErrorRatios, Request, Route};
 use crate::units::Microjoules;
 
 impl BookedRequest {
@@ -17,6 +18,14 @@ impl BookedRequest {
             Component::Cpu => self.cpu,
             Component::Dram => self.dram,
         }
+    }
+
+    /// Half-width of a 95 % interval ÷ value; `None` above 1 or unknown: then its energy is no
+    /// figure by itself, and only counts in sums.
+    pub fn error_ratio(&self) -> Option<f64> {
+        self.errors
+            .map(ErrorRatios::total)
+            .filter(|ratio| *ratio <= 1.0)
     }
 
     /// Active energy: the sum of the known components, `None` if none is known or the route
@@ -53,7 +62,10 @@ pub struct Aggregate {
     components: [Option<Microjoules>; 3],
     classes: [u64; 3],
     unbounded: u64,
-    half_width: f64,
+    /// Half-widths that all point the same way, µJ.
+    common: f64,
+    /// Squares of those that do not, µJ².
+    own_squares: f64,
 }
 
 impl Aggregate {
@@ -73,11 +85,15 @@ impl Aggregate {
             Class::C => &mut self.classes[2],
         };
         *class += active.0;
-        match booked.error_ratio {
-            Some(ratio) if ratio.is_finite() => self.half_width += ratio * active.0 as f64,
+        let energy = active.0 as f64;
+        match booked.errors {
+            Some(errors) if errors.total().is_finite() => {
+                self.common += errors.common * energy;
+                self.own_squares += (errors.own * energy).powi(2);
+            }
             _ => {
                 self.unbounded += active.0;
-                self.half_width += active.0 as f64;
+                self.common += energy;
             }
         }
     }
@@ -121,7 +137,7 @@ impl Aggregate {
         if total == 0 || self.unbounded * 10 >= total {
             return None;
         }
-        let ratio = self.half_width / total as f64;
+        let ratio = self.common.hypot(self.own_squares.sqrt()) / total as f64;
         (ratio <= 1.0).then_some(ratio)
     }
 }
@@ -132,7 +148,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::ledger::{Input, RequestId, ServiceId};
 
-    fn booked(joules: u64, class: Class, error_ratio: Option<f64>) -> BookedRequest {
+    fn booked(joules: u64, class: Class, common: Option<f64>) -> BookedRequest {
         BookedRequest {
             request: Request {
                 id: RequestId(1),
@@ -151,7 +167,7 @@ mod tests {
             cpu: None,
             dram: None,
             class,
-            error_ratio,
+            errors: common.map(|common| ErrorRatios { own: 0.0, common }),
             tokens: None,
         }
     }
@@ -193,7 +209,27 @@ mod tests {
     }
 
     #[test]
-    fn a_sums_bound_is_the_energy_weighted_mean_and_unknown_parts_widen_or_void_it() {
+    fn what_one_request_owes_another_cancels_in_their_sum() {
+        let mut sum = Aggregate::default();
+        let each = BookedRequest {
+            errors: Some(ErrorRatios {
+                own: 1.2,
+                common: 0.03,
+            }),
+            ..booked(2, Class::C, None)
+        };
+        assert_eq!(each.error_ratio(), None, "no figure of its own");
+        sum.add(&each);
+        assert_eq!(sum.error_ratio(), None, "nor of it alone");
+        for _ in 1..900 {
+            sum.add(&each);
+        }
+        let bound = sum.error_ratio().unwrap();
+        assert!((bound - 0.03_f64.hypot(1.2 / 30.0)).abs() < 1e-9, "{bound}");
+    }
+
+    #[test]
+    fn what_is_common_adds_up_and_unknown_parts_widen_or_void_the_bound() {
         let bound = sum(&[(30, Class::A, Some(0.02)), (10, Class::A, Some(0.10))]).error_ratio();
         assert!((bound.unwrap() - 0.04).abs() < 1e-12);
         let widened = sum(&[(95, Class::A, Some(0.0)), (5, Class::C, None)]).error_ratio();

@@ -1,11 +1,12 @@
 //! How far a request's figure can be trusted: half-width of a 95 % interval, and class.
 //!
 //! In: a booked request's energy by how it was shared, and its meters. Out: class and
-//! `error_ratio`. Sensor gain is systematic, stated per meter, and not mixed in.
+//! error ratios, of which one part cancels in a service's sum. Sensor gain is systematic, stated per meter,
+//! and not mixed in.
 
 use super::flight::{ENERGIES, Flight, Mode};
 use super::meter::MeterState;
-use super::{Class, Component, Outcome, Source};
+use super::{Class, Component, ErrorRatios, Outcome, Source};
 
 /// How far the energy of the intervals at a request's two ends may be misplaced within them, as
 /// part of a tick at the request's mean power; calibrated against known truth.
@@ -43,9 +44,13 @@ pub(super) fn judge(
     flight: &Flight,
     energies: &[f64; ENERGIES],
     meters: &[MeterState],
-) -> (Class, Option<f64>) {
+) -> (Class, Option<ErrorRatios>) {
     if flight.mode == Mode::Free {
-        return (Class::A, Some(0.0));
+        let none = ErrorRatios {
+            own: 0.0,
+            common: 0.0,
+        };
+        return (Class::A, Some(none));
     }
     let total: f64 = energies.iter().sum();
     if total <= 0.0 {
@@ -72,30 +77,34 @@ pub(super) fn judge(
         false => DECODE_ERROR,
     };
     let decode_error = decode_error.hypot(CHUNK_ERROR / flight.request.chunks.max(1) as f64);
-    let mut squares = (prefill * prefill_error).powi(2)
+    let mut own = (prefill * prefill_error).powi(2)
         + (decode * decode_error).powi(2)
         + (time_shared * UNSTREAMED_ERROR).powi(2) * company(flight, gpu, meters)
         + (gpu * worst(of(Component::Gpu), |meter| ends(flight, meter))).powi(2)
-        + (gpu * worst(of(Component::Gpu), floor_error)).powi(2)
-        + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2)
+        + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2);
+    own += sampled(flight, prefill, gpu - prefill, of(Component::Gpu));
+    let mut common = (gpu * worst(of(Component::Gpu), floor_error)).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::contended_part) * CONTENDED_ERROR).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::foreign_part) * FOREIGN_ERROR).powi(2);
     let split = || of(Component::Gpu).filter(|meter| is_split(flight, meter));
-    squares += (gpu * worst(split(), MeterState::misplaced_part)).powi(2);
-    squares += sampled(flight, prefill, gpu - prefill, of(Component::Gpu));
+    common += (gpu * worst(split(), MeterState::misplaced_part)).powi(2);
     let host = |energy: f64, component| {
         let model = of(component).any(|meter| meter.meter.source == Source::Model);
         energy * if model { MODEL_ERROR } else { CPU_ERROR }
     };
-    squares += host(cpu, Component::Cpu).powi(2) + host(dram, Component::Dram).powi(2);
+    common += host(cpu, Component::Cpu).powi(2) + host(dram, Component::Dram).powi(2);
     let floorless = meters
         .iter()
         .any(|meter| meter.floorless_until > flight.request.start);
     if floorless {
-        squares += (total * FLOORLESS_ERROR).powi(2);
+        common += (total * FLOORLESS_ERROR).powi(2);
     }
-    squares += (total * worst(meters.iter(), |meter| in_hole(flight, meter))).powi(2);
-    let error = squares.sqrt() / total;
+    common += (total * worst(meters.iter(), |meter| in_hole(flight, meter))).powi(2);
+    let errors = ErrorRatios {
+        own: own.sqrt() / total,
+        common: common.sqrt() / total,
+    };
+    let error = errors.total();
 
     let streamed = flight.mode == Mode::Streaming && flight.request.chunks > 0;
     let whole = flight
@@ -126,7 +135,7 @@ pub(super) fn judge(
     if gpu >= 0.1 * total && split().next().is_some() {
         class = Class::C;
     }
-    (class, Some(error).filter(|error| *error <= 1.0))
+    (class, Some(errors))
 }
 
 /// Whether the meter's energy was divided over instances while the request, which it was for, ran.

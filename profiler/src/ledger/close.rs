@@ -380,8 +380,7 @@ impl Ledger {
                 0 => 0.0,
                 exact => exact as f64 / (1_u128 << ENERGY_PLACES) as f64,
             };
-            let (class, error_ratio) =
-                bound::judge(&flight, &flight.energies.map(joules), &self.meters);
+            let (class, errors) = bound::judge(&flight, &flight.energies.map(joules), &self.meters);
             let [gpu, cpu, dram] = sums;
             out(Booked::Request(BookedRequest {
                 request: flight.request,
@@ -389,7 +388,7 @@ impl Ledger {
                 cpu: has[1].then_some(cpu),
                 dram: has[2].then_some(dram),
                 class,
-                error_ratio,
+                errors,
                 tokens: None,
             }));
         }

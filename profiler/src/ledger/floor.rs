@@ -37,6 +37,13 @@ impl FloorSource {
             None => "none",
         }
     }
+
+    /// The source of this name; `None` for `none` and what is no source's name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Fixed, Self::Learned, Self::State, Self::Table]
+            .into_iter()
+            .find(|source| Self::name(Some(*source)) == name)
+    }
 }
 
 /// What the device, or devices of its model, drew when idle.

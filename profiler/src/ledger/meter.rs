@@ -159,13 +159,25 @@ impl MeterState {
         }
     }
 
-    /// The latest reading.
-    pub(super) fn latest_reading(&self, meter: MeterId) -> Option<Reading> {
-        self.last.map(|last| Reading {
+    /// The reading at which the first interval that waits begins; the latest if none waits. `None`
+    /// before the first one, and while what waits is of another epoch.
+    pub(super) fn booked_reading(&self, meter: MeterId) -> Option<Reading> {
+        let last = self.last?;
+        let Some(first) = self.pending.front() else {
+            return Some(Reading {
+                meter,
+                after: last.edge,
+                until: last.until,
+                energy: last.energy,
+            });
+        };
+        let waiting: Microjoules = self.pending.iter().map(|pending| pending.energy).sum();
+        let energy = last.energy.checked_sub(waiting)?;
+        (energy >= self.epoch_start).then_some(Reading {
             meter,
-            after: last.edge,
-            until: last.until,
-            energy: last.energy,
+            after: first.from,
+            until: first.from,
+            energy,
         })
     }
 

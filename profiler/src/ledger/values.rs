@@ -428,6 +428,23 @@ pub enum Class {
     C,
 }
 
+/// How far a request's energy may be off: half-widths of 95 % intervals ÷ value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ErrorRatios {
+    /// By what may be another request's of its service instead: it cancels in their sum.
+    pub own: f64,
+    /// By what hits all of its service's requests alike: the idle floor, other services on the
+    /// same device, the host's shares, holes.
+    pub common: f64,
+}
+
+impl ErrorRatios {
+    /// Both together.
+    pub fn total(self) -> f64 {
+        self.own.hypot(self.common)
+    }
+}
+
 /// One request, wholly booked: every interval it overlaps on every meter is closed.
 #[derive(Debug, Clone, Copy)]
 pub struct BookedRequest {
@@ -441,8 +458,8 @@ pub struct BookedRequest {
     pub dram: Option<Microjoules>,
     /// How the figure was made.
     pub class: Class,
-    /// Half-width of a 95 % interval ÷ value; `None` above 1 or unknown.
-    pub error_ratio: Option<f64>,
+    /// How far its energy may be off; `None` if nobody knows.
+    pub errors: Option<ErrorRatios>,
     /// Its tokens, where more is known of them than its chunks show.
     pub tokens: Option<TokenCount>,
 }

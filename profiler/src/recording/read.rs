@@ -10,8 +10,8 @@ use super::schema::{APPLICATION_ID, SCHEMA, counter, named};
 use super::{RecordedRequest, RecordingError};
 use crate::clock::Timestamp;
 use crate::ledger::{
-    Accounts, Booked, BookedInterval, BookedRequest, End, Input, Meter, MeterId, Request,
-    RequestId, ServiceId, ServiceShare, TokenCount, TokenDelta,
+    Accounts, Booked, BookedInterval, BookedRequest, End, ErrorRatios, Floor, FloorSource, Input,
+    Meter, MeterId, Request, RequestId, ServiceId, ServiceShare, TokenCount, TokenDelta,
 };
 use crate::units::{Microjoules, Watts};
 
@@ -89,6 +89,24 @@ impl Recorded {
                 idle: row.get::<_, Option<f64>>("idle_watts")?.map(Watts),
             };
             each(MeterId(row.get("meter")?), meter);
+            Ok(())
+        })
+    }
+
+    /// The meters' idle floors, as they were known last.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn floors(
+        &self,
+        mut each: impl FnMut(MeterId, Option<Floor>),
+    ) -> Result<(), RecordingError> {
+        self.rows("SELECT * FROM floors ORDER BY meter", |row| {
+            let source: String = row.get("source")?;
+            let watts: Option<f64> = row.get("watts")?;
+            let floor = FloorSource::named(&source).zip(watts.map(Watts));
+            let floor = floor.map(|(source, watts)| Floor { watts, source });
+            each(MeterId(row.get("meter")?), floor);
             Ok(())
         })
     }
@@ -279,6 +297,8 @@ fn request(row: &Row<'_>) -> rusqlite::Result<RecordedRequest> {
         }),
         None => None,
     };
+    let own: Option<f64> = row.get("own_error_ratio")?;
+    let common: Option<f64> = row.get("common_error_ratio")?;
     let joules = |column| Ok::<_, rusqlite::Error>(known(row, column)?.map(Microjoules));
     Ok(RecordedRequest {
         booked: BookedRequest {
@@ -301,7 +321,9 @@ fn request(row: &Row<'_>) -> rusqlite::Result<RecordedRequest> {
             cpu: joules("cpu_uj")?,
             dram: joules("dram_uj")?,
             class: name(row, "class")?,
-            error_ratio: row.get("error_ratio")?,
+            errors: own
+                .zip(common)
+                .map(|(own, common)| ErrorRatios { own, common }),
             tokens,
         },
         name: row.get("id")?,

@@ -28,6 +28,11 @@ CREATE TABLE meters (
     gain_error_ratio REAL NOT NULL,
     idle_watts REAL
 );
+CREATE TABLE floors (
+    meter INTEGER PRIMARY KEY REFERENCES meters,
+    watts REAL,
+    source TEXT NOT NULL
+);
 CREATE TABLE services (
     service INTEGER PRIMARY KEY,
     name TEXT NOT NULL,
@@ -56,7 +61,9 @@ CREATE TABLE requests (
     cpu_uj INTEGER,
     dram_uj INTEGER,
     class TEXT NOT NULL,
-    error_ratio REAL
+    error_ratio REAL,
+    own_error_ratio REAL,
+    common_error_ratio REAL
 );
 CREATE TABLE intervals (
     interval INTEGER PRIMARY KEY,

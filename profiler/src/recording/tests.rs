@@ -7,9 +7,9 @@ use rusqlite::Connection;
 use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::{
-    Accounts, Booked, BookedInterval, Class, Component, Counts, End, EngineInfo, Input, Meter,
-    MeterId, Outcome, Request, RequestId, Route, ServiceId, ServiceShare, Source, TokenCount,
-    TokenDelta, TokenSource, TraceId,
+    Accounts, Booked, BookedInterval, Class, Component, Counts, End, EngineInfo, ErrorRatios,
+    Floor, FloorSource, Input, Meter, MeterId, Outcome, Request, RequestId, Route, ServiceId,
+    ServiceShare, Source, TokenCount, TokenDelta, TokenSource, TraceId,
 };
 use crate::units::{Microjoules, Watts};
 
@@ -35,7 +35,10 @@ fn booked_request() -> BookedRequest {
         cpu: Some(Microjoules(0)),
         dram: None,
         class: Class::A,
-        error_ratio: Some(0.03),
+        errors: Some(ErrorRatios {
+            own: 0.03,
+            common: 0.04,
+        }),
         tokens: Some(TokenCount {
             source: TokenSource::Usage,
             input: Some(900),
@@ -137,7 +140,7 @@ fn every_value_that_is_written_is_read_back() {
         end: None,
         ..unknown.request
     };
-    (unknown.gpu, unknown.tokens, unknown.error_ratio) = (None, None, None);
+    (unknown.gpu, unknown.tokens, unknown.errors) = (None, None, None);
     unknown.class = Class::C;
     recording
         .request(&RecordedRequest {
@@ -170,6 +173,14 @@ fn every_value_that_is_written_is_read_back() {
         model: Some("llama".into()),
     };
     recording.engine(&info).unwrap();
+    let learned = Some(Floor {
+        watts: Watts(84.5),
+        source: FloorSource::Learned,
+    });
+    for floor in [None, learned] {
+        recording.floor(MeterId(0), floor).unwrap();
+    }
+    recording.floor(MeterId(1), None).unwrap();
     let delta = TokenDelta {
         service: ServiceId(1),
         from: Timestamp(987_654_321_000_000_001),
@@ -191,6 +202,11 @@ fn every_value_that_is_written_is_read_back() {
         format!("{meters:?}"),
         format!("{:?}", [(MeterId(0), meter())])
     );
+    let mut floors = Vec::new();
+    recorded
+        .floors(|id, floor| floors.push((id, floor)))
+        .unwrap();
+    assert_eq!(floors, [(MeterId(0), learned), (MeterId(1), None)]);
     let mut services = Vec::new();
     recorded
         .services(|id, name, model| {

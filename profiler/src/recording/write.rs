@@ -9,8 +9,8 @@ use rusqlite::{Connection, ToSql, params};
 use super::schema::{APPLICATION_ID, SCHEMA, TABLES, integer};
 use super::{RecordedRequest, RecordingError};
 use crate::ledger::{
-    Booked, BookedInterval, EngineInfo, Input, Meter, MeterId, RequestId, ServiceId, TokenDelta,
-    TraceId,
+    Booked, BookedInterval, EngineInfo, Floor, FloorSource, Input, Meter, MeterId, RequestId,
+    ServiceId, TokenDelta, TraceId,
 };
 use crate::units::Microjoules;
 
@@ -18,10 +18,11 @@ use crate::units::Microjoules;
 const BATCH: u32 = 20_000;
 
 const METER: &str = "INSERT OR REPLACE INTO meters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+const FLOOR: &str = "INSERT OR REPLACE INTO floors VALUES (?1, ?2, ?3)";
 const SERVICE: &str = "INSERT INTO services VALUES (?1, ?2, ?3)
     ON CONFLICT DO UPDATE SET name = ?2, model = coalesce(?3, model)";
 const REQUEST: &str = "INSERT INTO requests VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
-    ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)";
+    ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)";
 const INTERVAL: &str = "INSERT INTO intervals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
     ?11, ?12, ?13, ?14)";
 const SHARE: &str = "INSERT INTO interval_services VALUES (?1, ?2, ?3, ?4)";
@@ -103,6 +104,16 @@ impl Recording {
                 meter.idle.map(|idle| idle.0),
             ],
         )
+    }
+
+    /// Tells a meter's idle floor as it is known now.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn floor(&mut self, id: MeterId, floor: Option<Floor>) -> Result<(), RecordingError> {
+        let watts = floor.map(|floor| floor.watts.0);
+        let source = FloorSource::name(floor.map(|floor| floor.source));
+        self.insert(FLOOR, params![id.0, watts, source])
     }
 
     /// Names a service; before its first request.
@@ -257,7 +268,9 @@ impl Recording {
                 energy(booked.cpu),
                 energy(booked.dram),
                 booked.class.name(),
-                booked.error_ratio,
+                booked.error_ratio(),
+                booked.errors.map(|errors| errors.own),
+                booked.errors.map(|errors| errors.common),
             ],
         )
     }

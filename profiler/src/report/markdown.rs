@@ -197,7 +197,7 @@ impl Report {
 fn bound(service: &ServiceReport) -> String {
     match (service.error_ratio, service.class) {
         (Some(error), Some(class)) => format!("± {}, {}", percent(error), class.name()),
-        (None, Some(class)) => format!("unknown, {}", class.name()),
+        (None, Some(class)) => format!("above 100 %, {}", class.name()),
         _ => cell(UNKNOWN.to_owned()),
     }
 }

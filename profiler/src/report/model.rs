@@ -126,7 +126,7 @@ pub struct EnergyJoules {
 }
 
 /// Active energy of one request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the keys are the documentation's own words")]
 pub struct JoulesPerRequest {
     pub mean: Option<f64>,

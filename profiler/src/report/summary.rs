@@ -61,6 +61,9 @@ struct ServiceSums {
     active: Aggregate,
     overhead: Microjoules,
     context: Microjoules,
+    /// Requests with energy.
+    charged: u64,
+    /// Those of them whose energy is a figure.
     per_request: Quantiles,
     first_token: Quantiles,
     duration: Quantiles,
@@ -263,7 +266,7 @@ impl Summary {
                 // No request yet, and a meter that runs: none is known to have cost anything.
                 let mut meters = self.meters.values();
                 let runs = meters.any(|meter| meter.component == component && meter.intervals > 0);
-                (runs && service.per_request.count() == 0).then_some(Microjoules::ZERO)
+                (runs && service.charged == 0).then_some(Microjoules::ZERO)
             };
             service.active.energy(component).or_else(metered)
         };
@@ -272,12 +275,15 @@ impl Summary {
             .into_iter()
             .flatten()
             .reduce(|sum, part| sum + part);
-        let joules = |energy: Option<Microjoules>| energy.map(|energy| energy.joules().0);
+        // Beyond a bound of 100 % a sum is no figure; the meters' accounts hold its joules.
+        let is_figure = service.active.class().is_none() || service.active.error_ratio().is_some();
+        let figure = |energy: Option<Microjoules>| energy.filter(|_| is_figure);
+        let joules = |energy: Option<Microjoules>| figure(energy).map(|energy| energy.joules().0);
         let [gpu, cpu, dram] = components.map(joules);
-        let full = total
+        let full = figure(total)
             .filter(|_| !self.context_unknown)
             .map(|active| full(active + service.overhead + service.context));
-        let active = service.active.active();
+        let active = figure(service.active.active());
         let Figures {
             tokens,
             output,
@@ -308,12 +314,12 @@ impl Summary {
             },
             energy_full_j: full,
             j_per_request: JoulesPerRequest {
-                mean: ratio(active, service.per_request.count()),
-                p50: service.per_request.quantile(0.50).map(|uj| uj / 1e6),
-                p95: service.per_request.quantile(0.95).map(|uj| uj / 1e6),
+                mean: ratio(active, service.charged),
+                p50: service.joules_at(0.50),
+                p95: service.joules_at(0.95),
             },
-            j_per_output_token: ratio(output.0, output.1),
-            j_per_token: ratio(both.0, both.1),
+            j_per_output_token: ratio(figure(output.0), output.1),
+            j_per_token: ratio(figure(both.0), both.1),
             tokens,
             class: service.active.class(),
             error_ratio: service.active.error_ratio(),
@@ -324,6 +330,16 @@ impl Summary {
 }
 
 impl ServiceSums {
+    /// A quantile of the energy of its requests, joules; `None` where the bounds of a tenth of them
+    /// or more exceed 100 %: the others are no sample of all.
+    fn joules_at(&self, quantile: f64) -> Option<f64> {
+        let missing = self.charged - self.per_request.count();
+        if missing * 10 >= self.charged {
+            return None;
+        }
+        self.per_request.quantile(quantile).map(|uj| uj / 1e6)
+    }
+
     fn add(&mut self, booked: &BookedRequest) {
         let request = &booked.request;
         if request.begins_session() {
@@ -344,7 +360,10 @@ impl ServiceSums {
         let active = booked.active();
         self.active.add(booked);
         if let Some(active) = active {
-            self.per_request.add(active.0);
+            self.charged += 1;
+            if booked.error_ratio().is_some() {
+                self.per_request.add(active.0);
+            }
         }
         if let Some(end) = request.end
             && outcome != Outcome::Incomplete

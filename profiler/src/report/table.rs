@@ -118,7 +118,7 @@ fn write_service(out: &mut String, service: &ServiceReport, report: &Report) -> 
     let energy = &service.energy_j;
     let bound = match (service.error_ratio, service.class) {
         (Some(error), Some(class)) => format!("± {}, class {}", percent(error), class.name()),
-        (None, Some(class)) => format!("bound unknown, class {}", class.name()),
+        (None, Some(class)) => format!("bound above 100 %, class {}", class.name()),
         _ => String::new(),
     };
     row(out, &known(energy.total), "J", "energy, active", &bound)?;

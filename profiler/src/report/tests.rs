@@ -54,7 +54,10 @@ fn request(joules: f64) -> BookedRequest {
         cpu: Some(Microjoules(0)),
         dram: None,
         class: Class::A,
-        error_ratio: Some(0.04),
+        errors: Some(ErrorRatios {
+            own: 0.0,
+            common: 0.04,
+        }),
         tokens: None,
     }
 }
@@ -250,7 +253,7 @@ fn what_is_unknown_is_null_and_never_zero() {
     let mut plain = request(0.0);
     plain.gpu = None;
     plain.cpu = None;
-    plain.error_ratio = None;
+    plain.errors = None;
     plain.request.streamed = false;
     plain.request.chunks = 0;
     summary.add(&Booked::Request(plain));
@@ -281,6 +284,27 @@ fn what_is_unknown_is_null_and_never_zero() {
     );
     assert_eq!(json["duration_s"], Value::Null);
     assert_eq!(json["losses"], json!({"events": null, "requests": null}));
+}
+
+#[test]
+fn a_figure_whose_bound_exceeds_100_percent_is_not_shown() {
+    let vague = |own, common| {
+        let mut request = request(2.0);
+        request.errors = Some(ErrorRatios { own, common });
+        request
+    };
+    let alone = only_service(&with([vague(1.3, 0.1)]));
+    assert_eq!(alone.energy_j.total, None);
+    assert_eq!(alone.energy_full_j, None);
+    assert_eq!(alone.j_per_request, JoulesPerRequest::default());
+    assert_eq!((alone.j_per_output_token, alone.error_ratio), (None, None));
+    assert_eq!(alone.requests.total, 1, "it was served all the same");
+
+    let many = only_service(&with((0..400).map(|_| vague(1.3, 0.1))));
+    assert_eq!(many.energy_j.total, Some(800.0), "their sum is known");
+    assert_eq!(many.j_per_request.mean, Some(2.0));
+    assert_eq!(many.j_per_request.p50, None, "which of them took it is not");
+    assert!((many.error_ratio.unwrap() - 0.1_f64.hypot(1.3 / 20.0)).abs() < 1e-9);
 }
 
 #[test]

@@ -487,7 +487,7 @@ fn a_device_that_is_never_quiet_has_the_floor_of_its_model_and_the_bound_says_so
     };
     let bound = |booked: &[Booked]| {
         booked.iter().find_map(|booked| match booked {
-            Booked::Request(request) => request.error_ratio,
+            Booked::Request(request) => request.error_ratio(),
             _ => None,
         })
     };

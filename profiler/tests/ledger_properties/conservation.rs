@@ -109,7 +109,7 @@ proptest! {
                             prop_assert_eq!(part, 0);
                         }
                     }
-                    prop_assert!(request.error_ratio.is_none_or(|ratio| (0.0..=1.0).contains(&ratio)));
+                    prop_assert!(request.error_ratio().is_none_or(|ratio| (0.0..=1.0).contains(&ratio)));
                 }
                 Booked::Hole { from, to, .. } => prop_assert!(from < to),
             }

@@ -139,7 +139,7 @@ fn sum(booked: Vec<Booked>) -> Sums {
             }
             Booked::Request(request) => {
                 sums.classes.push(request.class);
-                sums.bounds.push(request.error_ratio);
+                sums.bounds.push(request.error_ratio());
             }
             Booked::Hole { .. } => {}
         }

@@ -124,7 +124,7 @@ fn gpu_series(source: &Source) -> Vec<String> {
             metrics.record_gpu_power(DEVICE, Some(sample.power));
         }
     }
-    metrics.publish(profiler::clock::Timestamp::now());
+    metrics.publish(profiler::clock::Timestamp::now(), None);
     let snapshot = metrics.exposition().latest().expect("a snapshot");
     let text = String::from_utf8_lossy(&snapshot.text()).into_owned();
     let mut names: Vec<String> = text

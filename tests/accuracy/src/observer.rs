@@ -1,6 +1,7 @@
 //! What an agent sees of the engine: a counter that ticks every 100 ms, read within 4 ms, or power
 //! readings of a 25 ms window every 100 ms, and requests as 20 ms polls find them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use profiler::clock::Timestamp;
@@ -67,11 +68,36 @@ impl Pair {
     }
 }
 
+/// A service's sum over a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Sum {
+    /// What its requests got, joules.
+    pub estimate: f64,
+    /// What they took.
+    pub truth: f64,
+    /// The sum's published bound.
+    pub error_ratio: Option<f64>,
+}
+
+impl Sum {
+    /// |estimate − truth| ÷ truth.
+    pub fn error(&self) -> f64 {
+        (self.estimate - self.truth).abs() / self.truth
+    }
+
+    fn is_within(&self) -> bool {
+        let bound = self.error_ratio.unwrap_or(f64::INFINITY);
+        (self.estimate - self.truth).abs() <= bound * self.estimate
+    }
+}
+
 /// What came out of one run, or of several.
 #[derive(Default, Debug)]
 pub struct Run {
     /// All requests.
     pub pairs: Vec<Pair>,
+    /// Each service's sum, of each run.
+    pub sums: Vec<Sum>,
     /// The idle floor that was learned, watts.
     pub floor: f64,
     /// The ratio of prefill to decode power that was learned.
@@ -93,6 +119,7 @@ impl Run {
         let mut count = 0.0;
         for run in runs {
             all.pairs.extend(run.pairs);
+            all.sums.extend(run.sums);
             all.residual += run.residual;
             all.measured += run.measured;
             all.accounted += run.accounted;
@@ -108,6 +135,22 @@ impl Run {
     pub fn ratio(&self) -> f64 {
         let estimate: f64 = self.pairs.iter().map(|pair| pair.estimate).sum();
         estimate / self.pairs.iter().map(|pair| pair.truth).sum::<f64>()
+    }
+
+    /// How many sums the bound holds for.
+    pub fn sums_within(&self) -> usize {
+        self.sums.iter().filter(|sum| sum.is_within()).count()
+    }
+
+    /// The median of the sums' bounds.
+    pub fn sums_bound(&self) -> f64 {
+        let bound = |sum: &Sum| sum.error_ratio.unwrap_or(1.0);
+        quantile(self.sums.iter().map(bound), 0.5)
+    }
+
+    /// The worst error of a sum.
+    pub fn sums_error(&self) -> f64 {
+        self.sums.iter().map(Sum::error).fold(0.0, f64::max)
     }
 
     /// A quantile of the requests' errors.
@@ -302,14 +345,18 @@ fn sum_up(history: &History, ledger: &Ledger, meters: &[Watched], booked: &[Book
         in_flight: history.mean_in_flight(),
         ..Run::default()
     };
+    let mut sums: BTreeMap<ServiceId, (Aggregate, f64)> = BTreeMap::new();
     for booked in booked {
         match booked {
             Booked::Request(booked) => {
                 let place = booked.request.id.0 as usize;
+                let (sum, truth) = sums.entry(booked.request.service).or_default();
+                sum.add(booked);
+                *truth += history.requests[place].joules;
                 run.pairs.push(Pair {
                     estimate: booked.gpu.map_or(0.0, |energy| energy.joules().0),
                     truth: history.requests[place].joules,
-                    error_ratio: booked.error_ratio,
+                    error_ratio: booked.error_ratio(),
                     class: booked.class,
                     others: others[place],
                 });
@@ -321,6 +368,14 @@ fn sum_up(history: &History, ledger: &Ledger, meters: &[Watched], booked: &[Book
             Booked::Hole { .. } => {}
         }
     }
+    run.sums = sums
+        .into_values()
+        .map(|(sum, truth)| Sum {
+            estimate: sum.active().map_or(0.0, |energy| energy.joules().0),
+            truth,
+            error_ratio: sum.error_ratio(),
+        })
+        .collect();
     assert_eq!(
         run.pairs.len(),
         history.requests.len(),

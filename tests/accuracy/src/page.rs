@@ -42,9 +42,9 @@ pub fn write(rows: &[Row], seeds: &Range<u64>) -> String {
         let _ = write!(
             page,
             "\n## {heading}\n\n| {first} | in flight | requests | **median** | **p95** | with bound | in bound | half-width | \
-             Σ/true | accounts − measured | snapshot | residency | last second |\n|{}{}\n",
+             Σ/true | worst Σ of a service | its bound | in it | accounts − measured | snapshot | residency | last second |\n|{}{}\n",
             "---|".repeat(columns),
-            "--:|".repeat(12),
+            "--:|".repeat(15),
         );
         for (case, run) in rows.iter().filter(|(case, _)| case.section == section) {
             let _ = write!(page, "| {} {}", case.name, cells(run));
@@ -63,7 +63,7 @@ fn cells(run: &Run) -> String {
         )
     };
     format!(
-        "| {:.1} | {} | {} | {} | {:.0} % | {} | {} | {:.4} | {} µJ | {} | {} | {} |\n",
+        "| {:.1} | {} | {} | {} | {:.0} % | {} | {} | {:.4} | {} | {} | {} of {} | {} µJ | {} | {} | {} |\n",
         run.in_flight,
         run.pairs.len(),
         percent(run.error(0.5)),
@@ -72,6 +72,10 @@ fn cells(run: &Run) -> String {
         percent(run.covered()),
         percent(run.bound(0.5)),
         run.ratio(),
+        percent(run.sums_error()),
+        percent(run.sums_bound()),
+        run.sums_within(),
+        run.sums.len(),
         i128::from(run.accounted) - i128::from(run.measured) + run.residual,
         pair(|others| others.snapshot),
         pair(|others| others.residency),

@@ -225,15 +225,30 @@ fn an_agent_that_is_started_again_goes_on_from_its_totals_and_the_hole_is_gap() 
     println!("{hole} J of {grown} J were measured while no agent looked");
     assert!((80.0..250.0).contains(&hole), "{hole} J");
     assert!((200.0..800.0).contains(&grown), "{grown} J");
-    assert!(!state.exists(), "what is shown is not taken over again");
 
-    // A killed agent leaves nothing: its last totals would be older than what was scraped.
-    agent.end_with(libc::SIGTERM);
-    let mut agent = start();
+    // Killed, with requests that nobody scraped.
+    let status = stack.load(4.0, 2).wait().expect("a load");
+    assert!(status.success());
     sleep(2 * SECOND);
+    let before = totals(&agent);
+    let shown = stack.served() as f64;
+    assert_eq!(sum(&before, REQUESTS), shown);
+    let status = stack.load(4.0, 2).wait().expect("a load");
+    assert!(status.success());
+    sleep(SECOND);
     agent.kill();
-    assert!(!state.exists());
     let agent = start();
-    sleep(2 * SECOND);
-    assert_eq!(sum(&totals(&agent), REQUESTS), 0.0);
+    sleep(3 * SECOND);
+    let after = totals(&agent);
+    for (series, value) in &before {
+        let now = after
+            .get(series)
+            .unwrap_or_else(|| panic!("{series} is gone"));
+        assert!(now >= value, "{series} fell from {value} to {now}");
+    }
+    assert_eq!(sum(&after, REQUESTS), shown, "nothing is counted twice");
+    let hole = sum(&after, GAP) - sum(&before, GAP);
+    let grown = sum(&after, METER) - sum(&before, METER);
+    println!("{hole} J of {grown} J were booked by no agent that was scraped");
+    assert!(hole > 300.0 && hole < grown, "{hole} J of {grown} J");
 }

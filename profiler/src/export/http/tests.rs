@@ -84,14 +84,14 @@ async fn it_is_ready_once_an_interval_has_been_booked() {
     let metrics = exchange(served.address, "GET /metrics").await;
     assert!(metrics.starts_with("HTTP/1.1 503 "), "{metrics}");
 
-    served.metrics.publish(Timestamp(1));
+    served.metrics.publish(Timestamp(1), None);
     let answer = exchange(served.address, ready).await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     let metrics = exchange(served.address, "GET /metrics").await;
     assert!(metrics.starts_with("HTTP/1.1 200 "), "{metrics}");
 
     book_one(&mut served.metrics);
-    served.metrics.publish(Timestamp(2));
+    served.metrics.publish(Timestamp(2), None);
     let answer = exchange(served.address, ready).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let healthy = exchange(served.address, "GET /-/healthy").await;
@@ -102,7 +102,7 @@ async fn it_is_ready_once_an_interval_has_been_booked() {
 async fn metrics_are_text_0_0_4_and_head_has_the_length_and_no_body() {
     let mut served = served().await;
     book_one(&mut served.metrics);
-    served.metrics.publish(Timestamp(1));
+    served.metrics.publish(Timestamp(1), None);
     let answer = exchange(served.address, "GET /metrics?name=x").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"));

@@ -50,7 +50,7 @@ impl Agent {
                             tick += 1;
                             book(&mut metrics, tick);
                         }
-                        metrics.publish(Timestamp::now());
+                        metrics.publish(Timestamp::now(), None);
                         tokio::time::sleep(TICK).await;
                     }
                 };
@@ -207,7 +207,10 @@ fn request(
         cpu: Some(Microjoules(400_000)),
         dram: None,
         class: Class::A,
-        error_ratio: Some(0.03),
+        errors: Some(ErrorRatios {
+            own: 0.0,
+            common: 0.03,
+        }),
         tokens: None,
     }
 }
