@@ -18,6 +18,7 @@ mod flight;
 mod flights;
 mod floor;
 mod gpu;
+mod holding;
 mod instances;
 mod meter;
 mod names;
@@ -40,7 +41,8 @@ pub use values::*;
 
 use cpu::CpuTimes;
 use flights::Flights;
-use meter::{Held, InstanceHeld, MeterState};
+use holding::{Held, InstanceHeld};
+use meter::MeterState;
 use walk::{Stretch, Walk};
 use work::{Edge, Timeline};
 
@@ -202,7 +204,7 @@ impl Ledger {
             Event::CpuUntil(until) => self.cpu_until = self.cpu_until.max(until),
             Event::Shares(shares) => {
                 if let Some(meter) = self.meters.get_mut(shares.meter.0 as usize) {
-                    meter.share(shares);
+                    meter.holding.share(shares);
                 }
             }
             Event::Holders(holders) => {
@@ -230,7 +232,7 @@ impl Ledger {
                     instances: instances.collect(),
                 };
                 if let Some(meter) = self.meters.get_mut(meter.0 as usize) {
-                    meter.hold(held);
+                    meter.holding.hold(held);
                 }
             }
         }

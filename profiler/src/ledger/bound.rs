@@ -142,7 +142,7 @@ pub(super) fn judge(
 fn is_split(flight: &Flight, meter: &MeterState) -> bool {
     let start = flight.request.start;
     let end = flight.request.end.map_or(start, |end| end.at);
-    let held = meter.held_at(end);
+    let held = meter.holding.held_at(end);
     meter.split_until > start && held.is_none_or(|held| held.services.contains(&flight.service))
 }
 

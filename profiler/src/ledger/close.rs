@@ -8,8 +8,9 @@
 use super::cpu;
 use super::flights::Flights;
 use super::gpu::{self, Division, Question};
+use super::holding::Held;
 use super::instances::{self, Shared};
-use super::meter::{Held, MeterState, Pending, Tally};
+use super::meter::{MeterState, Pending, Tally};
 use super::walk::Stretch;
 use super::work::{ENERGY_PLACES, KINDS, Kind, Timeline};
 use super::{Accounts, Booked, BookedInterval, BookedRequest, Component, Ledger, MeterId, bound};
@@ -92,11 +93,14 @@ impl Ledger {
         let Some(state) = self.meters.get(meter) else {
             return false;
         };
-        if !is_late && state.awaits_shares(pending.to) {
+        if !is_late && state.holding.awaits_shares(pending.to) {
             return false;
         }
         // An instance's sample holds several intervals, and is placed by the requests in all of them.
-        let sampled = state.split_at(pending.to).filter(|split| split.fresh);
+        let sampled = state
+            .holding
+            .split_at(pending.to)
+            .filter(|split| split.fresh);
         let until = sampled.map_or(pending.to, |split| split.to.max(pending.to));
         if !is_late && self.config.requests && self.requests_until < until {
             return false;
@@ -125,7 +129,11 @@ impl Ledger {
     /// The services whose requests count on the meter: those that hold it, or all while nobody
     /// has said who does.
     fn services_on(&self, meter: usize, at: Timestamp) -> Vec<u32> {
-        match self.meters.get(meter).and_then(|meter| meter.held_at(at)) {
+        match self
+            .meters
+            .get(meter)
+            .and_then(|meter| meter.holding.held_at(at))
+        {
             Some(held) => held.services.clone(),
             None => (0..self.flights.services.len() as u32).collect(),
         }
@@ -170,7 +178,7 @@ impl Ledger {
         meter.account(&division.accounts);
         self.furthest = self.furthest.max(meter.walk.until());
         let component = meter.component();
-        let holders = meter.held_at(pending.to).map(Held::holders);
+        let holders = meter.holding.held_at(pending.to).map(Held::holders);
         let mut shares = Vec::with_capacity(division.shares.len());
         for (service, share) in division.shares {
             if let Some(service) = self.flights.services.get_mut(service as usize) {
@@ -197,7 +205,7 @@ impl Ledger {
             return Division::default();
         };
         let stretch = &self.stretch;
-        let held = meter.held_at(pending.to).cloned();
+        let held = meter.holding.held_at(pending.to).cloned();
         let holds = held.as_ref().is_none_or(Held::held);
         let resident = |service: &u32| stretch.amount(*service, Kind::Residency) > 0;
         // Where no service is known to hold the GPU, requests of any may run on it: that is not
@@ -330,7 +338,7 @@ impl Ledger {
         let walked = self.walked();
         self.timeline.forget(walked);
         for meter in &mut self.meters {
-            meter.forget_holders();
+            meter.holding.forget(meter.walk.until());
         }
         let host = self
             .meters

@@ -16,7 +16,7 @@
 //! service; beside streams it is taken to be in every decode step, which is what a stream is.
 
 use super::floor::Base;
-use super::meter::Held;
+use super::holding::Held;
 use super::split::split;
 use super::walk::Stretch;
 use super::work::{CHUNK, KINDS, Kind, RATE_ONE, Timeline};

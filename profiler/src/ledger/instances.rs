@@ -10,9 +10,12 @@
 //! Source of the weights: none that was measured on a split board; scaling to the measured total takes
 //! the error of the sum away (arXiv 2501.17752), and the shares are class C.
 
+use std::time::Duration;
+
 use super::Instance;
 use super::gpu::{Part, Payers, in_flight};
-use super::meter::{Held, InstanceHeld, MeterState, Pending};
+use super::holding::{Held, InstanceHeld};
+use super::meter::{MeterState, Pending};
 use super::walk::Stretch;
 use super::work::Timeline;
 use crate::clock::Timestamp;
@@ -24,7 +27,7 @@ const UNTOLD_ERROR: f64 = 0.8;
 /// An instance that is less busy than this does nothing.
 const QUIET: f64 = 0.01;
 /// Work is kept for as long as a late sample may still ask for it.
-const KEPT: std::time::Duration = std::time::Duration::from_secs(5);
+const KEPT: Duration = Duration::from_secs(5);
 
 /// Who shares an interval.
 #[derive(Debug, Default)]
@@ -47,7 +50,7 @@ pub(super) fn parts(
     held: Option<&Held>,
     (timeline, stretch, sampled): (&Timeline, &Stretch, &mut Stretch),
 ) -> Shared {
-    let split = meter.split_at(pending.to);
+    let split = meter.holding.split_at(pending.to);
     if let (Some(split), Some(held)) = (split, held) {
         let instances = split.instances.to_vec();
         let window = split.fresh.then_some((split.from, split.to));
@@ -60,7 +63,7 @@ pub(super) fn parts(
         );
     }
     let foreign = match held {
-        Some(held) if held.others > 0 => meter.foreign_share(pending.to),
+        Some(held) if held.others > 0 => meter.holding.foreign_share(pending.to),
         _ => 0.0,
     };
     let payers = held.map(|held| Payers {
@@ -117,38 +120,33 @@ fn divided(
     };
     let work: Vec<f64> = members.iter().map(|of| work_in(stretch, of)).collect();
     let seconds = pending.to.seconds_since(pending.from);
-    let placed: Vec<Placed> = match window {
-        Some((from, to)) => {
-            let to = to.max(pending.to);
-            meter.walk.look(timeline, to, sampled);
-            let all = instances.iter().zip(&members).zip(&work);
-            all.map(|((instance, of), &work)| Placed {
-                slices: f64::from(instance.slices),
-                activity: instance.activity,
-                others: of.others > 0,
-                work,
-                seconds,
-                sampled_work: meter.worked_since(from, instance.id) + work_in(sampled, of),
-                sampled_seconds: to.seconds_since(from),
-            })
-            .collect()
+    let sample = window.map(|(from, to)| {
+        let to = to.max(pending.to);
+        meter.walk.look(timeline, to, sampled);
+        (from, to.seconds_since(from))
+    });
+    let all = instances.iter().zip(&members).zip(&work);
+    let placed = all.map(|((instance, of), &work)| {
+        let before = |from| meter.holding.worked_since(from, instance.id);
+        let (sampled_work, sampled_seconds) = match sample {
+            Some((from, seconds)) => (before(from) + work_in(sampled, of), seconds),
+            None => (work, seconds),
+        };
+        Placed {
+            slices: f64::from(instance.slices),
+            activity: sample.and(instance.activity),
+            others: of.others > 0,
+            work,
+            seconds,
+            sampled_work,
+            sampled_seconds,
         }
-        None => {
-            let all = instances.iter().zip(&members).zip(&work);
-            all.map(|((instance, of), &work)| Placed {
-                slices: f64::from(instance.slices),
-                activity: None,
-                others: of.others > 0,
-                work,
-                seconds,
-                sampled_work: work,
-                sampled_seconds: seconds,
-            })
-            .collect()
-        }
-    };
+    });
+    let placed: Vec<Placed> = placed.collect();
     let ids = instances.iter().map(|instance| instance.id);
-    meter.remember_work(pending.to, ids.zip(work).collect(), KEPT);
+    meter
+        .holding
+        .remember_work(pending.to, ids.zip(work).collect(), KEPT);
     let told = window.is_some();
     let mut weights: Vec<f64> = placed.iter().map(Placed::weight).collect();
     if !any(&weights) {

@@ -122,8 +122,8 @@ fn instances(seen: &HashMap<String, f64>) -> usize {
     seen.keys().filter(of).count()
 }
 
-/// The id of the service on each stack's port, by what the agent said when it found it.
-fn ids(agent: &Agent, stacks: &[&Stack]) -> Vec<i64> {
+/// The service on each stack's port, by what the agent said when it found it: id and name.
+fn services(agent: &Agent, stacks: &[&Stack]) -> Vec<(i64, String)> {
     let (log, known) = (
         agent.log(),
         agent.rows("SELECT service, name FROM services"),
@@ -144,7 +144,8 @@ fn ids(agent: &Agent, stacks: &[&Stack]) -> Vec<i64> {
             .split("service ")
             .nth(1)
             .and_then(|rest| rest.split(':').next());
-        names[name.expect("a name")]
+        let name = name.expect("a name");
+        (names[name], name.to_owned())
     };
     stacks.iter().map(id).collect()
 }
@@ -198,12 +199,12 @@ fn seven(more: &str, ceiling: f64) {
         "to the microjoule"
     );
 
-    let services = "FROM interval_services JOIN intervals USING (interval) \
+    let of_services = "FROM interval_services JOIN intervals USING (interval) \
                     JOIN meters USING (meter) WHERE component = 'gpu'";
     let mut given = 0;
-    for (stack, id) in stacks.into_iter().zip(ids(&agent, &stacks)) {
+    for (stack, (id, name)) in stacks.into_iter().zip(services(&agent, &stacks)) {
         let of = |column: &str| {
-            let sum_of = format!("SELECT sum(interval_services.{column}) AS uj {services}");
+            let sum_of = format!("SELECT sum(interval_services.{column}) AS uj {of_services}");
             sum(&agent, &format!("{sum_of} AND service = {id}"))
         };
         let (requests, overhead) = (of("requests_uj"), of("overhead_uj"));
@@ -223,6 +224,9 @@ fn seven(more: &str, ceiling: f64) {
             error * 100.0
         );
         assert!(error.abs() < ceiling, "service {id}: {error}");
+        let bound = seen[&format!("perjoule_attribution_error_ratio{{service=\"{name}\"}}")];
+        println!("  bound {bound:.2}");
+        assert!(error.abs() < bound, "service {id}: {error} {bound}");
     }
     let account = |name: &str| sum(&agent, &format!("SELECT sum({name}_uj) AS uj {gpu}"));
     let [idle, context, requests, overhead, other, unattributed] = [
