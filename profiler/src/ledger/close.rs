@@ -274,7 +274,12 @@ impl Ledger {
                 contended: division.contended * 1e-6,
                 // Another instance's part is in doubt as a whole.
                 foreign: if is_split { 0.0 } else { other },
-                misplaced: division.across * doubt * 1e-6,
+                misplaced: match held {
+                    Some(_) => division.across * doubt * 1e-6,
+                    // Whose instance is whose is not known at all.
+                    None if is_split => joules * doubt,
+                    None => 0.0,
+                },
             });
             if let Some(phases) = division.phases {
                 meter.phases.learn(phases.prefill, phases.decode, joules);

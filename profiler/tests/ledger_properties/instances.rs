@@ -354,6 +354,29 @@ fn a_service_whose_instance_is_not_known_is_on_all_and_an_instance_nobody_holds_
 }
 
 #[test]
+fn a_split_board_whose_holders_are_not_known_is_one_and_its_figures_say_how_little_they_are_worth()
+{
+    let mut ledger = Ledger::new(Config {
+        cpu: false,
+        ..Config::default()
+    });
+    let id = ledger.add_meter(meter(Component::Gpu, Some(50.0)));
+    let slots = [busy_for(1, Some(0.5)), busy_for(1, Some(0.5))];
+    ledger.apply(told(id, 0, 1_000, &slots));
+    (0..=10).for_each(|tick| ledger.apply(reading(id, tick * 100, tick * 15_000_000)));
+    for (_, event) in stream(0, 0, 1_000) {
+        ledger.apply(event);
+    }
+    ledger.apply(Event::RequestsUntil(at(1_100)));
+    let mut booked = ledger.advance(at(1_100));
+    booked.extend(ledger.finish(at(1_200)));
+    let sums = sum(booked);
+    assert_eq!(sums.account("requests"), 100_000_000);
+    assert_eq!(sums.classes, [Class::C]);
+    assert!(sums.bounds[0].is_none_or(|bound| bound > 0.7), "{sums:?}");
+}
+
+#[test]
 fn when_the_mode_is_switched_off_the_board_is_one_again() {
     let mut ledger = Ledger::new(Config {
         cpu: false,

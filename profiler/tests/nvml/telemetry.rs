@@ -79,6 +79,8 @@ fn a_board_shows_what_the_driver_knows() {
         );
     }
     assert_eq!(seen.pcie.sent_rate, None, "counted");
+    let latency = seen.field_latency.expect("the driver tells");
+    assert!(latency < SECOND / 10, "{latency:?}");
 
     // Each of the driver's samples is told once.
     let samples: Vec<_> = source
