@@ -1,4 +1,4 @@
-//! On-CPU time: what each CPU publishes.
+//! On-CPU time and cycles: what each CPU publishes.
 
 use crate::owners::OWNERS;
 
@@ -13,10 +13,14 @@ pub struct CpuAccount {
     pub tgid: u64,
     /// Context switches seen.
     pub switches: u64,
+    /// The CPU's cycle counter when the slice began.
+    pub cycles_since: u64,
     /// Keeps two CPUs' hot fields off one cache line.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
     /// Nanoseconds of ended slices by owner, idle included.
     pub on_cpu: [u64; OWNERS],
+    /// Cycles of the same slices, where they are counted.
+    pub cycles: [u64; OWNERS],
 }
 
 /// Words (8 bytes) of [`CpuAccount`] before `on_cpu`.

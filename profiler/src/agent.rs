@@ -295,7 +295,9 @@ impl Agent {
                     owner: Owner::Service(service.id),
                     from: now,
                     to: now,
+                    package: 0,
                     on_cpu: 0,
+                    cycles: None,
                 });
             }
         }
@@ -365,9 +367,10 @@ impl Agent {
         }
         for seen in &observed {
             let Observed { at, request, .. } = *seen;
-            if self.tokens.follow(seen) {
+            if self.tokens.is_own(seen) {
                 continue;
             }
+            self.tokens.follow(seen);
             if request.route != Route::Health {
                 self.served = self.served.max(at);
             }
@@ -411,18 +414,11 @@ impl Agent {
         let Some(window) = self.probes.as_mut().and_then(Probes::read_cpu) else {
             return;
         };
-        for (owner, on_cpu) in &window.owners {
-            let time = CpuTime {
-                owner: *owner,
-                from: window.from,
-                to: window.to,
-                on_cpu: *on_cpu,
-            };
+        for time in window.times() {
             self.sinks.cpu(&time);
+            self.ledger.apply(Event::Cpu(time));
         }
-        for event in window.events() {
-            self.ledger.apply(event);
-        }
+        self.ledger.apply(Event::CpuUntil(window.to));
     }
 
     fn publish(&mut self, now: Timestamp) {

@@ -137,6 +137,13 @@ impl Ledger {
         id
     }
 
+    /// Says that a meter of the host measures one package: time on others costs it nothing.
+    pub fn set_package(&mut self, meter: MeterId, package: u32) {
+        if let Some(meter) = self.meters.get_mut(meter.0 as usize) {
+            meter.package = Some(package);
+        }
+    }
+
     /// Goes on from where another ledger stopped: what the counter gained since then is `gap`. Before
     /// the meter's first reading.
     pub fn resume(&mut self, latest: Reading) {

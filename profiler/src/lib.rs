@@ -14,6 +14,7 @@ mod http;
 mod ids;
 pub mod ledger;
 pub mod meters;
+pub mod perf_event;
 pub mod probes;
 pub mod recording;
 pub mod replay;

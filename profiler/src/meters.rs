@@ -27,6 +27,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 
+pub use host::package_of;
 pub use node::NodeReading;
 pub use source::{Running, SourceState};
 

@@ -8,7 +8,7 @@ mod inference;
 mod interval;
 mod ledger;
 mod paced;
-mod pairs;
+pub(crate) mod pairs;
 mod peers;
 mod plain;
 mod requests;
@@ -18,7 +18,7 @@ mod sockets;
 mod stopwatch;
 pub(crate) mod streams;
 mod table;
-mod usage;
+pub(crate) mod usage;
 
 use std::fs;
 use std::path::PathBuf;

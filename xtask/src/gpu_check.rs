@@ -1,55 +1,152 @@
-//! What this machine's NVIDIA GPUs and their driver do: how long calls take, how often counter and
-//! readings change, and whether the counter agrees with the integrals of power.
+//! What this machine's NVIDIA GPU and its driver do: how long calls take, how often counter and
+//! readings change, what they say of idle, full and changing load, and whether the ledger closes
+//! over it.
 //!
-//! Reads only: no clock, limit or mode is touched. Without a GPU it says so and succeeds.
+//! Reads only: no clock, limit or mode is touched. Without a GPU it says so and succeeds. A section
+//! that cannot run here says why, and the others go on.
 
+mod bursts;
+mod calls;
+mod check;
+mod client;
+mod closure;
+mod folder;
+mod levels;
+mod load;
+mod perjoule;
+mod solo;
 mod ticks;
+mod trace;
+mod turns;
+mod waves;
 
-use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
-use nvml_wrapper::enum_wrappers::device::{Clock, PcieUtilCounter, TemperatureSensor};
-use nvml_wrapper::enums::device::SampleValue;
+use clap::{Args, ValueEnum};
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
 
-use ticks::{Changes, Integral, percentile};
+use check::Check;
+use folder::Folder;
+use load::Load;
+use perjoule::Perjoule;
 
-/// The counter (mJ), power over the last second and at present (mW).
-const FIELDS: [FieldId; 3] = [FieldId(83), FieldId(185), FieldId(186)];
-const CALLS: usize = 1_000;
-/// Calls that take milliseconds are not made a thousand times.
-const LONGEST_SERIES: Duration = Duration::from_secs(3);
-/// Between two polls.
-const POLL: Duration = Duration::from_millis(1);
 /// In the name of every simulated GPU.
 const SIMULATED: &str = "(simulated)";
 
 /// `cargo xtask gpu-check`'s options.
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The NVML library
     #[arg(long, value_name = "FILE", default_value = "libnvidia-ml.so.1")]
     library: PathBuf,
-    /// Poll for so long
-    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
-    seconds: u64,
+    /// The GPU, by NVML's index
+    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    gpu: u32,
+    /// These parts alone, separated by commas
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
+    /// What keeps the GPU busy: a program for PyTorch, or simulators on a simulated GPU
+    #[arg(long, value_enum, default_value_t = Choice::Torch)]
+    load: Choice,
+    /// The Python that has PyTorch
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    python: String,
+    /// What PyTorch calls the device
+    #[arg(long, value_name = "NAME", default_value = "cuda", hide = true)]
+    torch_device: String,
+    /// The folder of `perjoule`, and of the simulators [default: that of this program, else
+    /// target/release]
+    #[arg(long, value_name = "DIR")]
+    binaries: Option<PathBuf>,
+    /// Leave logs and recordings in this folder
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Multiply all lengths of time: below 1 is quicker and noisier
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = factor)]
+    scale: f64,
+    /// Pairs of turns without the agent and with it
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    pairs: usize,
     /// Add what was measured to this file, with driver and date
     #[arg(long, value_name = "FILE")]
     append: Option<PathBuf>,
-    /// A load to poll under; it is ended afterwards
+    /// A load for the part `ticks`, to poll under; it is ended afterwards
     #[arg(last = true, value_name = "CMD")]
-    load: Vec<String>,
+    command: Vec<String>,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(factor) if (0.01..=100.0).contains(&factor) => Ok(factor),
+        _ => Err("a number from 0.01 to 100".to_owned()),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Choice {
+    Torch,
+    Sim,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Times of NVML's calls
+    Calls,
+    /// How often values change
+    Ticks,
+    /// Idle, context, full load
+    Levels,
+    /// Square waves: counter against integrals
+    Waves,
+    /// The ledger over a mixed load
+    Closure,
+    /// Two kinds of request, alone and mixed
+    Solo,
+    /// The load without the agent and with it
+    Agent,
+}
+
+impl Part {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Calls => "Calls",
+            Self::Ticks => "Ticks",
+            Self::Levels => "Idle, context, load",
+            Self::Waves => "Square waves",
+            Self::Closure => "Closure",
+            Self::Solo => "Alone and mixed",
+            Self::Agent => "Agent off and on",
+        }
+    }
+
+    fn measure(self, check: &Check<'_>, options: &Options) -> Result<String> {
+        match self {
+            Self::Calls => calls::measure(check.device),
+            Self::Ticks => under(&options.command, |name| ticks::measure(check, name)),
+            Self::Levels => levels::measure(check),
+            Self::Waves => waves::measure(check),
+            Self::Closure => closure::measure(check),
+            Self::Solo => solo::measure(check),
+            Self::Agent => turns::measure(check, options.pairs),
+        }
+    }
 }
 
 /// `cargo xtask gpu-check`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let nvml = match Nvml::builder().lib_path(options.library.as_os_str()).init() {
+    let folder = Folder::make(options.folder.as_deref())?;
+    let binaries = folder::binaries(options.binaries.as_deref())?;
+    let library = match options.load {
+        Choice::Sim => folder.simulated_gpu(&binaries)?,
+        Choice::Torch | Choice::None => options.library.clone(),
+    };
+    let nvml = match Nvml::builder().lib_path(library.as_os_str()).init() {
         Ok(nvml) => nvml,
         Err(
             error @ (NvmlError::LibloadingError(_)
@@ -61,246 +158,131 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         Err(error) => return Err(error).context("the NVIDIA driver does not start"),
     };
-    let count = nvml.device_count()?;
-    if count == 0 {
+    if nvml.device_count()? == 0 {
         println!("the NVIDIA driver finds no GPU; nothing to check");
         return Ok(());
     }
-    let mut load = start(&options.load)?;
-    let checked = check(&nvml, count, options);
-    if let Some(load) = &mut load {
-        // It may have ended by itself.
-        let _ = load.kill();
-        let _ = load.wait();
+    let device = nvml
+        .device_by_index(options.gpu)
+        .with_context(|| format!("GPU {}", options.gpu))?;
+    let name = device.name().unwrap_or_else(|_| "GPU".into());
+    let simulated = name.contains(SIMULATED);
+    if simulated && options.append.is_some() {
+        bail!("what a simulated GPU shows is not written down as measured");
     }
-    let text = checked?;
-    print!("{text}");
-    if let Some(path) = &options.append {
-        if text.contains(SIMULATED) {
-            bail!("what a simulated GPU shows is not written down as measured");
+    let check = Check {
+        uuid: device.uuid()?,
+        load: load(options, &folder, &binaries, &device, simulated),
+        perjoule: Perjoule::find(&binaries, &library, folder.path())
+            .map_err(|error| error.to_string()),
+        device: &device,
+        folder: folder.path().to_owned(),
+        scale: options.scale,
+    };
+    let driver = nvml
+        .sys_driver_version()
+        .unwrap_or_else(|_| "unknown".into());
+    let with = match &check.load {
+        Ok(load) => load.name.as_str(),
+        Err(why) => why.as_str(),
+    };
+    tell(
+        options,
+        &format!(
+            "\n## {name}, driver {driver}, {}\n\nLoad: {with}.\n",
+            date()?
+        ),
+    )?;
+    for part in Part::value_variants() {
+        if options.only.is_empty() || options.only.contains(part) {
+            let text = part
+                .measure(&check, options)
+                .unwrap_or_else(|why| format!("skipped: {}\n", brief(&why)));
+            tell(options, &format!("\n### {}\n\n{text}", part.title()))?;
         }
-        let before = std::fs::read_to_string(path).unwrap_or_default();
-        std::fs::write(path, format!("{before}{text}"))
+    }
+    Ok(())
+}
+
+/// Each section when it is there: what comes later may take minutes, or fail.
+fn tell(options: &Options, text: &str) -> Result<()> {
+    print!("{text}");
+    std::io::stdout().flush()?;
+    if let Some(path) = &options.append {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        file.and_then(|mut file| file.write_all(text.as_bytes()))
             .with_context(|| path.display().to_string())?;
     }
     Ok(())
 }
 
-fn start(command: &[String]) -> Result<Option<Child>> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Ok(None);
+fn load(
+    options: &Options,
+    folder: &Folder,
+    binaries: &std::path::Path,
+    device: &Device<'_>,
+    simulated: bool,
+) -> Result<Load, String> {
+    let by_torch = || {
+        let cuda = options.torch_device == "cuda";
+        if simulated && cuda {
+            bail!("the GPU is simulated, and PyTorch would not be seen on it");
+        }
+        // Parts of a GPU have names of their own.
+        let whole = device.mig_mode().map_or(true, |mode| mode.current == 0);
+        let gpu = (cuda && whole).then(|| device.uuid()).transpose()?;
+        let load = Load::torch(folder.path(), &options.python, &options.torch_device, gpu);
+        load.context("PyTorch does not run here")
     };
-    let child = Command::new(program)
+    match options.load {
+        Choice::None => Err("no load was asked for".to_owned()),
+        Choice::Sim => Ok(Load::simulated(folder.path(), binaries)),
+        Choice::Torch => by_torch().map_err(|why| brief(&why)),
+    }
+}
+
+/// An error in one line: of what a program said at its end, the last line is the error.
+fn brief(why: &anyhow::Error) -> String {
+    let text = format!("{why:#}");
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    match lines.next_back() {
+        Some(last) => format!("{first} {last}"),
+        None => first.to_owned(),
+    }
+}
+
+/// Does something while a command of the user's runs, whose name it is told.
+fn under(command: &[String], work: impl FnOnce(&str) -> Result<String>) -> Result<String> {
+    let Some((program, arguments)) = command.split_first() else {
+        return work("whatever ran");
+    };
+    let mut child: Child = Command::new(program)
         .args(arguments)
         .stdout(Stdio::null())
         .spawn()
         .with_context(|| program.clone())?;
-    Ok(Some(child))
+    let done = work(&format!("`{}`", command.join(" ")));
+    // It may have ended by itself.
+    let _ = child.kill();
+    let _ = child.wait();
+    done
 }
 
-fn check(nvml: &Nvml, count: u32, options: &Options) -> Result<String> {
-    let mut text = String::new();
-    let driver = nvml
-        .sys_driver_version()
-        .unwrap_or_else(|_| "unknown".into());
+fn date() -> Result<String> {
     let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output()?;
-    let date = String::from_utf8_lossy(&date.stdout).trim().to_owned();
-    for index in 0..count {
-        let device = nvml.device_by_index(index)?;
-        let name = device.name().unwrap_or_else(|_| "GPU".into());
-        writeln!(text, "\n## {name}, driver {driver}, {date}\n")?;
-        modes(&mut text, &device)?;
-        latencies(&mut text, &device)?;
-        let load = match options.load.as_slice() {
-            [] => "whatever ran".to_owned(),
-            command => format!("`{}`", command.join(" ")),
-        };
-        writeln!(text, "\nPolled for {} s under {load}:\n", options.seconds)?;
-        poll(&mut text, &device, Duration::from_secs(options.seconds))?;
-    }
-    Ok(text)
+    Ok(String::from_utf8_lossy(&date.stdout).trim().to_owned())
 }
 
-fn modes(text: &mut String, device: &Device<'_>) -> Result<()> {
-    let told = |mode: Result<String, NvmlError>| mode.unwrap_or_else(|error| error.to_string());
-    let mig = told(device.mig_mode().map(|mode| mode.current.to_string()));
-    let virtualization = told(device.virtualization_mode().map(|mode| format!("{mode:?}")));
-    let persistence = told(device.is_in_persistent_mode().map(|on| on.to_string()));
-    let limit = told(
-        device
-            .enforced_power_limit()
-            .map(|milliwatts| format!("{} W", f64::from(milliwatts) * 1e-3)),
-    );
-    writeln!(
-        text,
-        "MIG {mig}; virtualisation {virtualization}; persistence {persistence}; limit {limit}.\n"
-    )?;
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Whether a call gave something; what, is not asked here.
-type Call<'d> = (&'static str, Box<dyn Fn() -> Result<(), NvmlError> + 'd>);
-
-fn latencies(text: &mut String, device: &Device<'_>) -> Result<()> {
-    let calls: [Call<'_>; 13] = [
-        (
-            "energy, power (one call)",
-            Box::new(|| fields(device).map(drop)),
-        ),
-        (
-            "energy",
-            Box::new(|| device.total_energy_consumption().map(drop)),
-        ),
-        ("power", Box::new(|| device.power_usage().map(drop))),
-        (
-            "power limit",
-            Box::new(|| device.enforced_power_limit().map(drop)),
-        ),
-        (
-            "SM clock",
-            Box::new(|| device.clock_info(Clock::SM).map(drop)),
-        ),
-        (
-            "temperature",
-            Box::new(|| device.temperature(TemperatureSensor::Gpu).map(drop)),
-        ),
-        (
-            "throttle reasons",
-            Box::new(|| device.current_throttle_reasons().map(drop)),
-        ),
-        ("memory", Box::new(|| device.memory_info().map(drop))),
-        (
-            "utilisation",
-            Box::new(|| device.utilization_rates().map(drop)),
-        ),
-        (
-            "processes",
-            Box::new(|| device.running_compute_processes().map(drop)),
-        ),
-        (
-            "utilisation by process",
-            Box::new(|| device.process_utilization_stats(None).map(drop)),
-        ),
-        (
-            "PCIe throughput",
-            Box::new(|| device.pcie_throughput(PcieUtilCounter::Send).map(drop)),
-        ),
-        (
-            "activity, one sample (GPM)",
-            Box::new(|| device.gpm_sample().map(drop)),
-        ),
-    ];
-    writeln!(text, "| call | p50, µs | p99, µs | longest, µs | calls |")?;
-    writeln!(text, "|---|--:|--:|--:|--:|")?;
-    for (name, call) in calls {
-        let begun = Instant::now();
-        let mut times = Vec::new();
-        let mut failure = None;
-        while times.len() < CALLS && begun.elapsed() < LONGEST_SERIES {
-            let start = Instant::now();
-            // That nothing new is known of a process is an answer.
-            match call() {
-                Ok(()) | Err(NvmlError::NotFound) => {}
-                Err(error) => {
-                    failure = Some(error);
-                    break;
-                }
-            }
-            times.push(start.elapsed().as_secs_f64() * 1e6);
-        }
-        if let Some(error) = failure {
-            writeln!(text, "| {name} | {error} | | | |")?;
-            continue;
-        }
-        times.sort_by(f64::total_cmp);
-        let at = |part| percentile(&times, part).unwrap_or(f64::NAN);
-        writeln!(
-            text,
-            "| {name} | {:.0} | {:.0} | {:.0} | {} |",
-            at(0.5),
-            at(0.99),
-            at(1.0),
-            times.len()
-        )?;
+    #[test]
+    fn a_traceback_becomes_what_failed_and_why() {
+        let why =
+            anyhow::anyhow!("the load ended:\nTraceback\n  File x\nNo module named 'torch'\n");
+        assert_eq!(brief(&why), "the load ended: No module named 'torch'");
+        assert_eq!(brief(&anyhow::anyhow!("one line")), "one line");
     }
-    Ok(())
-}
-
-fn poll(text: &mut String, device: &Device<'_>, time: Duration) -> Result<()> {
-    let names = ["energy counter", "average power", "instant power"];
-    let mut changes = [(); 3].map(|()| Changes::default());
-    let mut integrals = [(); 2].map(|()| Integral::default());
-    let mut counted = Integral::default();
-    let begun = Instant::now();
-    let mut latest = [None; 3];
-    while begun.elapsed() < time {
-        latest = fields(device)?;
-        let at = begun.elapsed().as_secs_f64();
-        for (changes, value) in changes.iter_mut().zip(latest) {
-            if let Some(value) = value {
-                changes.see(at, value);
-            }
-        }
-        // Between the counter's changes nothing is known of it: all three are compared there.
-        let changed = changes[0].latest_at() == Some(at);
-        for (integral, milliwatts) in integrals.iter_mut().zip(latest.into_iter().skip(1)) {
-            if let Some(milliwatts) = milliwatts {
-                integral.hold(at, milliwatts as f64 * 1e-3);
-            }
-            if changed {
-                integral.mark();
-            }
-        }
-        if let (true, Some(millijoules)) = (changed, latest[0]) {
-            counted.count(millijoules as f64 * 1e-3);
-        }
-        std::thread::sleep(POLL);
-    }
-    writeln!(text, "| | changes | between two, ms: p5 | p50 | p95 |")?;
-    writeln!(text, "|---|--:|--:|--:|--:|")?;
-    for ((name, changes), value) in names.iter().zip(&changes).zip(latest) {
-        if value.is_none() {
-            writeln!(text, "| {name} | not supported | | | |")?;
-            continue;
-        }
-        let gaps = changes.gaps_ms();
-        let at = |part| percentile(&gaps, part).map_or_else(String::new, |gap| format!("{gap:.1}"));
-        let count = gaps.len();
-        writeln!(
-            text,
-            "| {name} | {count} | {} | {} | {} |",
-            at(0.05),
-            at(0.5),
-            at(0.95)
-        )?;
-    }
-    if let Some(joules) = counted.total() {
-        writeln!(text, "\nThe counter rose by {joules:.1} J.")?;
-        for (name, integral) in ["Average", "Instant"].iter().zip(&integrals) {
-            if let Some(integrated) = integral.total() {
-                let off = (integrated / joules - 1.0) * 100.0;
-                writeln!(
-                    text,
-                    "{name} power over the same time: {integrated:.1} J ({off:+.2} %)."
-                )?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Counter and power in one call; `None` for what the board does not have.
-fn fields(device: &Device<'_>) -> Result<[Option<u64>; 3], NvmlError> {
-    let mut values = [None; 3];
-    let samples = device.field_values_for(&FIELDS)?;
-    for (value, sample) in values.iter_mut().zip(samples) {
-        *value = match sample.and_then(|sample| sample.value) {
-            Ok(SampleValue::U64(number)) => Some(number),
-            Ok(SampleValue::U32(number)) => Some(u64::from(number)),
-            Ok(SampleValue::I64(number)) => u64::try_from(number).ok(),
-            Ok(SampleValue::F64(number)) => Some(number as u64),
-            Err(_) => None,
-        };
-    }
-    Ok(values)
 }

@@ -30,7 +30,8 @@ enum Task {
     Test,
     /// Hold the ledger's figures against known truth, offline, and write docs/accuracy.md
     Accuracy(accuracy::Options),
-    /// What this machine's NVIDIA GPUs do: times of calls, ticks, counter against integrals
+    /// What this machine's NVIDIA GPU does, idle, loaded and under square waves, and whether the
+    /// ledger closes over it
     GpuCheck(gpu_check::Options),
     /// Run the request tests on other kernels' tiers, in QEMU
     Vm(vm::Options),

@@ -90,6 +90,13 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("build what users run", demo::build)?;
     step("accuracy against known truth", accuracy::check)?;
+    step("gpu-check on the simulated GPU", || {
+        run_command(
+            cargo()
+                .args(["test", "--package", "xtask", "--test", "gpu_check"])
+                .env("PERJOULE_TEST_BINARIES", target("release")),
+        )
+    })?;
 
     if is_root() {
         step("root tests", || {

@@ -1,9 +1,13 @@
-//! On-CPU time by owner. A slice is booked when it ends; what runs now, and since when, is
+//! On-CPU time by owner, and cycles where the machine counts them. A slice is booked when it ends; what runs now, and since when, is
 //! published for the reader, which adds the slice that is still running.
 
-use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::Global;
+use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, bpf_perf_event_value};
+use aya_ebpf::helpers::generated::{
+    bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_perf_event_read_value,
+};
 use aya_ebpf::macros::{btf_tracepoint, map};
-use aya_ebpf::maps::Array;
+use aya_ebpf::maps::{Array, PerfEventArray};
 use aya_ebpf::programs::BtfTracePointContext;
 use profiler_ebpf::cost::Program;
 use profiler_ebpf::sched::CpuAccount;
@@ -16,6 +20,34 @@ use super::owners::{TASK_TGID, owner_of, task_field};
 /// system call.
 #[map]
 static CPU_ACCOUNTS: Array<CpuAccount> = Array::with_max_entries(1, MMAPABLE);
+
+/// Each CPU's cycle counter.
+#[map]
+static CPU_CYCLES: PerfEventArray<u64> = PerfEventArray::new(0);
+
+/// 1 if cycles are counted; else the verifier removes what reads them.
+#[unsafe(no_mangle)]
+static CYCLES: Global<u8> = Global::new(0);
+
+/// What this CPU's counter shows; 0 where it has none.
+#[inline(always)]
+fn cycles() -> u64 {
+    let mut value = bpf_perf_event_value {
+        counter: 0,
+        enabled: 0,
+        running: 0,
+    };
+    // SAFETY: the map is one of perf events; `value` has the size that is told.
+    let failed = unsafe {
+        bpf_perf_event_read_value(
+            (&raw const CPU_CYCLES).cast_mut().cast(),
+            BPF_F_CURRENT_CPU,
+            &raw mut value,
+            size_of::<bpf_perf_event_value>() as u32,
+        )
+    };
+    if failed != 0 { 0 } else { value.counter }
+}
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, …)`
 #[btf_tracepoint(function = "sched_switch")]
@@ -42,6 +74,19 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
                 .cast::<u64>()
                 .add(owner as usize);
             core::ptr::write_volatile(cell, core::ptr::read_volatile(cell) + (now - since));
+            if CYCLES.load() != 0 {
+                let (counter, before) = (cycles(), (*account).cycles_since);
+                (*account).cycles_since = counter;
+                if before != 0 && counter > before {
+                    let cell = (&raw mut (*account).cycles)
+                        .cast::<u64>()
+                        .add(owner as usize);
+                    core::ptr::write_volatile(
+                        cell,
+                        core::ptr::read_volatile(cell) + (counter - before),
+                    );
+                }
+            }
         }
     }
     0

@@ -6,6 +6,7 @@ use super::config::Config;
 use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Owner, ServiceId};
+use crate::perf_event;
 use crate::probes::health::{ProgramHealth, Tier, Verdict};
 use crate::probes::load_error::LoadError;
 use crate::probes::loader::{Loader, Options};
@@ -35,7 +36,7 @@ impl Probes {
         let mut options = Options::default();
         options.log_level = config.log_level;
         Owners::configure(&mut options);
-        SchedProbe::configure(&mut options);
+        SchedProbe::configure(&mut options, perf_event::CYCLES);
         RequestProbe::configure(&mut options);
         if !config.usage {
             RequestProbe::without_usage(&mut options);
@@ -72,7 +73,7 @@ impl Probes {
                 None
             }
         };
-        let sched = SchedProbe::attach(&mut loader, &owners).ok();
+        let sched = SchedProbe::attach(&mut loader, &owners, perf_event::CYCLES).ok();
         let syscalls = if config.syscalls {
             SyscallProbe::attach(&mut loader).ok()
         } else {
@@ -100,6 +101,13 @@ impl Probes {
 
     pub(super) fn sees_cpu_time(&self) -> bool {
         self.sched.is_some()
+    }
+
+    /// True if the time on CPUs of this package is told.
+    pub(super) fn sees_package(&self, package: u32) -> bool {
+        self.sched
+            .as_ref()
+            .is_some_and(|sched| sched.knows_package(package))
     }
 
     /// From now on the process, and the children it makes, are the service's.

@@ -159,6 +159,13 @@ impl Agent {
             sender,
         )?;
 
+        for (id, meter) in &meters {
+            if let (Some(package), Some(probes)) = (meters::package_of(meter), &probes)
+                && probes.sees_package(package)
+            {
+                ledger.set_package(*id, package);
+            }
+        }
         if let Some(left) = left {
             log::info!("totals go on from those of the agent before");
             sinks.metrics.resume(left.totals);

@@ -56,19 +56,20 @@ impl Tokens {
         engines.map_or_else(Vec::new, |all| all.take_news(calibration, sinks, services))
     }
 
-    /// Takes a request as it was seen. True if it is the agent's own: then nobody else needs it.
-    pub(super) fn follow(&mut self, observed: &Observed) -> bool {
+    /// Whether the agent itself sent the request.
+    pub(super) fn is_own(&mut self, observed: &Observed) -> bool {
+        let engines = self.engines.as_mut();
+        engines.is_some_and(|engines| engines.is_own(observed))
+    }
+
+    /// Takes a request as it was seen.
+    pub(super) fn follow(&mut self, observed: &Observed) {
         let request = &observed.request;
-        if let Some(engines) = &mut self.engines {
-            if engines.is_own(observed) {
-                return true;
-            }
-            if request.route != Route::Health {
-                engines.saw(request.service, observed.port);
-            }
-        }
         if request.route == Route::Health {
-            return false;
+            return;
+        }
+        if let Some(engines) = &mut self.engines {
+            engines.saw(request.service, observed.port);
         }
         self.calibration.follow(observed.at, request);
         if let (Some(end), Some(usage)) = (request.end, observed.usage) {
@@ -80,7 +81,6 @@ impl Tokens {
                 self.calibration.learn(request, usage);
             }
         }
-        false
     }
 
     /// Adds what is known of a booked request's tokens.

@@ -136,7 +136,9 @@ fn everything() -> Metrics {
         owner: Owner::Service(ServiceId(0)),
         from: Timestamp(0),
         to: Timestamp(SECOND),
+        package: 0,
         on_cpu: 1_500_000_000,
+        cycles: None,
     });
     metrics.record_syscalls(ServiceId(0), "read", 12);
     metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");

@@ -71,12 +71,15 @@ pub(super) fn judge(
     } else {
         1.0
     };
-    let prefill_error = prefill_error.hypot(PREFILL_ERROR).min(1.0);
+    let prefill_error = both(prefill_error, PREFILL_ERROR).min(1.0);
     let decode_error = match flight.is_mixed {
         true => MIXED_DECODE_ERROR,
         false => DECODE_ERROR,
     };
-    let decode_error = decode_error.hypot(CHUNK_ERROR / flight.request.chunks.max(1) as f64);
+    let decode_error = both(
+        decode_error,
+        CHUNK_ERROR / flight.request.chunks.max(1) as f64,
+    );
     let mut own = (prefill * prefill_error).powi(2)
         + (decode * decode_error).powi(2)
         + (time_shared * UNSTREAMED_ERROR).powi(2) * company(flight, gpu, meters)
@@ -144,6 +147,11 @@ fn is_split(flight: &Flight, meter: &MeterState) -> bool {
     let end = flight.request.end.map_or(start, |end| end.at);
     let held = meter.holding.held_at(end);
     meter.split_until > start && held.is_none_or(|held| held.services.contains(&flight.service))
+}
+
+/// Two errors that have nothing to do with each other. Ratios need none of `hypot`'s care.
+fn both(one: f64, other: f64) -> f64 {
+    (one * one + other * other).sqrt()
 }
 
 /// With how many others a request was served, itself included: its part of the mean power.

@@ -261,7 +261,14 @@ impl Ledger {
             }),
             Component::Cpu | Component::Dram => {
                 let (timeline, times) = (&self.timeline, &self.cpu_times);
-                cpu::divide(pending.energy, base, stretch, timeline, times)
+                cpu::divide(
+                    pending.energy,
+                    base,
+                    stretch,
+                    timeline,
+                    times,
+                    meter.package,
+                )
             }
         };
         if known_base.is_some() && division.busy > 0.0 {

@@ -1,7 +1,8 @@
-//! The CPU rule: energy above the floor by on-CPU time, inside a service over its requests in
+//! The CPU rule: energy above the floor by cycles, where they are counted, or on-CPU time; inside a service over its requests in
 //! flight, by time in flight. Memory follows the same shares.
 //!
-//! In: [`CpuTime`] windows of every owner. Out: accounts, and energy per service.
+//! In: [`CpuTime`] windows of every owner on each package. Out: accounts, and energy per service. A meter
+//! of one package looks at time on that package alone.
 
 use std::collections::VecDeque;
 
@@ -27,7 +28,9 @@ struct Window {
     whose: Whose,
     from: Timestamp,
     to: Timestamp,
-    on_cpu: u64,
+    package: u32,
+    /// Cycles, or nanoseconds where they are not counted.
+    work: f64,
 }
 
 /// On-CPU time that is still needed.
@@ -46,13 +49,19 @@ impl CpuTimes {
         };
         if time.on_cpu > 0 && time.from < time.to {
             let CpuTime {
-                from, to, on_cpu, ..
+                from,
+                to,
+                package,
+                on_cpu,
+                cycles,
+                ..
             } = time;
             self.windows.push_back(Window {
                 whose,
                 from,
                 to,
-                on_cpu,
+                package,
+                work: cycles.unwrap_or(on_cpu) as f64,
             });
         }
     }
@@ -68,19 +77,21 @@ impl CpuTimes {
         }
     }
 
-    /// Each owner's nanoseconds in (from, to], a window's time taken as even.
-    fn between(&self, from: Timestamp, to: Timestamp) -> Vec<(Whose, f64)> {
+    /// Each owner's cycles or nanoseconds in (from, to], a window's taken as even; on all packages or
+    /// on one.
+    fn between(&self, from: Timestamp, to: Timestamp, package: Option<u32>) -> Vec<(Whose, f64)> {
         let mut sums: Vec<(Whose, f64)> = Vec::new();
         for window in &self.windows {
             let overlap = window.to.min(to).since(window.from.max(from));
-            if overlap == 0 {
+            let elsewhere = package.is_some_and(|package| package != window.package);
+            if overlap == 0 || elsewhere {
                 continue;
             }
             let part = overlap as f64 / window.to.since(window.from) as f64;
-            let time = window.on_cpu as f64 * part;
+            let work = window.work * part;
             match sums.iter_mut().find(|(whose, _)| *whose == window.whose) {
-                Some((_, sum)) => *sum += time,
-                None => sums.push((window.whose, time)),
+                Some((_, sum)) => *sum += work,
+                None => sums.push((window.whose, work)),
             }
         }
         // The order in which windows were told must not decide a remainder.
@@ -100,9 +111,10 @@ pub(super) fn divide(
     stretch: &Stretch,
     timeline: &Timeline,
     times: &CpuTimes,
+    package: Option<u32>,
 ) -> Division {
     let (mut accounts, left) = above(energy, base);
-    let owners = times.between(stretch.from, stretch.to);
+    let owners = times.between(stretch.from, stretch.to, package);
     let weights: Vec<f64> = owners.iter().map(|(_, time)| *time).collect();
     let parts = split(left, &weights);
     let mut energies = vec![[0; KINDS]; stretch.amounts.len()];

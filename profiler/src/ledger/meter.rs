@@ -42,6 +42,8 @@ struct Last {
 #[derive(Debug)]
 pub(super) struct MeterState {
     pub(super) meter: Meter,
+    /// The package it measures, if not the whole machine.
+    pub(super) package: Option<u32>,
     pub(super) walk: Walk,
     pub(super) levels: Levels,
     pub(super) phases: PhasePower,
@@ -72,6 +74,7 @@ pub(super) struct MeterState {
 impl MeterState {
     pub(super) fn new(meter: Meter, kappa: f64) -> Self {
         Self {
+            package: None,
             walk: Walk::default(),
             levels: Levels::new(meter.idle),
             phases: PhasePower::new(kappa),

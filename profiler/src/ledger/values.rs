@@ -204,7 +204,7 @@ pub enum Owner {
     Agent,
 }
 
-/// On-CPU time of one owner in a window.
+/// On-CPU time of one owner on one package in a window.
 #[derive(Debug, Clone, Copy)]
 pub struct CpuTime {
     /// Whose.
@@ -213,8 +213,12 @@ pub struct CpuTime {
     pub from: Timestamp,
     /// End of the window.
     pub to: Timestamp,
-    /// Nanoseconds on CPU, summed over CPUs.
+    /// The package (socket) of the CPUs, by the kernel's number.
+    pub package: u32,
+    /// Nanoseconds on CPU, summed over the package's CPUs.
     pub on_cpu: u64,
+    /// Cycles spent in it, where they are counted: of every owner or of none.
+    pub cycles: Option<u64>,
 }
 
 /// Who holds a context on a GPU.
@@ -441,7 +445,7 @@ pub struct ErrorRatios {
 impl ErrorRatios {
     /// Both together.
     pub fn total(self) -> f64 {
-        self.own.hypot(self.common)
+        (self.own * self.own + self.common * self.common).sqrt()
     }
 }
 

@@ -3,6 +3,7 @@
 use super::external::NodePower;
 use super::{Config, finding, hwmon, ipmi, model, rapl};
 use crate::finding::{Finding, Status};
+use crate::ledger::Meter;
 use crate::units::Watts;
 
 pub(super) fn find_rapl(config: &Config, findings: &mut Vec<Finding>) -> Option<rapl::Domains> {
@@ -135,10 +136,50 @@ pub(super) fn find_external(config: &Config, findings: &mut Vec<Finding>) -> Opt
     Some(place)
 }
 
+/// The package (socket) that a meter of the host measures, by its name; `None`: the whole machine.
+pub fn package_of(meter: &Meter) -> Option<u32> {
+    let number = ["package-", "dram-", "grace-", "cpu-rail-"]
+        .into_iter()
+        .find_map(|kind| meter.device.strip_prefix(kind))?;
+    number.split('-').next()?.parse().ok()
+}
+
 fn describe(estimate: &model::Estimate) -> String {
     let model::Coefficients { family, idle, full } = estimate.coefficients();
     format!(
         "no CPU meter: energy is estimated from utilisation ({family}, {idle} to {full} W a \
          hardware thread) and labelled as a model"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Component, Source};
+
+    #[test]
+    fn a_meters_package_is_in_its_name_and_an_estimate_has_none() {
+        let package = |device: &str| {
+            package_of(&Meter {
+                component: Component::Cpu,
+                device: device.to_owned(),
+                source: Source::Counter,
+                limit: None,
+                tick: 1,
+                stale_after: 1,
+                gain_error_ratio: 0.05,
+                idle: None,
+            })
+        };
+        for (device, number) in [
+            ("package-1", Some(1)),
+            ("package-1-die-0", Some(1)),
+            ("dram-0", Some(0)),
+            ("grace-3", Some(3)),
+            ("model-0", None),
+            ("package-", None),
+        ] {
+            assert_eq!(package(device), number, "{device}");
+        }
+    }
 }

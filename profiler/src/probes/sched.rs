@@ -1,4 +1,4 @@
-//! On-CPU time by owner, never older than one read: ended slices as the kernel side booked them,
+//! On-CPU time by owner, and cycles where the machine counts them, never older than one read: ended slices as the kernel side booked them,
 //! and the slice that still runs on each CPU, up to now.
 //!
 //! In: each CPU's account in shared memory. Out: [`CpuWindow`], in which every nanosecond of
@@ -6,7 +6,9 @@
 //! between two reads are in it. Time is wall time on the CPU: interrupts and hypervisor steal in
 //! a slice count to it.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -20,17 +22,34 @@ use super::loader::{Loader, Options, possible_cpus};
 use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
-use crate::ledger::{CpuTime, Event, Owner};
+use crate::ledger::{CpuTime, Owner};
+use crate::perf_event::{self, Counted};
 
 mod cpu_reader;
+mod cycles;
 
 use cpu_reader::CpuReader;
+use cycles::{CycleCounters, CycleRates};
 
 const PROGRAM: &str = "sched_switch";
 const ACCOUNTS: &str = "CPU_ACCOUNTS";
+const CPUS: &str = "/sys/devices/system/cpu";
 
 // SAFETY: repr(C), u64 only.
 unsafe impl Words for CpuAccount {}
+
+/// An owner's time on the CPUs of a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnCpu {
+    /// Whose.
+    pub owner: Owner,
+    /// The package, by the kernel's number; 0 where it tells none.
+    pub package: u32,
+    /// Nanoseconds.
+    pub nanos: u64,
+    /// Cycles, where they are counted.
+    pub cycles: Option<u64>,
+}
 
 /// On-CPU time of every owner between two reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,27 +58,24 @@ pub struct CpuWindow {
     pub from: Timestamp,
     /// Its end.
     pub to: Timestamp,
-    /// Nanoseconds on CPU of each owner that had any.
-    pub owners: Vec<(Owner, u64)>,
+    /// Time on CPU of each owner that had any, by package.
+    pub owners: Vec<OnCpu>,
     /// Nanoseconds in which CPUs had nothing to run.
     pub idle: u64,
 }
 
 impl CpuWindow {
-    /// What the ledger is told of it.
-    pub fn events(&self) -> impl Iterator<Item = Event> {
+    /// As the ledger and the sinks take it.
+    pub fn times(&self) -> impl Iterator<Item = CpuTime> {
         let Self { from, to, .. } = *self;
-        self.owners
-            .iter()
-            .map(move |(owner, on_cpu)| {
-                Event::Cpu(CpuTime {
-                    owner: *owner,
-                    from,
-                    to,
-                    on_cpu: *on_cpu,
-                })
-            })
-            .chain([Event::CpuUntil(to)])
+        self.owners.iter().map(move |time| CpuTime {
+            owner: time.owner,
+            from,
+            to,
+            package: time.package,
+            on_cpu: time.nanos,
+            cycles: time.cycles,
+        })
     }
 }
 
@@ -68,21 +84,38 @@ impl CpuWindow {
 pub struct SchedProbe {
     accounts: SharedArray<CpuAccount>,
     readers: Vec<CpuReader>,
+    /// Where cycles are counted.
+    cycles: Option<(CycleCounters, Vec<CycleRates>)>,
     looks: Vec<Look>,
+    /// The place of each CPU's package.
+    places: Vec<usize>,
+    /// Numbers of the packages.
+    packages: Vec<u32>,
     last: Timestamp,
 }
 
 impl SchedProbe {
     /// What the probe needs of the loader, beside what [`Owners::configure`] adds.
-    pub fn configure(options: &mut Options) {
+    /// `counted` is what cycles are: [`perf_event::CYCLES`], or something in their place. Where the
+    /// machine has no such counter, none are counted.
+    pub fn configure(options: &mut Options, counted: Counted) {
         options.map_entries(ACCOUNTS, possible_cpus());
+        if perf_event::open(counted, 0, true).is_ok() {
+            options.global("CYCLES", [1]);
+        }
     }
 
     /// Attaches the probe, lets each CPU publish its first slice, and checks that it does.
-    pub fn attach(loader: &mut Loader, owners: &Owners) -> Result<Self, ProbeError> {
+    pub fn attach(
+        loader: &mut Loader,
+        owners: &Owners,
+        counted: Counted,
+    ) -> Result<Self, ProbeError> {
         let accounts = loader.shared_array::<CpuAccount>(ACCOUNTS)?;
-        loader.attach_btf_tracepoint(PROGRAM, PROGRAM)?;
         let cpus = accounts.len();
+        // Before the first switch, so that each slice has its beginning.
+        let counters = CycleCounters::open(loader, counted, cpus);
+        loader.attach_btf_tracepoint(PROGRAM, PROGRAM)?;
         switch_every_cpu(cpus).map_err(|source| ProbeError::Machine {
             what: "a thread to visit each CPU",
             source,
@@ -92,8 +125,15 @@ impl SchedProbe {
             loader.mark(PROGRAM, error.verdict(), error.to_string());
             return Err(error);
         }
+        let (packages, places) = packages(cpus, Path::new(CPUS));
         let mut probe = Self {
             accounts,
+            packages,
+            places,
+            cycles: counters.map(|counters| {
+                let rates = (0..cpus).map(|_| CycleRates::new(OWNERS)).collect();
+                (counters, rates)
+            }),
             readers: (0..cpus).map(|_| CpuReader::new(OWNERS)).collect(),
             looks: vec![Look::new(); cpus],
             last: Timestamp::now(),
@@ -107,12 +147,25 @@ impl SchedProbe {
     pub fn read(&mut self, owners: &Owners) -> CpuWindow {
         let used = owners.used();
         let (to, now) = self.look(used);
-        let mut gains = [0u64; OWNERS];
-        for (reader, look) in self.readers.iter_mut().zip(&self.looks) {
-            if look.since != 0 {
-                let running = owners.index_of_process(look.tgid) as usize;
-                let booked = look.booked.get(..used).unwrap_or(&look.booked);
-                reader.advance(booked, look.since, running, now, &mut gains);
+        let mut gains = vec![Gains::new(); self.packages.len()];
+        let cpus = self.readers.iter_mut().zip(&self.looks).zip(&self.places);
+        for (cpu, ((reader, look), place)) in cpus.enumerate() {
+            let (true, Some(package)) = (look.since != 0, gains.get_mut(*place)) else {
+                continue;
+            };
+            let running = owners.index_of_process(look.tgid) as usize;
+            let booked = look.booked.get(..used).unwrap_or(&look.booked);
+            let mut gained = [0; OWNERS];
+            reader.advance(booked, look.since, running, now, &mut gained);
+            let rates = self
+                .cycles
+                .as_mut()
+                .and_then(|(_, rates)| rates.get_mut(cpu));
+            if let Some(rates) = rates {
+                rates.learn(&look.booked, &look.cycles);
+                package.add(&gained, |owner, nanos| rates.cycles(owner, nanos));
+            } else {
+                package.add(&gained, |_, _| None);
             }
         }
         let mut window = CpuWindow {
@@ -122,16 +175,34 @@ impl SchedProbe {
             idle: 0,
         };
         self.last = to;
-        for (index, gain) in gains.into_iter().enumerate().filter(|(_, gain)| *gain > 0) {
-            if index == IDLE as usize {
-                window.idle = gain;
-                continue;
-            }
-            // An index that was just forgotten is nobody's.
-            let owner = owners.name(index as OwnerIndex).unwrap_or(Owner::Other);
-            match window.owners.iter_mut().find(|(name, _)| *name == owner) {
-                Some((_, sum)) => *sum += gain,
-                None => window.owners.push((owner, gain)),
+        for (package, gains) in self.packages.iter().zip(gains) {
+            let package = *package;
+            let first = window.owners.len();
+            let cycles = gains.cycles();
+            let gained = gains.nanos.into_iter().enumerate();
+            for (index, nanos) in gained.filter(|(_, nanos)| *nanos > 0) {
+                let cycles = cycles
+                    .and_then(|cycles| cycles.get(index))
+                    .map(|of| *of as u64);
+                if index == IDLE as usize {
+                    window.idle += nanos;
+                    continue;
+                }
+                // An index that was just forgotten is nobody's.
+                let owner = owners.name(index as OwnerIndex).unwrap_or(Owner::Other);
+                let known = window.owners.iter_mut().skip(first);
+                match known.into_iter().find(|time| time.owner == owner) {
+                    Some(time) => {
+                        time.nanos += nanos;
+                        time.cycles = time.cycles.zip(cycles).map(|(one, other)| one + other);
+                    }
+                    None => window.owners.push(OnCpu {
+                        owner,
+                        package,
+                        nanos,
+                        cycles,
+                    }),
+                }
             }
         }
         window
@@ -166,6 +237,71 @@ impl SchedProbe {
             })
             .count()
     }
+
+    /// Whether CPUs of this package are looked at.
+    pub fn knows_package(&self, package: u32) -> bool {
+        self.packages.contains(&package)
+    }
+}
+
+/// What owners got on one package.
+#[derive(Debug, Clone)]
+struct Gains {
+    nanos: [u64; OWNERS],
+    cycles: [f64; OWNERS],
+    /// Time of owners other than idle whose cycles are not known.
+    untold: u64,
+    told: u64,
+}
+
+impl Gains {
+    const fn new() -> Self {
+        Self {
+            nanos: [0; OWNERS],
+            cycles: [0.0; OWNERS],
+            untold: 0,
+            told: 0,
+        }
+    }
+
+    fn add(&mut self, gained: &[u64; OWNERS], cycles: impl Fn(usize, u64) -> Option<f64>) {
+        let sums = self.nanos.iter_mut().zip(&mut self.cycles);
+        for (owner, (nanos, (sum, sum_of_cycles))) in gained.iter().zip(sums).enumerate() {
+            *sum += nanos;
+            if owner == IDLE as usize {
+                continue;
+            }
+            match cycles(owner, *nanos) {
+                Some(cycles) => {
+                    *sum_of_cycles += cycles;
+                    self.told += nanos;
+                }
+                None => self.untold += nanos,
+            }
+        }
+    }
+
+    /// Each owner's cycles, if those of nearly all time are known.
+    fn cycles(&self) -> Option<&[f64; OWNERS]> {
+        (self.told > 0 && self.untold * 100 <= self.told).then_some(&self.cycles)
+    }
+}
+
+/// Numbers of the packages, and for each CPU the place of its own among them. A CPU that tells none
+/// (offline, or a machine without) is taken for one of package 0.
+fn packages(cpus: usize, root: &Path) -> (Vec<u32>, Vec<usize>) {
+    let number = |cpu: usize| {
+        let file = root.join(format!("cpu{cpu}/topology/physical_package_id"));
+        let text = fs::read_to_string(file).ok()?;
+        text.trim().parse().ok()
+    };
+    let of_cpus: Vec<u32> = (0..cpus).map(|cpu| number(cpu).unwrap_or(0)).collect();
+    let mut packages = of_cpus.clone();
+    packages.sort_unstable();
+    packages.dedup();
+    let place = |number| packages.partition_point(|known| known < number);
+    let places = of_cpus.iter().map(place).collect();
+    (packages, places)
 }
 
 const SINCE: usize = 0;
@@ -180,6 +316,8 @@ struct Look {
     tgid: u32,
     /// Ended slices by owner.
     booked: Vec<u64>,
+    /// Their cycles.
+    cycles: Vec<u64>,
 }
 
 impl Look {
@@ -188,6 +326,7 @@ impl Look {
             since: 0,
             tgid: 0,
             booked: vec![0; OWNERS],
+            cycles: vec![0; OWNERS],
         }
     }
 
@@ -199,10 +338,11 @@ impl Look {
         self.since = since();
         for _ in 0..TRIES {
             self.tgid = accounts.word(cpu, TGID).unwrap_or(0) as u32;
-            for (index, cell) in self.booked.iter_mut().take(used).enumerate() {
-                if let Some(booked) = accounts.word(cpu, HEADER_WORDS + index) {
-                    *cell = booked;
-                }
+            let cells = self.booked.iter_mut().zip(&mut self.cycles);
+            for (index, (booked, cycles)) in cells.take(used).enumerate() {
+                let word = |at| accounts.word(cpu, at);
+                *booked = word(HEADER_WORDS + index).unwrap_or(*booked);
+                *cycles = word(HEADER_WORDS + OWNERS + index).unwrap_or(*cycles);
             }
             let before = std::mem::replace(&mut self.since, since());
             if before == self.since {
@@ -248,4 +388,22 @@ fn switch_every_cpu(cpus: usize) -> io::Result<()> {
         })?;
     let _ = finished.recv_timeout(PATIENCE);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cpu_has_its_package_and_one_that_tells_none_is_of_package_0() {
+        let root = tempfile::tempdir().unwrap();
+        for (cpu, package) in [(0, "0\n"), (1, "3\n"), (2, "-1\n"), (4, "3\n")] {
+            let folder = root.path().join(format!("cpu{cpu}/topology"));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("physical_package_id"), package).unwrap();
+        }
+        let (numbers, places) = packages(5, root.path());
+        assert_eq!(numbers, [0, 3]);
+        assert_eq!(places, [0, 1, 0, 0, 1]);
+    }
 }

@@ -671,7 +671,9 @@ fn busy() -> Report {
         owner: Owner::Service(ServiceId(0)),
         from: Timestamp(0),
         to: Timestamp(SECOND),
+        package: 0,
         on_cpu: 12 * SECOND,
+        cycles: None,
     });
     summary.set_losses(0, 2);
     summary.report(FullEnergy::default())

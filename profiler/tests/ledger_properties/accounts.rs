@@ -226,13 +226,49 @@ fn package(owners: &[(Owner, u64)], source: Source) -> (Vec<Booked>, [MeterId; 2
             owner,
             from: at(0),
             to: at(1_000),
+            package: 0,
             on_cpu,
+            cycles: None,
         };
         ledger.apply(Event::Cpu(time));
     }
     ledger.apply(Event::RequestsUntil(at(1_100)));
     ledger.apply(Event::CpuUntil(at(1_100)));
     (ledger.advance(at(1_100)), [cpu, dram])
+}
+
+#[test]
+fn time_on_another_package_costs_nothing_on_this_one() {
+    let mut ledger = Ledger::new(Config::default());
+    let packages = [0, 1].map(|number| {
+        let id = ledger.add_meter(meter(Component::Cpu, Some(10.0)));
+        ledger.set_package(id, number);
+        (0..=10).for_each(|tick| ledger.apply(reading(id, tick * 100, tick * 5_000_000)));
+        id
+    });
+    for (owner, package, on_cpu) in [
+        (Owner::Other, 0, 900_000_000),
+        (Owner::Agent, 1, 100_000_000),
+    ] {
+        ledger.apply(Event::Cpu(CpuTime {
+            owner,
+            from: at(0),
+            to: at(1_000),
+            package,
+            on_cpu,
+            cycles: None,
+        }));
+    }
+    ledger.apply(Event::RequestsUntil(at(1_100)));
+    ledger.apply(Event::CpuUntil(at(1_100)));
+    let booked = ledger.advance(at(1_100));
+    let [first, second] = packages.map(|id| accounts(&booked, id));
+    let above_idle = Microjoules(40_000_000);
+    assert_eq!((first.other, first.agent), (above_idle, Microjoules::ZERO));
+    assert_eq!(
+        (second.other, second.agent),
+        (Microjoules::ZERO, above_idle)
+    );
 }
 
 #[test]

@@ -309,7 +309,9 @@ impl World {
                 owner,
                 from: at(from),
                 to: at(from + 200),
+                package: 0,
                 on_cpu: *on_cpu,
+                cycles: None,
             };
             facts.push((from + 200 + self.late[2], Event::Cpu(time)));
             facts.push((from + 200 + self.late[2], Event::CpuUntil(at(from))));

@@ -97,6 +97,10 @@ pub const CEILINGS: [Ceiling; 3] = [
 
 /// How far Σ requests may lie from Σ truth.
 pub const SUM: f64 = 0.01;
+/// How far a service's Σ may lie from its truth, over all runs: also where two share a GPU.
+pub const SERVICE_SUM: f64 = 0.05;
+/// The least part of services' sums, of all rows, whose truth lies within the sum's bound.
+pub const SUMS_COVERED: f64 = 0.95;
 /// The least part of requests whose truth lies within the bound.
 pub const COVERED: f64 = 0.95;
 /// The same with engines of other kinds.
@@ -157,6 +161,11 @@ impl Case {
                 "truth outside the bound",
                 1.0 - run.covered(),
                 1.0 - self.covered,
+            ),
+            (
+                "|sum of a service's requests / its truth - 1|",
+                run.services_error(),
+                SERVICE_SUM,
             ),
             ("residual, µJ", run.residual as f64, 0.0),
             (

@@ -33,10 +33,17 @@ fn main() -> Result<()> {
     if let Some(file) = options.write {
         fs::write(&file, &page).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    let exceeded: Vec<String> = rows
+    let mut exceeded: Vec<String> = rows
         .iter()
         .flat_map(|(case, run)| case.exceeded(run))
         .collect();
+    let within: usize = rows.iter().map(|(_, run)| run.sums_within()).sum();
+    let sums: usize = rows.iter().map(|(_, run)| run.sums.len()).sum();
+    if (within as f64) < cases::SUMS_COVERED * sums as f64 {
+        exceeded.push(format!(
+            "{within} of {sums} services' sums within their bounds"
+        ));
+    }
     if !exceeded.is_empty() {
         bail!("does not hold:\n  {}", exceeded.join("\n  "));
     }

@@ -71,6 +71,8 @@ impl Pair {
 /// A service's sum over a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Sum {
+    /// Which service's.
+    pub service: ServiceId,
     /// What its requests got, joules.
     pub estimate: f64,
     /// What they took.
@@ -151,6 +153,20 @@ impl Run {
     /// The worst error of a sum.
     pub fn sums_error(&self) -> f64 {
         self.sums.iter().map(Sum::error).fold(0.0, f64::max)
+    }
+
+    /// The worst error of a service's sum over all runs.
+    pub fn services_error(&self) -> f64 {
+        let mut services: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+        for sum in &self.sums {
+            let (estimate, truth) = services.entry(sum.service.0).or_default();
+            *estimate += sum.estimate;
+            *truth += sum.truth;
+        }
+        let errors = services
+            .values()
+            .map(|(estimate, truth)| (estimate / truth - 1.0).abs());
+        errors.fold(0.0, f64::max)
     }
 
     /// A quantile of the requests' errors.
@@ -369,8 +385,9 @@ fn sum_up(history: &History, ledger: &Ledger, meters: &[Watched], booked: &[Book
         }
     }
     run.sums = sums
-        .into_values()
-        .map(|(sum, truth)| Sum {
+        .into_iter()
+        .map(|(service, (sum, truth))| Sum {
+            service,
             estimate: sum.active().map_or(0.0, |energy| energy.joules().0),
             truth,
             error_ratio: sum.error_ratio(),

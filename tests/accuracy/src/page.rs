@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use crate::cases::{CACHED_COVERED, CEILINGS, COVERED, Case, ENGINES_COVERED, Rows, SUM, Section};
+use crate::cases::{
+    CACHED_COVERED, CEILINGS, COVERED, Case, ENGINES_COVERED, Rows, SERVICE_SUM, SUM, SUMS_COVERED,
+    Section,
+};
 use crate::methods::Others;
 use crate::observer::Run;
 
@@ -109,11 +112,14 @@ fn ceilings() -> String {
         text,
         "\nOf every row: Σ requests within {:.0} % of Σ truth, the truth within the bound in {:.0} % \
          of requests ({:.0} % of other engines, {:.0} % where prompts are cached, which nobody outside \
-         sees), accounts less measured 0 µJ.",
+         sees), a service's Σ over all runs within {:.0} % of its truth, accounts less measured 0 µJ. Of all \
+         services' sums {:.0} % within the bound of the sum.",
         100.0 * SUM,
         100.0 * COVERED,
         100.0 * ENGINES_COVERED,
-        100.0 * CACHED_COVERED
+        100.0 * CACHED_COVERED,
+        100.0 * SERVICE_SUM,
+        100.0 * SUMS_COVERED
     );
     text
 }

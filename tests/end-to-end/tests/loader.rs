@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use profiler::perf_event;
 use profiler::probes::health::Verdict;
 use profiler::probes::load_error::{LoadError, ProbeError};
 use profiler::probes::loader::{Field, Loader, Options};
@@ -19,7 +20,7 @@ const CAP_BPF: u64 = 1 << 39;
 fn options() -> Options {
     let mut options = Options::default();
     Owners::configure(&mut options);
-    SchedProbe::configure(&mut options);
+    SchedProbe::configure(&mut options, perf_event::CYCLES);
     options
 }
 
@@ -86,7 +87,8 @@ fn two_capabilities_are_enough() {
         let mut loader =
             Loader::new(&options()).unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
         let owners = Owners::attach(&mut loader).expect("the owners' table");
-        let mut probe = SchedProbe::attach(&mut loader, &owners).expect("the scheduler probe");
+        let mut probe = SchedProbe::attach(&mut loader, &owners, perf_event::CYCLES)
+            .expect("the scheduler probe");
         assert!(probe.read(&owners).to.0 > 0);
         assert_eq!(verdict(&loader, "sched_switch"), Verdict::Ok);
         assert_eq!(verdict(&loader, "sched_process_fork"), Verdict::Ok);
@@ -139,7 +141,8 @@ fn a_dropped_loader_leaves_nothing_in_the_kernel() {
     let before = bpf_descriptors();
     let mut loader = Loader::new(&options()).expect("it loaded a moment ago");
     let owners = Owners::attach(&mut loader).expect("the owners' table");
-    let probe = SchedProbe::attach(&mut loader, &owners).expect("the scheduler probe");
+    let probe =
+        SchedProbe::attach(&mut loader, &owners, perf_event::CYCLES).expect("the scheduler probe");
     assert!(bpf_descriptors() > before);
     drop((probe, owners, loader));
     assert_eq!(bpf_descriptors(), before);

@@ -2,13 +2,13 @@
 
 /// The figures, in the order they were taken.
 #[derive(Debug, Default)]
-pub(super) struct Pairs {
-    pub(super) off: Vec<f64>,
-    pub(super) on: Vec<f64>,
+pub(crate) struct Pairs {
+    pub(crate) off: Vec<f64>,
+    pub(crate) on: Vec<f64>,
 }
 
 impl Pairs {
-    pub(super) fn add(&mut self, on: bool, figure: f64) {
+    pub(crate) fn add(&mut self, on: bool, figure: f64) {
         if on {
             self.on.push(figure);
         } else {
@@ -17,7 +17,7 @@ impl Pairs {
     }
 
     /// Of each pair of neighbours: how much less it is with the agent, in percent; below 0 where it is more.
-    pub(super) fn lost_percent(&self) -> Vec<f64> {
+    pub(crate) fn lost_percent(&self) -> Vec<f64> {
         self.off
             .iter()
             .zip(&self.on)

@@ -23,7 +23,7 @@ pub(super) fn cpu_time(process: u32) -> Result<Duration> {
 }
 
 /// Percent of one core over the next `time`.
-pub(super) fn percent_of_a_core(process: u32, time: Duration) -> Result<f64> {
+pub(crate) fn percent_of_a_core(process: u32, time: Duration) -> Result<f64> {
     let start = Instant::now();
     let before = cpu_time(process)?;
     sleep(time);

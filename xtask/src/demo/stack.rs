@@ -259,8 +259,13 @@ impl Process {
 
     /// Waits for a line on stdout or stderr that begins with `prefix` and returns the rest of it.
     pub(crate) fn line_after(&mut self, prefix: &str) -> Result<String> {
+        self.line_within(prefix, PATIENCE)
+    }
+
+    /// The same for one that may take longer.
+    pub(crate) fn line_within(&mut self, prefix: &str, patience: Duration) -> Result<String> {
         let start = Instant::now();
-        while start.elapsed() < PATIENCE {
+        while start.elapsed() < patience {
             for file in [self.out.clone(), self.out.with_extension("log")] {
                 let lines = BufReader::new(File::open(file)?).lines();
                 let found = lines
@@ -273,7 +278,7 @@ impl Process {
             self.still_up()?;
             sleep(Duration::from_millis(20));
         }
-        bail!("the {} did not say `{prefix}…` in {PATIENCE:?}", self.name)
+        bail!("the {} did not say `{prefix}…` in {patience:?}", self.name)
     }
 
     pub(crate) fn id(&self) -> u32 {

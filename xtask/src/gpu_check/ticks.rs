@@ -1,4 +1,71 @@
-//! When a polled value changes, and what a power reading that holds until its next change adds up to.
+//! How often the counter and the power readings change, and what they say of the same time.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use super::check::Check;
+use super::trace::{Look, Power, Trace};
+
+const POLLED_S: f64 = 20.0;
+
+const VALUES: [(&str, Power); 3] = [
+    ("energy counter", |look| look.counter_mj),
+    ("average power", |look| look.average_mw),
+    ("instant power", |look| look.instant_mw),
+];
+
+/// The section's text, under a load of the user's.
+pub(super) fn measure(check: &Check<'_>, load: &str) -> Result<String> {
+    let trace = Trace::look_for(check.device, check.time(POLLED_S))?;
+    text(&trace, load)
+}
+
+fn text(trace: &Trace, load: &str) -> Result<String> {
+    let looks = trace.looks.len();
+    let mut text = format!("{looks} looks, a millisecond apart, under {load}.\n\n");
+    writeln!(text, "| | changes | between two, ms: p5 | p50 | p95 |")?;
+    writeln!(text, "|---|--:|--:|--:|--:|")?;
+    for (name, value) in VALUES {
+        if trace.looks.iter().all(|look| value(look).is_none()) {
+            writeln!(text, "| {name} | not supported | | | |")?;
+            continue;
+        }
+        let gaps = gaps_ms(&trace.looks, value);
+        let at = |part| percentile(&gaps, part).map_or_else(String::new, |gap| format!("{gap:.1}"));
+        let (p5, p50, p95) = (at(0.05), at(0.5), at(0.95));
+        let changes = gaps.len();
+        writeln!(text, "| {name} | {changes} | {p5} | {p50} | {p95} |")?;
+    }
+    // A counter that is not there, or stands still, has no span.
+    if let Ok(span) = trace.span() {
+        writeln!(
+            text,
+            "\nThe counter rose by {:.1} J in {:.1} s.",
+            span.joules(),
+            span.seconds()
+        )?;
+        text += &trace.integrals(&span);
+    }
+    Ok(text)
+}
+
+/// Milliseconds between two changes of a value, sorted. The first look is no change.
+fn gaps_ms(looks: &[Look], value: Power) -> Vec<f64> {
+    let mut known = None;
+    let mut changed: Option<f64> = None;
+    let mut gaps = Vec::new();
+    for look in looks {
+        let Some(value) = value(look) else { continue };
+        if known.replace(value).is_some_and(|known| known != value)
+            && let Some(before) = changed.replace(look.at_s)
+        {
+            gaps.push((look.at_s - before) * 1e3);
+        }
+    }
+    gaps.sort_by(f64::total_cmp);
+    gaps
+}
 
 /// A value at `part` of a sorted list.
 pub(super) fn percentile(sorted: &[f64], part: f64) -> Option<f64> {
@@ -6,87 +73,26 @@ pub(super) fn percentile(sorted: &[f64], part: f64) -> Option<f64> {
     sorted.get((last as f64 * part).round() as usize).copied()
 }
 
-/// The changes of one value.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    value: Option<u64>,
-    /// Seconds; the first is the first change, not the first look.
-    at: Vec<f64>,
-}
-
-impl Changes {
-    /// Takes the value as seen at a moment.
-    pub(super) fn see(&mut self, at: f64, value: u64) {
-        let known = self.value.replace(value);
-        if known.is_some_and(|known| known != value) {
-            self.at.push(at);
-        }
-    }
-
-    /// When it last changed.
-    pub(super) fn latest_at(&self) -> Option<f64> {
-        self.at.last().copied()
-    }
-
-    /// Milliseconds between two changes, sorted.
-    pub(super) fn gaps_ms(&self) -> Vec<f64> {
-        let mut gaps: Vec<f64> = self
-            .at
-            .windows(2)
-            .map(|pair| (pair[1] - pair[0]) * 1e3)
-            .collect();
-        gaps.sort_by(f64::total_cmp);
-        gaps
-    }
-}
-
-/// Joules between the first and the last mark.
-#[derive(Debug, Default)]
-pub(super) struct Integral {
-    held: Option<(f64, f64)>,
-    sum: f64,
-    marks: Option<(f64, f64)>,
-}
-
-impl Integral {
-    /// Power from now on; until now it was what was told before.
-    pub(super) fn hold(&mut self, at: f64, watts: f64) {
-        if let Some((since, before)) = self.held.replace((at, watts)) {
-            self.sum += (at - since) * before;
-        }
-    }
-
-    /// A counter's own sum.
-    pub(super) fn count(&mut self, joules: f64) {
-        self.sum = joules;
-        self.mark();
-    }
-
-    /// Begins here, or ends here.
-    pub(super) fn mark(&mut self) {
-        let first = self.marks.map_or(self.sum, |(first, _)| first);
-        self.marks = Some((first, self.sum));
-    }
-
-    /// Joules between the marks; `None` if there were not two that differ.
-    pub(super) fn total(&self) -> Option<f64> {
-        let (first, last) = self.marks?;
-        (last > first).then_some(last - first)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A counter that ticks each 100 ms, first after 70, and an instant power of 99 W.
+    fn ticking(milliseconds: u32) -> Trace {
+        let looks = (0..=milliseconds).map(|millisecond| Look {
+            at_s: f64::from(millisecond) * 1e-3,
+            counter_mj: Some(u64::from((millisecond + 30) / 100) * 10_000),
+            average_mw: None,
+            instant_mw: Some(99_000),
+        });
+        Trace {
+            looks: looks.collect(),
+        }
+    }
+
     #[test]
     fn gaps_lie_between_changes_and_the_first_look_is_none() {
-        let mut changes = Changes::default();
-        for millisecond in 0_u32..=450 {
-            let tick = u64::from((millisecond + 30) / 100);
-            changes.see(f64::from(millisecond) * 1e-3, tick);
-        }
-        let gaps = changes.gaps_ms();
+        let gaps = gaps_ms(&ticking(450).looks, |look| look.counter_mj);
         assert_eq!(gaps.len(), 3);
         assert!(
             gaps.iter().all(|gap| (gap - 100.0).abs() < 1e-6),
@@ -95,20 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn an_integral_runs_between_its_first_and_its_last_mark() {
-        let mut integral = Integral::default();
-        integral.hold(0.0, 100.0);
-        integral.hold(1.0, 200.0);
-        integral.mark();
-        assert_eq!(integral.total(), None);
-        integral.hold(3.0, 50.0);
-        integral.mark();
-        integral.hold(9.0, 50.0);
-        assert_eq!(integral.total(), Some(400.0));
-        let mut counted = Integral::default();
-        counted.count(1_000.0);
-        counted.count(1_250.0);
-        assert_eq!(counted.total(), Some(250.0));
+    fn a_reading_that_is_missing_is_named_and_one_that_is_there_is_compared() {
+        let text = text(&ticking(1_050), "nothing").unwrap();
+        assert!(text.contains("| average power | not supported |"), "{text}");
+        assert!(
+            text.contains("Instant power over the same time: 89.1 J (-1.00 %)"),
+            "{text}"
+        );
+        assert!(!text.contains("Average power over"), "{text}");
     }
 
     #[test]

@@ -5,33 +5,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
-use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 use super::{Domain, RawCounter, Unavailable, read_number, read_text};
 use crate::ledger::Component;
-
-/// The kernel's smallest `perf_event_attr`: nothing beyond it is asked for, and every kernel takes
-/// it (`PERF_ATTR_SIZE_VER0`).
-#[repr(C)]
-#[derive(Debug, Default)]
-struct Attributes {
-    kind: u32,
-    size: u32,
-    config: u64,
-    sample_period: u64,
-    sample_type: u64,
-    read_format: u64,
-    flags: u64,
-    wakeup_events: u32,
-    breakpoint_type: u32,
-    config1: u64,
-}
-
-const _: () = assert!(size_of::<Attributes>() == 64);
-
-/// `PERF_FLAG_FD_CLOEXEC`
-const CLOSE_ON_EXEC: libc::c_ulong = 8;
+use crate::perf_event::{self, Counted};
 
 /// One counter of the kernel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,35 +24,17 @@ pub(super) trait Pmu {
     fn open(&self, event: Event, name: String) -> io::Result<Box<dyn RawCounter>>;
 }
 
-/// `perf_event_open(2)`.
+/// The kernel itself.
 #[derive(Debug)]
 pub(super) struct Kernel;
 
 impl Pmu for Kernel {
     fn open(&self, event: Event, name: String) -> io::Result<Box<dyn RawCounter>> {
-        let attributes = Attributes {
+        let counted = Counted {
             kind: event.pmu,
-            size: size_of::<Attributes>() as u32,
             config: event.config,
-            ..Attributes::default()
         };
-        // SAFETY: the call reads `size` bytes of `attributes`, which lives until it returns, and
-        // takes numbers beside it: any process (-1) on one CPU, no group (-1).
-        let descriptor = unsafe {
-            libc::syscall(
-                libc::SYS_perf_event_open,
-                &raw const attributes,
-                -1,
-                event.cpu as libc::c_int,
-                -1,
-                CLOSE_ON_EXEC,
-            )
-        };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as libc::c_int) };
+        let descriptor = perf_event::open(counted, event.cpu, false)?;
         Ok(Box::new(Opened {
             file: File::from(descriptor),
             name,

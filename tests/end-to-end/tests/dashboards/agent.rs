@@ -159,7 +159,9 @@ fn book(metrics: &mut Metrics, tick: u64) {
             owner: Owner::Service(ServiceId(service)),
             from: now.minus(TICK),
             to: now,
+            package: 0,
             on_cpu: 100_000_000,
+            cycles: None,
         });
         metrics.record_syscalls(ServiceId(service), "read", 1_000);
     }
