@@ -6,7 +6,7 @@
 //! A request's way through it: [`Ledger::apply`] turns what is told of it into edges of work
 //! (`flights`, `flight`, `service`, `prefill`) on one timeline (`work`). A meter's readings become intervals (`meter`).
 //! [`Ledger::advance`] closes an interval once every fact about it has been told (`close`):
-//! divides its energy by the rule of its component (`gpu`, `cpu`, `floor`, `phases`, `split`) and
+//! divides its energy by the rule of its component (`gpu`, `instances`, `cpu`, `floor`, `phases`, `split`) and
 //! puts it on the work (`walk`). A request whose time every meter has passed is booked with its sum
 //! (`bound`).
 
@@ -18,6 +18,8 @@ mod flight;
 mod flights;
 mod floor;
 mod gpu;
+mod holding;
+mod instances;
 mod meter;
 mod names;
 mod phases;
@@ -39,7 +41,8 @@ pub use values::*;
 
 use cpu::CpuTimes;
 use flights::Flights;
-use meter::{Held, MeterState};
+use holding::{Held, InstanceHeld};
+use meter::MeterState;
 use walk::{Stretch, Walk};
 use work::{Edge, Timeline};
 
@@ -94,6 +97,8 @@ pub struct Ledger {
     booked: Vec<Booked>,
     edges: Vec<Edge>,
     stretch: Stretch,
+    /// Work over the time for which a GPU's instances were sampled.
+    sampled: Stretch,
 }
 
 impl Ledger {
@@ -113,6 +118,7 @@ impl Ledger {
             booked: Vec::new(),
             edges: Vec::new(),
             stretch: Stretch::default(),
+            sampled: Stretch::default(),
             config,
         }
     }
@@ -205,7 +211,7 @@ impl Ledger {
             Event::CpuUntil(until) => self.cpu_until = self.cpu_until.max(until),
             Event::Shares(shares) => {
                 if let Some(meter) = self.meters.get_mut(shares.meter.0 as usize) {
-                    meter.share(shares);
+                    meter.holding.share(shares);
                 }
             }
             Event::Holders(holders) => {
@@ -214,17 +220,26 @@ impl Ledger {
                     at,
                     services,
                     others,
+                    instances,
                 } = holders;
-                let services = services
-                    .into_iter()
-                    .map(|id| self.flights.service(id))
-                    .collect();
+                let mut places = |services: Vec<ServiceId>| {
+                    let places = services.into_iter().map(|id| self.flights.service(id));
+                    places.collect()
+                };
+                let services = places(services);
+                let instances = instances.into_iter().map(|held| InstanceHeld {
+                    instance: held.instance,
+                    services: places(held.services),
+                    others: held.others,
+                });
+                let held = Held {
+                    at,
+                    services,
+                    others,
+                    instances: instances.collect(),
+                };
                 if let Some(meter) = self.meters.get_mut(meter.0 as usize) {
-                    meter.hold(Held {
-                        at,
-                        services,
-                        others,
-                    });
+                    meter.holding.hold(held);
                 }
             }
         }

@@ -109,10 +109,19 @@ pub enum News {
 pub struct GpuProcesses {
     /// The GPU's meter.
     pub meter: MeterId,
-    /// Process ids as the driver knows them: of the host.
-    pub pids: Vec<u32>,
+    /// Each once, in order. Not MPS's server, but its clients.
+    pub processes: Vec<GpuProcess>,
     /// When it was asked.
     pub at: Timestamp,
+}
+
+/// A process with a compute context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GpuProcess {
+    /// Its id, as the driver knows it: of the host.
+    pub pid: u32,
+    /// The instance that it holds, of a GPU that is split (MIG).
+    pub instance: Option<u32>,
 }
 
 /// How busy processes kept one GPU since they were last asked about.

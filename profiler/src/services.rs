@@ -41,7 +41,7 @@ pub use service::{Changes, Listener, Selection, Service, Target};
 pub use sockets::Family;
 
 use crate::clock::Timestamp;
-use crate::ledger::{Holders, MeterId, Owner, ServiceId};
+use crate::ledger::{Holders, InstanceHolders, MeterId, Owner, ServiceId};
 use members::{Candidate, Part};
 use processes::{Key, Processes};
 
@@ -317,22 +317,47 @@ impl Services {
         self.service_of(pid).map_or(Owner::Other, Owner::Service)
     }
 
-    /// Who holds a GPU, as the ledger takes it.
-    pub fn holders(&self, meter: MeterId, at: Timestamp, pids: &[u32]) -> Holders {
-        let services: BTreeSet<ServiceId> = pids
-            .iter()
-            .filter_map(|pid| self.service_of(*pid))
-            .collect();
-        let others = pids
-            .iter()
-            .filter(|pid| self.service_of(**pid).is_none())
-            .count();
+    /// Who holds a GPU, as the ledger takes it: process ids, and the instance that each is on, of a GPU
+    /// that is split.
+    pub fn holders(
+        &self,
+        meter: MeterId,
+        at: Timestamp,
+        processes: &[(u32, Option<u32>)],
+    ) -> Holders {
+        let all = processes.iter().map(|(pid, _)| *pid);
+        let (services, others) = self.holders_among(all);
+        let placed: BTreeSet<u32> = processes.iter().filter_map(|on| on.1).collect();
+        let instances = placed.into_iter().map(|instance| {
+            let on = processes.iter().filter(|on| on.1 == Some(instance));
+            let (services, others) = self.holders_among(on.map(|(pid, _)| *pid));
+            InstanceHolders {
+                instance,
+                services,
+                others,
+            }
+        });
         Holders {
             meter,
             at,
-            services: services.into_iter().collect(),
-            others: others as u32,
+            services,
+            others,
+            instances: instances.collect(),
         }
+    }
+
+    /// The services of processes, and how many are of none.
+    fn holders_among(&self, pids: impl Iterator<Item = u32>) -> (Vec<ServiceId>, u32) {
+        let (mut services, mut others) = (BTreeSet::new(), 0);
+        for pid in pids {
+            match self.service_of(pid) {
+                Some(id) => {
+                    services.insert(id);
+                }
+                None => others += 1,
+            }
+        }
+        (services.into_iter().collect(), others)
     }
 
     /// Services whose listeners' processes have all ended, as of now: they may be being started

@@ -2,6 +2,7 @@
 //! the board does not tell is `None`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::units::{Celsius, Hertz, Ratio, Watts};
@@ -35,6 +36,53 @@ pub struct GpuTelemetry {
     pub nvlink: Traffic,
     /// How it is set up.
     pub modes: Modes,
+    /// What its parts did of late, where it is not split.
+    pub activity: Option<Activity>,
+    /// What it is split into (MIG).
+    pub instances: Vec<MigInstance>,
+    /// The longest that the driver needed for one of the values that it reads in a batch, as it says
+    /// itself.
+    pub field_latency: Option<Duration>,
+}
+
+/// What a GPU's parts, or an instance's, did between two samples (GPM), as parts of what they can.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Activity {
+    /// Time in which the graphics or compute engine was busy.
+    pub graphics: Option<Ratio>,
+    /// Streaming multiprocessors that were busy.
+    pub sm: Option<Ratio>,
+    /// Warps that were resident on them.
+    pub occupancy: Option<Ratio>,
+    /// Time in which tensor cores were busy.
+    pub tensor: Option<Ratio>,
+    /// Bandwidth of the memory that was used.
+    pub memory: Option<Ratio>,
+}
+
+impl Activity {
+    /// As one number, to weigh instances of one GPU against each other: the mean of multiprocessors,
+    /// tensor cores and memory, since no coefficients hold from one load to another (arXiv
+    /// 2501.17752).
+    pub fn work(&self) -> Option<Ratio> {
+        let Some(sm) = self.sm else {
+            return self.graphics;
+        };
+        let known = [Some(sm), self.tensor, self.memory];
+        let known: Vec<f64> = known.into_iter().flatten().map(|part| part.0).collect();
+        Some(Ratio(known.iter().sum::<f64>() / known.len() as f64))
+    }
+}
+
+/// A GPU instance. It has no energy of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigInstance {
+    /// Its id on its GPU.
+    pub id: u32,
+    /// How many of the GPU's slices it has.
+    pub slices: u32,
+    /// Of its (first) MIG device; empty where the driver does not tell.
+    pub uuid: String,
 }
 
 /// A GPU's critical errors since the agent's start.

@@ -5,6 +5,8 @@
 mod driver;
 #[path = "nvml/faults.rs"]
 mod faults;
+#[path = "nvml/mig.rs"]
+mod mig;
 #[path = "nvml/telemetry.rs"]
 mod telemetry;
 #[path = "nvml/unsupported.rs"]

@@ -6,7 +6,9 @@ use super::Agent;
 use super::config::Config;
 use super::sinks::Sinks;
 use super::state::State;
-use crate::ledger::{Component, Event, Ledger, Meter, MeterId, ServiceId, SmShares, TypicalIdle};
+use crate::ledger::{
+    Busy, Component, Event, Ledger, Meter, MeterId, ServiceId, Shares, TypicalIdle,
+};
 use crate::meters::calibration::Calibrated;
 use crate::meters::nvml::Board;
 use crate::meters::{GpuUtilization, ProcessUtilization, typical_idle};
@@ -107,11 +109,13 @@ impl Agent {
         let others = processes
             .iter()
             .filter(|process| owner(process.pid).is_none());
-        self.ledger.apply(Event::Shares(SmShares {
+        self.ledger.apply(Event::Shares(Shares {
             meter: utilization.meter,
             at: *at,
-            services: busy.values().map(|part| part.0).sum(),
-            others: others.map(|process| process.sm.0).sum(),
+            busy: Busy::Processes {
+                services: busy.values().map(|part| part.0).sum(),
+                others: others.map(|process| process.sm.0).sum(),
+            },
         }));
         self.sinks
             .metrics

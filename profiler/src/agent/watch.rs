@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
 use crate::ledger::{Holders, MeterId, ServiceId};
-use crate::meters::GpuProcesses;
+use crate::meters::{GpuProcess, GpuProcesses};
 use crate::services::{Changes, LISTENERS_EVERY, Population, Selection, Service, Services, Target};
 
 /// Between two checks whether processes have come or gone. A service that has ended is looked for
@@ -38,7 +38,7 @@ pub(super) struct Update {
 #[derive(Debug)]
 enum Told {
     /// Others than before hold this GPU.
-    Holders(MeterId, Vec<u32>),
+    Holders(MeterId, Vec<GpuProcess>),
     /// Processes have come or gone.
     Stirred,
 }
@@ -49,7 +49,7 @@ pub(super) struct Watch {
     tell: Sender<Told>,
     updates: Receiver<Update>,
     /// As told last.
-    holders: BTreeMap<MeterId, Vec<u32>>,
+    holders: BTreeMap<MeterId, Vec<GpuProcess>>,
     population: Population,
     checked: Timestamp,
 }
@@ -83,11 +83,13 @@ impl Watch {
 
     /// Who holds a GPU; the next update says which services they are.
     pub(super) fn tell(&mut self, processes: GpuProcesses) {
-        let GpuProcesses { meter, pids, .. } = processes;
-        if self.holders.get(&meter) != Some(&pids) {
-            self.holders.insert(meter, pids.clone());
+        let GpuProcesses {
+            meter, processes, ..
+        } = processes;
+        if self.holders.get(&meter) != Some(&processes) {
+            self.holders.insert(meter, processes.clone());
             // A thread that has ended has said so in the log.
-            let _ = self.tell.send(Told::Holders(meter, pids));
+            let _ = self.tell.send(Told::Holders(meter, processes));
         }
     }
 
@@ -133,8 +135,8 @@ fn watch(
         let mut is_new = false;
         match told.recv_timeout(next.saturating_duration_since(Instant::now())) {
             // A process that is new on a GPU is looked up at once: its requests count.
-            Ok(Told::Holders(meter, pids)) => {
-                gpus.insert(meter, pids);
+            Ok(Told::Holders(meter, processes)) => {
+                gpus.insert(meter, processes);
                 is_new = true;
             }
             Ok(Told::Stirred) => stirred = true,
@@ -180,17 +182,18 @@ fn may_be_starting(
         .any(|since| now.duration_since(*since) < RESTART)
 }
 
-fn look(services: &mut Services, gpus: &BTreeMap<MeterId, Vec<u32>>) -> io::Result<Update> {
+fn look(services: &mut Services, gpus: &BTreeMap<MeterId, Vec<GpuProcess>>) -> io::Result<Update> {
     let pids: Vec<(MeterId, Vec<u32>)> = gpus
         .iter()
-        .map(|(meter, pids)| (*meter, pids.clone()))
+        .map(|(meter, on)| (*meter, on.iter().map(|process| process.pid).collect()))
         .collect();
     let changes = services.refresh(&pids)?;
     let now = Timestamp::now();
-    let holders = pids
-        .iter()
-        .map(|(meter, pids)| services.holders(*meter, now, pids))
-        .collect();
+    let holders = gpus.iter().map(|(meter, on)| {
+        let on: Vec<(u32, Option<u32>)> = on.iter().map(|on| (on.pid, on.instance)).collect();
+        services.holders(*meter, now, &on)
+    });
+    let holders = holders.collect();
     Ok(Update {
         services: services.iter().cloned().collect(),
         changes,

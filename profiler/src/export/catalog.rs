@@ -112,6 +112,12 @@ families! {
         "Bytes sent and received by the GPU over all its NVLinks."
     GPU_XID_ERRORS Counter "perjoule_gpu_xid_errors_total" ["device", "xid"]
         "Critical errors by the driver's number (XID); other for all beyond the first 32 numbers."
+    GPU_ACTIVITY Gauge "perjoule_gpu_activity_ratio" ["device", "part"]
+        "What a GPU's parts did over the last second (GPM; Hopper and later, not split): graphics, sm, occupancy, tensor, memory."
+    GPU_INSTANCE_INFO Gauge "perjoule_gpu_instance_info" ["device", "instance", "slices", "uuid"]
+        "Constant 1: what a GPU is split into (MIG). An instance has no energy of its own: it is the device's."
+    GPU_FIELD_LATENCY Gauge "perjoule_gpu_field_latency_seconds" ["device"]
+        "How long the driver says it needed for the slowest of the values that it reads in one batch."
     GPU_MODE_INFO Gauge "perjoule_gpu_mode_info" ["device", "mig", "compute", "virtualization"]
         "Constant 1: how a GPU is set up at present; empty where it does not say."
     SERVICE_INFO Gauge "perjoule_service_info" ["service", "model", "engine", "version"]

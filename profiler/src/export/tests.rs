@@ -9,7 +9,8 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::*;
 use crate::telemetry::{
-    GpuTelemetry, Memory, Modes, PowerLimits, ThrottleReason, Traffic, Utilization,
+    Activity, GpuTelemetry, Memory, MigInstance, Modes, PowerLimits, ThrottleReason, Traffic,
+    Utilization,
 };
 use crate::units::{Celsius, Hertz, Microjoules, Ratio, Watts};
 
@@ -231,6 +232,16 @@ fn telemetry() -> GpuTelemetry {
             compute: Some("default"),
             virtualization: None,
         },
+        activity: Some(Activity {
+            sm: Some(Ratio(0.9)),
+            ..Activity::default()
+        }),
+        instances: vec![MigInstance {
+            id: 7,
+            slices: 2,
+            uuid: "MIG-1".to_owned(),
+        }],
+        field_latency: Some(Duration::from_micros(250)),
     }
 }
 
@@ -358,6 +369,12 @@ fn a_gpu_shows_what_it_tells_and_nothing_else() {
             r#"mode_info{device="GPU-1",mig="enabled",compute="default",virtualization=""}"#,
             1.0,
         ),
+        (r#"activity_ratio{device="GPU-1",part="sm"}"#, 0.9),
+        (
+            r#"instance_info{device="GPU-1",instance="7",slices="2",uuid="MIG-1"}"#,
+            1.0,
+        ),
+        (r#"field_latency_seconds{device="GPU-1"}"#, 250e-6),
     ] {
         assert_eq!(
             seen.get(&format!("perjoule_gpu_{series}")),

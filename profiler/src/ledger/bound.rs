@@ -89,6 +89,8 @@ pub(super) fn judge(
     let mut common = (gpu * worst(of(Component::Gpu), floor_error)).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::contended_part) * CONTENDED_ERROR).powi(2)
         + (gpu * worst(of(Component::Gpu), MeterState::foreign_part) * FOREIGN_ERROR).powi(2);
+    let split = || of(Component::Gpu).filter(|meter| is_split(flight, meter));
+    common += (gpu * worst(split(), MeterState::misplaced_part)).powi(2);
     let host = |energy: f64, component| {
         let model = of(component).any(|meter| meter.meter.source == Source::Model);
         energy * if model { MODEL_ERROR } else { CPU_ERROR }
@@ -134,7 +136,18 @@ pub(super) fn judge(
             class = worst_source.fold(class, Class::max);
         }
     }
+    if gpu >= 0.1 * total && split().next().is_some() {
+        class = Class::C;
+    }
     (class, Some(errors))
+}
+
+/// Whether the meter's energy was divided over instances while the request, which it was for, ran.
+fn is_split(flight: &Flight, meter: &MeterState) -> bool {
+    let start = flight.request.start;
+    let end = flight.request.end.map_or(start, |end| end.at);
+    let held = meter.holding.held_at(end);
+    meter.split_until > start && held.is_none_or(|held| held.services.contains(&flight.service))
 }
 
 /// Two errors that have nothing to do with each other. Ratios need none of `hypot`'s care.

@@ -8,7 +8,9 @@
 use super::cpu;
 use super::flights::Flights;
 use super::gpu::{self, Division, Question};
-use super::meter::{Held, MeterState, Pending};
+use super::holding::Held;
+use super::instances::{self, Shared};
+use super::meter::{MeterState, Pending, Tally};
 use super::walk::Stretch;
 use super::work::{ENERGY_PLACES, KINDS, Kind, Timeline};
 use super::{Accounts, Booked, BookedInterval, BookedRequest, Component, Ledger, MeterId, bound};
@@ -88,8 +90,19 @@ impl Ledger {
             return true;
         }
         let is_late = now >= pending.to.plus(self.config.first_data_horizon);
-        let meter_state = self.meters.get(meter);
-        if !is_late && meter_state.is_some_and(|meter| meter.awaits_shares(pending.to)) {
+        let Some(state) = self.meters.get(meter) else {
+            return false;
+        };
+        if !is_late && state.holding.awaits_shares(pending.to) {
+            return false;
+        }
+        // An instance's sample holds several intervals, and is placed by the requests in all of them.
+        let sampled = state
+            .holding
+            .split_at(pending.to)
+            .filter(|split| split.fresh);
+        let until = sampled.map_or(pending.to, |split| split.to.max(pending.to));
+        if !is_late && self.config.requests && self.requests_until < until {
             return false;
         }
         let services = self.services_on(meter, pending.to);
@@ -97,7 +110,7 @@ impl Ledger {
             self.flights
                 .services
                 .get(**service as usize)
-                .is_some_and(|service| service.waits(pending.to))
+                .is_some_and(|service| service.waits(until))
         };
         let waiting: Vec<u32> = services.iter().filter(waits).copied().collect();
         if waiting.is_empty() {
@@ -116,7 +129,11 @@ impl Ledger {
     /// The services whose requests count on the meter: those that hold it, or all while nobody
     /// has said who does.
     fn services_on(&self, meter: usize, at: Timestamp) -> Vec<u32> {
-        match self.meters.get(meter).and_then(|meter| meter.held_at(at)) {
+        match self
+            .meters
+            .get(meter)
+            .and_then(|meter| meter.holding.held_at(at))
+        {
             Some(held) => held.services.clone(),
             None => (0..self.flights.services.len() as u32).collect(),
         }
@@ -161,7 +178,7 @@ impl Ledger {
         meter.account(&division.accounts);
         self.furthest = self.furthest.max(meter.walk.until());
         let component = meter.component();
-        let holders = meter.held_at(pending.to).map(Held::holders);
+        let holders = meter.holding.held_at(pending.to).map(Held::holders);
         let mut shares = Vec::with_capacity(division.shares.len());
         for (service, share) in division.shares {
             if let Some(service) = self.flights.services.get_mut(service as usize) {
@@ -188,7 +205,7 @@ impl Ledger {
             return Division::default();
         };
         let stretch = &self.stretch;
-        let held = meter.held_at(pending.to).cloned();
+        let held = meter.holding.held_at(pending.to).cloned();
         let holds = held.as_ref().is_none_or(Held::held);
         let resident = |service: &u32| stretch.amount(*service, Kind::Residency) > 0;
         // Where no service is known to hold the GPU, requests of any may run on it: that is not
@@ -201,15 +218,25 @@ impl Ledger {
             (0..stretch.amounts.len() as u32).any(|service| resident(&service))
         };
         let length = pending.to.since(pending.from);
-        let foreign = if held.as_ref().is_some_and(|held| held.others > 0) {
-            meter.foreign_share(pending.to)
-        } else {
-            0.0
+        let Shared {
+            parts,
+            is_split,
+            stirs,
+            doubt,
+        } = match meter.meter.component {
+            Component::Gpu => {
+                let world = (&self.timeline, stretch, &mut self.sampled);
+                instances::parts(meter, pending, services, held.as_ref(), world)
+            }
+            Component::Cpu | Component::Dram => Shared::default(),
         };
         if busy {
             meter.busy_until = pending.to;
-        } else if pending.from >= meter.busy_until.plus(SETTLING) && !lost && foreign == 0.0 {
+        } else if pending.from >= meter.busy_until.plus(SETTLING) && !lost && !stirs {
             meter.levels.learn(holds, pending.energy, length);
+        }
+        if is_split {
+            meter.split_until = pending.to;
         }
         let known_base = meter.levels.base(holds, length);
         if known_base.is_none() {
@@ -228,9 +255,8 @@ impl Ledger {
                 stretch,
                 timeline: &self.timeline,
                 held: held.as_ref(),
-                services: &services,
+                parts: &parts,
                 spacing: &spacing,
-                foreign,
                 lost,
             }),
             Component::Cpu | Component::Dram => {
@@ -247,9 +273,21 @@ impl Ledger {
         };
         if known_base.is_some() && division.busy > 0.0 {
             let joules = division.accounts.requests.joules().0;
-            let (by_time, contended) = (division.by_time() * 1e-6, division.contended() * 1e-6);
-            let foreign = division.accounts.other.joules().0;
-            meter.learn_busy([division.busy, joules, by_time, contended, foreign]);
+            let other = division.accounts.other.joules().0;
+            meter.learn_busy(Tally {
+                seconds: division.busy,
+                requests: joules,
+                by_time: division.by_time() * 1e-6,
+                contended: division.contended * 1e-6,
+                // Another instance's part is in doubt as a whole.
+                foreign: if is_split { 0.0 } else { other },
+                misplaced: match held {
+                    Some(_) => division.across * doubt * 1e-6,
+                    // Whose instance is whose is not known at all.
+                    None if is_split => joules * doubt,
+                    None => 0.0,
+                },
+            });
             if let Some(phases) = division.phases {
                 meter.phases.learn(phases.prefill, phases.decode, joules);
             }
@@ -314,7 +352,7 @@ impl Ledger {
         let walked = self.walked();
         self.timeline.forget(walked);
         for meter in &mut self.meters {
-            meter.forget_holders();
+            meter.holding.forget(meter.walk.until());
         }
         let host = self
             .meters

@@ -159,7 +159,7 @@ pub(super) fn divide(
         accounts,
         shares,
         energies,
-        phases: None,
         busy,
+        ..Division::default()
     }
 }

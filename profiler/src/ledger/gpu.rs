@@ -10,13 +10,14 @@
 //! share the GPU, T − Σp is first divided among those that decode, by the time in which they do.
 //!
 //! Processes that serve nothing get their part first, by how busy they kept the GPU: of them no
-//! time line is known.
+//! time line is known. A GPU that is split (MIG) is divided over its instances before (`instances`),
+//! and each by these rules.
 //!
 //! A response that does not stream shows neither prefill nor chunks. Alone it weighs by time in
 //! service; beside streams it is taken to be in every decode step, which is what a stream is.
 
 use super::floor::Base;
-use super::meter::Held;
+use super::holding::Held;
 use super::split::split;
 use super::walk::Stretch;
 use super::work::{CHUNK, KINDS, Kind, RATE_ONE, Timeline};
@@ -35,14 +36,33 @@ pub(super) struct Question<'a> {
     pub(super) timeline: &'a Timeline,
     /// Who holds the GPU, if that is known.
     pub(super) held: Option<&'a Held>,
-    /// The services whose requests count, by place.
-    pub(super) services: &'a [u32],
+    /// The GPU as a whole, or its instances.
+    pub(super) parts: &'a [Part],
     /// Seconds between two chunks of one stream, by service's place.
     pub(super) spacing: &'a dyn Fn(u32) -> f64,
-    /// The part of the work that processes did which serve nothing.
-    pub(super) foreign: f64,
     /// True if requests were lost.
     pub(super) lost: bool,
+}
+
+/// A GPU, or one instance of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Part {
+    /// What it gets of the energy above idle, beside the others'.
+    pub(super) weight: f64,
+    /// The services whose requests count, by place.
+    pub(super) services: Vec<u32>,
+    /// Who pays where nothing is in flight, if that is known.
+    pub(super) payers: Option<Payers>,
+    /// The part of the work that processes did which serve nothing.
+    pub(super) foreign: f64,
+}
+
+/// Who holds a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Payers {
+    /// By place.
+    pub(super) services: Vec<u32>,
+    pub(super) others: u32,
 }
 
 /// Where an interval's energy goes.
@@ -57,6 +77,11 @@ pub(super) struct Division {
     pub(super) phases: Option<Phases>,
     /// Seconds in which something was in flight.
     pub(super) busy: f64,
+    /// µJ of requests over which services contend: all where two have equal parts, none where
+    /// there is one.
+    pub(super) contended: f64,
+    /// The same of the GPU's instances, and of all that is above idle.
+    pub(super) across: f64,
 }
 
 impl Division {
@@ -69,14 +94,47 @@ impl Division {
             .sum()
     }
 
-    /// µJ of requests over which services contend: all where two have equal parts, none where
-    /// there is one.
-    pub(super) fn contended(&self) -> f64 {
-        let of_service = |kinds: &[u64; KINDS]| kinds.iter().sum::<u64>() as f64;
-        let all: f64 = self.energies.iter().map(of_service).sum();
-        let most = self.energies.iter().map(of_service).fold(0.0, f64::max);
-        (2.0 * (all - most)).min(all)
+    /// Adds what another part of the same GPU got.
+    fn join(&mut self, part: Self) {
+        let Self {
+            accounts,
+            shares,
+            energies,
+            phases: _,
+            busy: _,
+            contended,
+            across: _,
+        } = part;
+        self.accounts.requests += accounts.requests;
+        self.accounts.overhead += accounts.overhead;
+        self.accounts.other += accounts.other;
+        self.accounts.unattributed += accounts.unattributed;
+        for (service, share) in shares {
+            match self.shares.iter_mut().find(|(known, _)| *known == service) {
+                Some((_, known)) => {
+                    known.requests += share.requests;
+                    known.overhead += share.overhead;
+                }
+                None => self.shares.push((service, share)),
+            }
+        }
+        if self.energies.len() < energies.len() {
+            self.energies.resize(energies.len(), [0; KINDS]);
+        }
+        for (all, more) in self.energies.iter_mut().zip(energies) {
+            for (all, more) in all.iter_mut().zip(more) {
+                *all += more;
+            }
+        }
+        self.contended += contended;
     }
+}
+
+/// How much of `parts` is in doubt where only their sum is sure.
+fn in_doubt(parts: impl Iterator<Item = u64> + Clone) -> f64 {
+    let all = parts.clone().sum::<u64>() as f64;
+    let most = parts.max().unwrap_or(0) as f64;
+    (2.0 * (all - most)).min(all)
 }
 
 /// A service's part of an interval, µJ.
@@ -122,37 +180,93 @@ fn seconds(amount: u128) -> f64 {
     amount as f64 / RATE_ONE as f64 * 1e-9
 }
 
+/// Seconds in which something was in flight, and those of them in prefill; what `told` is to be
+/// multiplied with so that it does not exceed them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct InFlight {
+    pub(super) busy: f64,
+    pub(super) prefill: f64,
+    scale: f64,
+}
+
+/// What `services` did in a stretch; `None` where nothing of theirs was in flight.
+pub(super) fn in_flight(
+    stretch: &Stretch,
+    timeline: &Timeline,
+    services: &[u32],
+) -> Option<InFlight> {
+    let total = |kind| {
+        let amounts = services
+            .iter()
+            .map(|&service| stretch.amount(service, kind));
+        amounts.sum::<u128>()
+    };
+    if total(Kind::Residency) == 0 {
+        return None;
+    }
+    let busy = stretch.busy(timeline, services) as f64 * 1e-9;
+    let told = seconds(total(Kind::Prefill));
+    let prefill = told.min(busy);
+    let scale = if told > 0.0 { prefill / told } else { 0.0 };
+    Some(InFlight {
+        busy,
+        prefill,
+        scale,
+    })
+}
+
 /// Divides an interval.
 pub(super) fn divide(question: &Question<'_>) -> Division {
-    let Question {
-        stretch, services, ..
-    } = *question;
-    let (mut accounts, left) = above(question.energy, question.base);
-    let resident: u128 = services
-        .iter()
-        .map(|&s| stretch.amount(s, Kind::Residency))
-        .sum();
-    if resident == 0 {
-        let shares = quiet(question, left, &mut accounts);
+    let (accounts, left) = above(question.energy, question.base);
+    let mut whole = Division {
+        accounts,
+        ..Division::default()
+    };
+    let weights: Vec<f64> = question.parts.iter().map(|part| part.weight).collect();
+    let energies = split(left, &weights);
+    for (part, &energy) in question.parts.iter().zip(&energies) {
+        let division = divide_part(question, part, energy);
+        if question.parts.len() == 1 {
+            whole.phases = division.phases;
+        }
+        whole.busy = whole.busy.max(division.busy);
+        whole.join(division);
+    }
+    let given: u64 = energies.iter().sum();
+    whole.accounts.unattributed += Microjoules(left - given);
+    whole.across = in_doubt(energies.iter().copied());
+    // Every other service that holds the GPU is named too.
+    for &service in question.held.into_iter().flat_map(|held| &held.services) {
+        if whole.shares.iter().all(|(known, _)| *known != service) {
+            whole.shares.push((service, ServiceShareParts::default()));
+        }
+    }
+    whole
+}
+
+/// Divides what one part of the GPU got.
+fn divide_part(question: &Question<'_>, part: &Part, left: u64) -> Division {
+    let stretch = question.stretch;
+    let services = part.services.as_slice();
+    let mut accounts = Accounts::default();
+    let Some(InFlight {
+        busy,
+        prefill,
+        scale: prefill_scale,
+    }) = in_flight(stretch, question.timeline, services)
+    else {
+        let shares = quiet(question.lost, part, left, &mut accounts);
         return Division {
             accounts,
-            shares: with_holders(question, shares),
+            shares,
             ..Division::default()
         };
-    }
-    let busy = stretch.busy(question.timeline, services) as f64 * 1e-9;
+    };
     let total = |kind| {
         services
             .iter()
             .map(|&s| stretch.amount(s, kind))
             .sum::<u128>()
-    };
-    let told_prefill = seconds(total(Kind::Prefill));
-    let prefill = told_prefill.min(busy);
-    let prefill_scale = if told_prefill > 0.0 {
-        prefill / told_prefill
-    } else {
-        0.0
     };
     let decode = busy - prefill;
     let chunks = |service| stretch.amount(service, Kind::Decode) as f64 / CHUNK as f64;
@@ -210,7 +324,7 @@ pub(super) fn divide(question: &Question<'_>) -> Division {
             }
         }
     }
-    let (left, foreign) = part_off(left, question.foreign);
+    let (left, foreign) = part_off(left, part.foreign);
     accounts.other = foreign;
     let parts = split(left, &weights);
     let energies: Vec<[u64; KINDS]> = parts
@@ -232,26 +346,16 @@ pub(super) fn divide(question: &Question<'_>) -> Division {
     let teaches = !weightless && total(Kind::Unstreamed) == 0 && foreign == Microjoules::ZERO;
     let decode = if total(Kind::Decode) > 0 { decode } else { 0.0 };
     let phases = teaches.then_some(Phases { prefill, decode });
+    let contended = in_doubt(energies.iter().map(|kinds| kinds.iter().sum()));
     Division {
         accounts,
-        shares: with_holders(question, shares),
+        shares,
         energies,
         phases,
         busy,
+        contended,
+        across: 0.0,
     }
-}
-
-/// The same, and every other service that holds the GPU.
-fn with_holders(
-    question: &Question<'_>,
-    mut shares: Vec<(u32, ServiceShareParts)>,
-) -> Vec<(u32, ServiceShareParts)> {
-    for &service in question.held.into_iter().flat_map(|held| &held.services) {
-        if shares.iter().all(|(known, _)| *known != service) {
-            shares.push((service, ServiceShareParts::default()));
-        }
-    }
-    shares
 }
 
 /// What is left when a part between 0 and 1 is taken off, and that part.
@@ -262,14 +366,15 @@ fn part_off(energy: u64, part: f64) -> (u64, Microjoules) {
 
 /// Nothing was in flight: what is above the floor belongs to whoever holds the GPU.
 fn quiet(
-    question: &Question<'_>,
+    lost: bool,
+    part: &Part,
     left: u64,
     accounts: &mut Accounts,
 ) -> Vec<(u32, ServiceShareParts)> {
     let energy = Microjoules(left);
-    match question.held {
-        Some(held) if !question.lost && !held.services.is_empty() => {
-            let (left, foreign) = part_off(left, question.foreign);
+    match &part.payers {
+        Some(held) if !lost && !held.services.is_empty() => {
+            let (left, foreign) = part_off(left, part.foreign);
             accounts.other = foreign;
             accounts.overhead = Microjoules(left);
             let parts = split(left, &vec![1.0; held.services.len()]);
@@ -288,7 +393,7 @@ fn quiet(
                 })
                 .collect()
         }
-        Some(held) if !question.lost && held.others > 0 => {
+        Some(held) if !lost && held.others > 0 => {
             accounts.other = energy;
             Vec::new()
         }

@@ -8,19 +8,17 @@
 //! between. A delta beyond what the board can draw is refused the same way.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use super::floor::Levels;
+use super::holding::Holding;
 use super::phases::PhasePower;
 use super::walk::Walk;
-use super::{Accounts, Booked, Component, Meter, MeterId, Reading, SmShares};
+use super::{Accounts, Booked, Component, Meter, MeterId, Reading};
 use crate::clock::Timestamp;
 use crate::units::Microjoules;
 
 /// A delta above this × the board's limit is refused.
 const BEYOND_LIMIT: f64 = 1.2;
-/// So long the last that was told of how busy a GPU was kept still holds.
-const SHARES_HOLD: Duration = Duration::from_secs(3);
 
 /// An interval that is not closed yet.
 #[derive(Debug, Clone, Copy)]
@@ -40,27 +38,6 @@ struct Last {
     half_width: f64,
 }
 
-/// Who holds a GPU from some moment on.
-#[derive(Debug, Clone)]
-pub(super) struct Held {
-    pub(super) at: Timestamp,
-    /// Services, by place.
-    pub(super) services: Vec<u32>,
-    pub(super) others: u32,
-}
-
-impl Held {
-    /// True if anybody holds it.
-    pub(super) fn held(&self) -> bool {
-        self.holders() > 0
-    }
-
-    /// How many hold it: services and other processes.
-    pub(super) fn holders(&self) -> u32 {
-        self.others.saturating_add(self.services.len() as u32)
-    }
-}
-
 /// One meter's state.
 #[derive(Debug)]
 pub(super) struct MeterState {
@@ -75,18 +52,16 @@ pub(super) struct MeterState {
     pub(super) busy_until: Timestamp,
     /// Until when intervals were booked with no floor known.
     pub(super) floorless_until: Timestamp,
-    /// Time in flight and energy of requests, and the parts of that energy that were shared by time
-    /// in service, contended for by services, and left by processes that serve nothing; decayed:
-    /// seconds, and joules.
-    busy: [f64; 5],
+    /// Until when intervals were divided over its instances.
+    pub(super) split_until: Timestamp,
+    /// Who holds it, of a GPU.
+    pub(super) holding: Holding,
+    busy: Tally,
     /// Mean error of an interval's edge, seconds.
     pub(super) edge_error: f64,
     /// The latest stretch whose energy nobody knows or could place.
     pub(super) hole: Option<(Timestamp, Timestamp)>,
     pub(super) refused: u64,
-    held: VecDeque<Held>,
-    /// How busy it was kept, in order of time.
-    shares: VecDeque<SmShares>,
     last: Option<Last>,
     /// The last reading is that of an agent before this one.
     resumed: bool,
@@ -106,12 +81,12 @@ impl MeterState {
             pending: VecDeque::new(),
             busy_until: Timestamp(0),
             floorless_until: Timestamp(0),
-            busy: [0.0; 5],
+            split_until: Timestamp(0),
+            holding: Holding::default(),
+            busy: Tally::default(),
             edge_error: 0.0,
             hole: None,
             refused: 0,
-            held: VecDeque::new(),
-            shares: VecDeque::new(),
             last: None,
             resumed: false,
             earlier: 0,
@@ -236,64 +211,9 @@ impl MeterState {
     /// Whether requests of the service may have run on it, as far as it is known who held it at
     /// `at`.
     pub(super) fn concerns(&self, service: u32, at: Timestamp) -> bool {
-        let held = self.held_at(at).or_else(|| self.held.front());
+        let held = self.holding.held_about(at);
         self.meter.component != Component::Gpu
             || held.is_none_or(|held| held.services.contains(&service))
-    }
-
-    /// Takes who holds it.
-    pub(super) fn hold(&mut self, held: Held) {
-        let place = self.held.partition_point(|earlier| earlier.at <= held.at);
-        self.held.insert(place, held);
-    }
-
-    /// Who held it at `at`, if that is known.
-    pub(super) fn held_at(&self, at: Timestamp) -> Option<&Held> {
-        let place = self.held.partition_point(|held| held.at <= at);
-        self.held.get(place.checked_sub(1)?)
-    }
-
-    /// Takes how busy it was kept.
-    pub(super) fn share(&mut self, shares: SmShares) {
-        if self.shares.back().is_none_or(|last| last.at < shares.at) {
-            self.shares.push_back(shares);
-        }
-    }
-
-    /// Whether what tells how busy it was kept up to `at` is still to come: processes that serve
-    /// nothing hold it, and it was told lately.
-    pub(super) fn awaits_shares(&self, at: Timestamp) -> bool {
-        let foreign = self.held_at(at).is_some_and(|held| held.others > 0);
-        let last = self.shares.back().map(|last| last.at);
-        foreign && last.is_some_and(|last| last < at && at <= last.plus(SHARES_HOLD))
-    }
-
-    /// The part of its work that processes did which serve nothing, as far as it was told at or
-    /// before `at`, or first thereafter.
-    pub(super) fn foreign_share(&self, at: Timestamp) -> f64 {
-        let place = self.shares.partition_point(|shares| shares.at < at);
-        let recent = |shares: &&SmShares| at <= shares.at.plus(SHARES_HOLD);
-        let before = || {
-            let before = self.shares.get(place.checked_sub(1)?)?;
-            Some(before).filter(recent)
-        };
-        match self.shares.get(place).or_else(before) {
-            Some(shares) if shares.others > 0.0 => {
-                shares.others / (shares.others + shares.services.max(0.0))
-            }
-            _ => 0.0,
-        }
-    }
-
-    /// Forgets who held it, and how busy it was kept, before what it has booked.
-    pub(super) fn forget_holders(&mut self) {
-        let until = self.walk.until();
-        while self.held.get(1).is_some_and(|next| next.at <= until) {
-            self.held.pop_front();
-        }
-        while self.shares.get(1).is_some_and(|next| next.at <= until) {
-            self.shares.pop_front();
-        }
     }
 
     /// Counts what an interval's energy went to.
@@ -314,40 +234,75 @@ impl MeterState {
         self.earlier + epoch - self.accounted - waiting
     }
 
-    /// Learns from a busy interval: seconds with anything in flight, joules of requests, those of
-    /// them that were shared by time in service, those over which services contended, and those that
-    /// went to processes that serve nothing.
-    pub(super) fn learn_busy(&mut self, of_interval: [f64; 5]) {
-        const KEEP: f64 = 0.99;
-        for (all, more) in self.busy.iter_mut().zip(of_interval) {
-            *all = *all * KEEP + more;
-        }
+    /// Learns from a busy interval.
+    pub(super) fn learn_busy(&mut self, of_interval: Tally) {
+        self.busy.add(of_interval);
     }
 
     fn part_of_requests(&self, joules: f64) -> f64 {
-        let [_, all, ..] = self.busy;
+        let all = self.busy.requests;
         if all > 0.0 { joules / all } else { 0.0 }
     }
 
     /// The part of its requests' energy that is shared by time in service.
     pub(super) fn by_time_part(&self) -> f64 {
-        self.part_of_requests(self.busy[2])
+        self.part_of_requests(self.busy.by_time)
     }
 
     /// The part of its requests' energy over which services contend.
     pub(super) fn contended_part(&self) -> f64 {
-        self.part_of_requests(self.busy[3])
+        self.part_of_requests(self.busy.contended)
     }
 
     /// What went to processes that serve nothing while requests were in flight, as part of what these
     /// got; all at most.
     pub(super) fn foreign_part(&self) -> f64 {
-        self.part_of_requests(self.busy[4]).min(1.0)
+        self.part_of_requests(self.busy.foreign).min(1.0)
+    }
+
+    /// What may be another instance's, as part of its requests' energy; all at most.
+    pub(super) fn misplaced_part(&self) -> f64 {
+        self.part_of_requests(self.busy.misplaced).min(1.0)
     }
 
     /// Mean power above idle while something is in flight, watts.
     pub(super) fn busy_watts(&self) -> Option<f64> {
-        let [seconds, joules, ..] = self.busy;
-        (seconds > 0.0 && joules > 0.0).then(|| joules / seconds)
+        let Tally {
+            seconds, requests, ..
+        } = self.busy;
+        (seconds > 0.0 && requests > 0.0).then(|| requests / seconds)
+    }
+}
+
+/// What a meter's busy intervals were; decayed. Seconds, and joules.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    /// With anything in flight.
+    pub(super) seconds: f64,
+    /// Of requests.
+    pub(super) requests: f64,
+    /// Those of them that were shared by time in service.
+    pub(super) by_time: f64,
+    /// Those over which services contended.
+    pub(super) contended: f64,
+    /// Of processes that serve nothing.
+    pub(super) foreign: f64,
+    /// What may be another instance's.
+    pub(super) misplaced: f64,
+}
+
+impl Tally {
+    fn add(&mut self, more: Self) {
+        const KEEP: f64 = 0.99;
+        for (all, more) in [
+            (&mut self.seconds, more.seconds),
+            (&mut self.requests, more.requests),
+            (&mut self.by_time, more.by_time),
+            (&mut self.contended, more.contended),
+            (&mut self.foreign, more.foreign),
+            (&mut self.misplaced, more.misplaced),
+        ] {
+            *all = *all * KEEP + more;
+        }
     }
 }

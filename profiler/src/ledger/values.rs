@@ -232,19 +232,61 @@ pub struct Holders {
     pub services: Vec<ServiceId>,
     /// Processes on it that belong to no service.
     pub others: u32,
+    /// Of a GPU that is split into instances: who of them holds which. A process whose instance is
+    /// not known is in none.
+    pub instances: Vec<InstanceHolders>,
 }
 
-/// How busy processes kept a GPU until some moment, as parts of its time.
-#[derive(Debug, Clone, Copy)]
-pub struct SmShares {
+/// Who holds a context on one instance of a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceHolders {
+    /// The instance's id on its GPU.
+    pub instance: u32,
+    /// Services with a process on it.
+    pub services: Vec<ServiceId>,
+    /// Processes on it that belong to no service.
+    pub others: u32,
+}
+
+/// How busy a GPU was kept until some moment.
+#[derive(Debug, Clone)]
+pub struct Shares {
     /// The GPU's meter.
     pub meter: MeterId,
     /// The end of what was sampled: up to a second.
     pub at: Timestamp,
-    /// Sum over services' processes.
-    pub services: f64,
-    /// Sum over processes that serve nothing.
-    pub others: f64,
+    /// By whom.
+    pub busy: Busy,
+}
+
+/// How busy, and by whom.
+#[derive(Debug, Clone)]
+pub enum Busy {
+    /// A whole GPU by its processes, as parts of its time.
+    Processes {
+        /// Sum over services' processes.
+        services: f64,
+        /// Sum over processes that serve nothing.
+        others: f64,
+    },
+    /// A GPU that is split into instances (MIG), by these; they hold until others are told.
+    Instances {
+        /// The beginning of what was sampled.
+        from: Timestamp,
+        /// All that there are.
+        instances: Vec<Instance>,
+    },
+}
+
+/// An instance of a GPU that is split.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Instance {
+    /// Its id on its GPU.
+    pub id: u32,
+    /// How many of the GPU's slices it has.
+    pub slices: u32,
+    /// How busy it was, as part of what it can do; `None` where nobody tells.
+    pub activity: Option<f64>,
 }
 
 /// What sources tell the ledger.
@@ -277,8 +319,8 @@ pub enum Event {
     CpuUntil(Timestamp),
     /// Who holds a GPU.
     Holders(Holders),
-    /// How busy they kept it.
-    Shares(SmShares),
+    /// How busy it was kept.
+    Shares(Shares),
     /// How many requests wait in an engine's queue.
     Load(EngineLoad),
 }

@@ -11,6 +11,8 @@
 mod board;
 mod events;
 mod examine;
+mod gpm;
+mod instances;
 mod integral;
 mod library;
 mod monitor;

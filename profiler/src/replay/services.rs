@@ -52,6 +52,7 @@ impl Services {
             services: on(meter),
             // Nobody knows when a device was free: its level is one, held or not.
             others: 1,
+            instances: Vec::new(),
         });
         holders.collect()
     }

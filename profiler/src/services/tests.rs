@@ -167,7 +167,7 @@ fn a_gpu_process_without_a_listener_is_no_service_until_it_listens() {
     let mut services = on_gpus();
     refresh(&mut services, &[stack.pid()]);
     assert_eq!(services.iter().count(), 0);
-    let holders = services.holders(MeterId(7), Timestamp(5), &[stack.pid()]);
+    let holders = services.holders(MeterId(7), Timestamp(5), &[(stack.pid(), None)]);
     assert_eq!((holders.services.len(), holders.others), (0, 1));
     // SAFETY: kill takes no pointers; the process is this test's child.
     unsafe { libc::kill(stack.pid() as i32, libc::SIGUSR1) };
@@ -176,11 +176,17 @@ fn a_gpu_process_without_a_listener_is_no_service_until_it_listens() {
         thread::sleep(Duration::from_millis(20));
         refresh(&mut services, &[stack.pid()]);
     }
-    let holders = services.holders(MeterId(7), Timestamp(5), &[stack.pid(), 1]);
-    assert_eq!(
-        (holders.services, holders.others),
-        (vec![only(&services).id], 1)
-    );
+    let on = [(stack.pid(), Some(3)), (1, Some(4))];
+    let holders = services.holders(MeterId(7), Timestamp(5), &on);
+    let id = only(&services).id;
+    assert_eq!((holders.services, holders.others), (vec![id], 1));
+    let instance = |instance, services, others| InstanceHolders {
+        instance,
+        services,
+        others,
+    };
+    let instances = [instance(3, vec![id], 0), instance(4, Vec::new(), 1)];
+    assert_eq!(holders.instances, instances);
 }
 
 #[test]

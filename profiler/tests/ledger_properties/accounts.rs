@@ -42,15 +42,15 @@ fn holders(meter: MeterId, millis: u64, services: &[u32], others: u32) -> Event 
         at: at(millis),
         services,
         others,
+        instances: Vec::new(),
     })
 }
 
 fn shares(meter: MeterId, millis: u64, services: f64, others: f64) -> Event {
-    Event::Shares(SmShares {
+    Event::Shares(Shares {
         meter,
         at: at(millis),
-        services,
-        others,
+        busy: Busy::Processes { services, others },
     })
 }
 

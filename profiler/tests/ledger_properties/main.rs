@@ -3,5 +3,6 @@
 
 mod accounts;
 mod conservation;
+mod instances;
 mod shares;
 mod world;

@@ -284,6 +284,7 @@ fn a_request_is_charged_only_on_gpus_that_its_service_holds() {
             at: at(0),
             services,
             others: 0,
+            instances: Vec::new(),
         }));
         for tick in 0..20_u64 {
             ledger.apply(reading(id, tick * 100, tick * 10_000_000));

@@ -115,6 +115,8 @@ pub(crate) struct World {
     /// Per tick of each meter: what the counter does.
     pub(crate) ticks: Vec<Vec<Tick>>,
     pub(crate) holders: Option<(Vec<u32>, u32)>,
+    /// Slices and activity of the first GPU's instances, if it is split.
+    pub(crate) split: Option<Vec<(u32, Option<f64>)>>,
     pub(crate) fixed_idle: Option<f64>,
     pub(crate) on_cpu: Vec<(u8, u64)>,
     pub(crate) losses: Vec<u64>,
@@ -193,7 +195,9 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
         prop::array::uniform4(0..1_000_u64),
         prop::option::weighted(0.3, any::<u64>()),
     );
-    (sources, order, 0.0..=1.0_f64).prop_map(|(sources, (late, any_order), told)| {
+    let activity = prop::option::weighted(0.8, prop_oneof![Just(0.0), 0.0..1.0_f64]);
+    let split = prop::option::of(prop::collection::vec((1..4_u32, activity), 1..4));
+    (sources, order, 0.0..=1.0_f64, split).prop_map(|(sources, (late, any_order), told, split)| {
         let (lives, ticks, holders, fixed_idle, on_cpu, losses) = sources;
         let holders = holders.map(|(mut services, others)| {
             services.sort_unstable();
@@ -204,6 +208,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
             lives,
             ticks,
             holders,
+            split,
             fixed_idle,
             on_cpu,
             losses,
@@ -244,20 +249,32 @@ impl World {
                 facts.push((now + self.late[0], reading(id, now, energy)));
             }
             if let (true, Some((services, others))) = (place < 2, &self.holders) {
-                let services = services.iter().copied().map(ServiceId).collect();
+                let split = self.split.as_ref().filter(|_| place == 0);
+                let services: Vec<ServiceId> = services.iter().copied().map(ServiceId).collect();
+                let instances = split.map_or(Vec::new(), |split| placed(&services, *others, split));
                 let holders = Holders {
                     meter: id,
                     at: at(0),
                     services,
                     others: *others,
+                    instances,
                 };
                 facts.push((0, Event::Holders(holders)));
                 facts.extend((0..8).map(|second| {
-                    let shares = SmShares {
+                    let busy = match split {
+                        Some(split) => Busy::Instances {
+                            from: at((second * 1_000_u64).saturating_sub(1_000)),
+                            instances: instances_of(split),
+                        },
+                        None => Busy::Processes {
+                            services: 0.5,
+                            others: 0.3 * f64::from(*others),
+                        },
+                    };
+                    let shares = Shares {
                         meter: id,
                         at: at(second * 1_000),
-                        services: 0.5,
-                        others: 0.3 * f64::from(*others),
+                        busy,
                     };
                     (second * 1_000, Event::Shares(shares))
                 }));
@@ -335,4 +352,33 @@ impl World {
         facts.truncate(told);
         facts
     }
+}
+
+fn instances_of(split: &[(u32, Option<f64>)]) -> Vec<Instance> {
+    let instances = (1..).zip(split);
+    let instances = instances.map(|(id, &(slices, activity))| Instance {
+        id,
+        slices,
+        activity,
+    });
+    instances.collect()
+}
+
+/// Services on the instances in turn, the first on none that is known; the others on the last.
+fn placed(
+    services: &[ServiceId],
+    others: u32,
+    split: &[(u32, Option<f64>)],
+) -> Vec<InstanceHolders> {
+    let count = split.len();
+    let instances = (0..count).map(|place| InstanceHolders {
+        instance: place as u32 + 1,
+        services: services
+            .iter()
+            .copied()
+            .filter(|id| id.0 > 0 && id.0 as usize % count == place)
+            .collect(),
+        others: if place + 1 == count { others } else { 0 },
+    });
+    instances.collect()
 }

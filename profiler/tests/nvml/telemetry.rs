@@ -79,6 +79,8 @@ fn a_board_shows_what_the_driver_knows() {
         );
     }
     assert_eq!(seen.pcie.sent_rate, None, "counted");
+    let latency = seen.field_latency.expect("the driver tells");
+    assert!(latency < SECOND / 10, "{latency:?}");
 
     // Each of the driver's samples is told once.
     let samples: Vec<_> = source
@@ -183,7 +185,7 @@ fn doctor_says_of_each_board_what_it_does_not_have_and_what_fails() {
     let first = of("nvml.GPU-a.readings");
     assert_eq!((first.status, first.fix), (Status::Pass, None));
     // No superchip, so no module either; where bytes are counted their rate is not asked for.
-    let absent = "20 readings; not supported: module power, temperature";
+    let absent = "20 readings; not supported: module power, temperature, activity (GPM)";
     assert_eq!(first.found, absent);
     let second = of("nvml.GPU-b.readings");
     assert_eq!(second.status, Status::Warn);

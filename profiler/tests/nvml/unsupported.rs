@@ -220,7 +220,9 @@ fn without(call: &str, whole: &GpuTelemetry) -> GpuTelemetry {
 fn series_of(call: &str) -> &'static str {
     match call {
         "nvmlDeviceGetClockInfo" => "gpu_clock_hertz",
-        "nvmlDeviceGetFieldValues" => "gpu_nvlink_bytes_total gpu_pcie_bytes_total",
+        "nvmlDeviceGetFieldValues" => {
+            "gpu_field_latency_seconds gpu_nvlink_bytes_total gpu_pcie_bytes_total"
+        }
         "nvmlDeviceGetMemoryInfo_v2" => "gpu_memory_bytes",
         "nvmlDeviceGetTemperature" => "gpu_temperature_celsius",
         "nvmlDeviceGetUtilizationRates" => "gpu_utilization_ratio",

@@ -338,6 +338,7 @@ fn watch(
         at: at(0.0),
         services: (0..load.engines.max(1)).map(service).collect(),
         others: 0,
+        instances: Vec::new(),
     }));
     Watched {
         meter,

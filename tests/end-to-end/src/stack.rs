@@ -15,8 +15,9 @@ use crate::binary;
 #[derive(Debug)]
 pub struct Stack {
     server: Child,
+    /// The scenario's and the GPU state's, which several stacks can share.
     folder: Arc<tempfile::TempDir>,
-    truth: PathBuf,
+    own: tempfile::TempDir,
     url: String,
 }
 
@@ -69,27 +70,28 @@ impl Stack {
             folder.path().join("libnvidia-ml.so.1"),
         )
         .expect("a library");
-        Self::start_in(Arc::new(folder), "", arguments)
+        Self::start_in(Arc::new(folder), arguments)
     }
 
-    /// Another stack on the same GPUs; both are started with `--share`.
+    /// Another stack in the same scenario: on other GPUs of its state, or on the same if both are started
+    /// with `--share`.
     ///
     /// # Panics
     /// If it does not come up.
     pub fn start_beside(&self, arguments: &[&str]) -> Self {
-        Self::start_in(Arc::clone(&self.folder), "other-", arguments)
+        Self::start_in(Arc::clone(&self.folder), arguments)
     }
 
-    fn start_in(folder: Arc<tempfile::TempDir>, name: &str, arguments: &[&str]) -> Self {
-        let file = |ending: &str| folder.path().join(format!("{name}{ending}"));
-        let (out, truth) = (file("server.out"), file("truth.jsonl"));
+    fn start_in(folder: Arc<tempfile::TempDir>, arguments: &[&str]) -> Self {
+        let own = tempfile::tempdir().expect("a folder");
+        let out = own.path().join("server.out");
         let server = Command::new(binary("inference-sim"))
             .args(["serve", "--listen", "127.0.0.1:0", "--gpu-state"])
             .arg(folder.path().join("gpu-state"))
             .arg("--truth")
-            .arg(&truth)
+            .arg(own.path().join("truth.jsonl"))
             .arg("--engine-socket")
-            .arg(file("engine"))
+            .arg(own.path().join("engine"))
             .args(arguments)
             .stdout(fs::File::create(&out).expect("a file"))
             .stderr(Stdio::null())
@@ -98,7 +100,7 @@ impl Stack {
         let mut stack = Self {
             server,
             folder,
-            truth,
+            own,
             url: String::new(),
         };
         let start = Instant::now();
@@ -144,6 +146,11 @@ impl Stack {
 
     fn scenario(&self) -> PathBuf {
         self.folder.path().join("scenario.toml")
+    }
+
+    /// The file that says what the GPUs do.
+    pub fn gpu_state(&self) -> PathBuf {
+        self.folder.path().join("gpu-state")
     }
 
     /// The energy counter of a GPU as the stack's own scenario shows it at a moment, millijoules.
@@ -228,7 +235,7 @@ impl Stack {
     /// # Panics
     /// If there is something else in the file.
     pub fn truths(&self) -> Vec<Truth> {
-        let text = fs::read_to_string(&self.truth).unwrap_or_default();
+        let text = fs::read_to_string(self.own.path().join("truth.jsonl")).unwrap_or_default();
         text.lines()
             .map(|line| {
                 serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))

@@ -131,6 +131,25 @@ impl GpuState {
         }
     }
 
+    /// For how long segments of `device` ran between two moments, nanoseconds, and their energy in
+    /// that time, microjoules. `None` as for [`Self::energy_at`].
+    pub fn ran_between(&self, device: usize, from_ns: u64, to_ns: u64) -> Option<(u64, u64)> {
+        let energy = self.energy_at(device, to_ns)? - self.energy_at(device, from_ns)?;
+        let layout = self.device(device)?;
+        let head = layout.head.load(Ordering::Acquire);
+        let oldest = head.saturating_sub(RING_CAPACITY as u64 - 64);
+        let mut ran_ns = 0;
+        for index in (oldest..head).rev() {
+            let (segment, _) = read_segment(layout, index)?;
+            if segment.end_ns <= from_ns {
+                break;
+            }
+            let end_ns = segment.end_ns.min(to_ns);
+            ran_ns += end_ns.saturating_sub(segment.start_ns.max(from_ns));
+        }
+        Some((ran_ns, energy))
+    }
+
     /// Segments of `device` that became visible only after they had begun: for a moment readers
     /// saw the device idle. 0 on a machine that keeps up.
     pub fn late_segments(&self, device: usize) -> u64 {

@@ -128,6 +128,61 @@ pub(crate) struct ProcessUtilization {
     pub(crate) decoder: c_uint,
 }
 
+/// `nvmlDeviceAttributes_t`, of a MIG device.
+#[repr(C)]
+pub(crate) struct Attributes {
+    pub(crate) multiprocessors: c_uint,
+    pub(crate) shared_copy_engines: c_uint,
+    pub(crate) shared_decoders: c_uint,
+    pub(crate) shared_encoders: c_uint,
+    pub(crate) shared_jpegs: c_uint,
+    pub(crate) shared_ofas: c_uint,
+    pub(crate) gpu_instance_slices: c_uint,
+    pub(crate) compute_instance_slices: c_uint,
+    pub(crate) memory_mb: c_ulonglong,
+}
+
+/// `nvmlGpmSample_t`: here a number that is never dereferenced.
+pub(crate) type SampleHandle = *mut c_void;
+
+/// `nvmlGpmSupport_t`.
+#[repr(C)]
+pub(crate) struct GpmSupport {
+    /// By the caller: 1.
+    pub(crate) version: c_uint,
+    pub(crate) is_supported: c_uint,
+}
+
+/// `nvmlGpmMetric_t`.
+#[repr(C)]
+pub(crate) struct GpmMetric {
+    /// By the caller.
+    pub(crate) id: c_uint,
+    pub(crate) result: Return,
+    pub(crate) value: f64,
+    /// Short name, long name, unit: here none.
+    pub(crate) names: [*mut c_char; 3],
+}
+
+/// `nvmlGpmMetricsGet_t` up to its metrics: how long their array is depends on the header's version,
+/// and only the first `count` are used.
+#[repr(C)]
+pub(crate) struct GpmMetricsGet {
+    /// By the caller: 1.
+    pub(crate) version: c_uint,
+    /// By the caller.
+    pub(crate) count: c_uint,
+    pub(crate) sample1: SampleHandle,
+    pub(crate) sample2: SampleHandle,
+}
+
+const _: () = {
+    assert!(size_of::<Attributes>() == 40 && offset_of!(Attributes, memory_mb) == 32);
+    assert!(size_of::<GpmSupport>() == 8);
+    assert!(size_of::<GpmMetric>() == 40 && offset_of!(GpmMetric, value) == 8);
+    assert!(size_of::<GpmMetricsGet>() == 24 && offset_of!(GpmMetricsGet, sample1) == 8);
+};
+
 /// `nvmlEventSet_t`: here a number that is never dereferenced.
 pub(crate) type EventSetHandle = *mut c_void;
 

@@ -3,6 +3,8 @@
 mod device;
 mod events;
 mod fields;
+mod gpm;
+mod mig;
 mod monitor;
 mod power;
 mod processes;
@@ -15,19 +17,24 @@ use crate::library::Failure;
 
 /// Every function that the library exports; a test holds this against its symbols.
 pub const FUNCTIONS: &[&str] = &[
+    "nvmlDeviceGetAttributes_v2",
     "nvmlDeviceGetClockInfo",
     "nvmlDeviceGetComputeMode",
     "nvmlDeviceGetComputeRunningProcesses_v3",
     "nvmlDeviceGetCount_v2",
     "nvmlDeviceGetCurrentClocksEventReasons",
     "nvmlDeviceGetCurrentClocksThrottleReasons",
+    "nvmlDeviceGetDeviceHandleFromMigDeviceHandle",
     "nvmlDeviceGetEnforcedPowerLimit",
     "nvmlDeviceGetFieldValues",
+    "nvmlDeviceGetGpuInstanceId",
     "nvmlDeviceGetHandleByIndex_v2",
     "nvmlDeviceGetHandleByUUID",
     "nvmlDeviceGetIndex",
     "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+    "nvmlDeviceGetMaxMigDeviceCount",
     "nvmlDeviceGetMemoryInfo_v2",
+    "nvmlDeviceGetMigDeviceHandleByIndex",
     "nvmlDeviceGetMigMode",
     "nvmlDeviceGetName",
     "nvmlDeviceGetPciInfo_v3",
@@ -42,11 +49,18 @@ pub const FUNCTIONS: &[&str] = &[
     "nvmlDeviceGetUUID",
     "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceGetVirtualizationMode",
+    "nvmlDeviceIsMigDeviceHandle",
     "nvmlDeviceRegisterEvents",
     "nvmlErrorString",
     "nvmlEventSetCreate",
     "nvmlEventSetFree",
     "nvmlEventSetWait_v2",
+    "nvmlGpmMetricsGet",
+    "nvmlGpmMigSampleGet",
+    "nvmlGpmQueryDeviceSupport",
+    "nvmlGpmSampleAlloc",
+    "nvmlGpmSampleFree",
+    "nvmlGpmSampleGet",
     "nvmlInitWithFlags",
     "nvmlInit_v2",
     "nvmlShutdown",

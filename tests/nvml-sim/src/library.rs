@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use gpu_state::{GpuState, boottime_ns};
+use gpu_state::{GpuState, Process, boottime_ns};
 
 use crate::abi::{
     DRIVER_NOT_LOADED, DeviceHandle, GPU_IS_LOST, INVALID_ARGUMENT, NOT_SUPPORTED, Return, SUCCESS,
@@ -17,8 +17,9 @@ use crate::abi::{
 };
 use crate::events::Events;
 use crate::faults::Feature;
+use crate::gpm::Samples;
 use crate::readings;
-use crate::scenario::{Device, Scenario, ScenarioError};
+use crate::scenario::{Device, Instance, Scenario, ScenarioError};
 
 static LIBRARY: RwLock<Users> = RwLock::new(Users {
     count: 0,
@@ -35,6 +36,7 @@ pub(crate) struct Machine {
     pub(crate) scenario: Scenario,
     pub(crate) state: GpuState,
     pub(crate) events: Events,
+    pub(crate) samples: Samples,
     call_log: Option<File>,
 }
 
@@ -63,6 +65,7 @@ impl Machine {
             scenario,
             state,
             events: Events::default(),
+            samples: Samples::default(),
             call_log,
         })
     }
@@ -98,12 +101,11 @@ impl Machine {
         devices.filter(move |(_, device)| age >= device.appears_at_s)
     }
 
-    /// The device behind a handle, as every call on it begins: after its delay, if it is there.
-    pub(crate) fn gpu(&self, call: &str, handle: DeviceHandle) -> Result<Gpu<'_>, Failure> {
-        let index = handle
-            .addr()
-            .checked_sub(1)
-            .ok_or(Failure(INVALID_ARGUMENT))?;
+    /// The board behind a handle, as every call on it begins: after its delay, if it is there. A MIG
+    /// device's handle leads to its board, with its place there.
+    fn gpu(&self, call: &str, handle: DeviceHandle) -> Result<(Gpu<'_>, Option<usize>), Failure> {
+        let (board, place) = (handle.addr() & BOARD, handle.addr() >> BOARD.count_ones());
+        let index = board.checked_sub(1).ok_or(Failure(INVALID_ARGUMENT))?;
         let device = self
             .scenario
             .devices
@@ -115,16 +117,56 @@ impl Machine {
         if readings::is_lost(&self.scenario, &self.state, now_ns) {
             return Err(Failure(GPU_IS_LOST));
         }
-        Ok(Gpu {
+        let gpu = Gpu {
             machine: self,
             device,
             index,
             now_ns,
-        })
+        };
+        Ok((gpu, place.checked_sub(1)))
     }
 }
 
+/// The part of a handle that is the board's place + 1; above it lies that of the instance.
+const BOARD: usize = 0xFFFF;
+
+/// The handle of a board, or of the MIG device at a place of it.
+pub(crate) fn handle_of(board: usize, instance: Option<usize>) -> DeviceHandle {
+    let place = instance.map_or(0, |place| place + 1);
+    std::ptr::without_provenance_mut((board + 1) | place << BOARD.count_ones())
+}
+
 impl Gpu<'_> {
+    /// Whether MIG is on.
+    pub(crate) fn is_mig(&self) -> bool {
+        let changes = self.device.mig_changes_at_s;
+        let changed = changes.is_some_and(|at| self.machine.age_s(self.now_ns) >= at);
+        self.device.mig != changed
+    }
+
+    /// What it is split into at present.
+    pub(crate) fn instances(&self) -> &[Instance] {
+        match self.is_mig() {
+            true => &self.device.instances,
+            false => &[],
+        }
+    }
+
+    /// Who holds a context on it, and on which instance.
+    pub(crate) fn processes(&self) -> Vec<(Option<u32>, Process)> {
+        let on = |id: Option<u32>, engines: &[usize]| {
+            let of = |engine: &usize| self.machine.state.processes(*engine);
+            let all = engines.iter().flat_map(of);
+            all.map(|process| (id, process)).collect::<Vec<_>>()
+        };
+        let mut processes = on(None, &self.device.engines);
+        for instance in &self.device.instances {
+            let id = self.is_mig().then_some(instance.id);
+            processes.extend(on(id, &instance.engines));
+        }
+        processes
+    }
+
     pub(crate) fn needs(&self, feature: Feature) -> Result<(), Failure> {
         if self.machine.scenario.faults.unsupported.contains(&feature) {
             return Err(Failure(NOT_SUPPORTED));
@@ -243,13 +285,45 @@ fn opened(body: impl FnOnce(&Machine) -> Result<(), Failure>) -> Return {
     })
 }
 
-/// [`call`] for functions of one device.
+/// [`call`] for functions of one board: a MIG device has none of what they tell.
 pub(crate) fn device_call(
     name: &str,
     handle: DeviceHandle,
     body: impl FnOnce(&Gpu<'_>) -> Result<(), Failure>,
 ) -> Return {
-    opened(|machine| body(&machine.gpu(name, handle)?))
+    either_call(name, handle, |gpu, instance| match instance {
+        None => body(gpu),
+        Some(_) => Err(Failure(NOT_SUPPORTED)),
+    })
+}
+
+/// [`call`] for functions of one MIG device.
+pub(crate) fn instance_call(
+    name: &str,
+    handle: DeviceHandle,
+    body: impl FnOnce(&Gpu<'_>, &Instance) -> Result<(), Failure>,
+) -> Return {
+    either_call(name, handle, |gpu, instance| match instance {
+        Some(instance) => body(gpu, instance),
+        None => Err(Failure(NOT_SUPPORTED)),
+    })
+}
+
+/// [`call`] for functions of a board or of a MIG device.
+pub(crate) fn either_call(
+    name: &str,
+    handle: DeviceHandle,
+    body: impl FnOnce(&Gpu<'_>, Option<&Instance>) -> Result<(), Failure>,
+) -> Return {
+    opened(|machine| {
+        let (gpu, place) = machine.gpu(name, handle)?;
+        let Some(place) = place else {
+            return body(&gpu, None);
+        };
+        // Handles end with the mode.
+        let instance = gpu.instances().get(place);
+        body(&gpu, Some(instance.ok_or(Failure(INVALID_ARGUMENT))?))
+    })
 }
 
 fn guarded(body: impl FnOnce() -> Result<(), Failure>) -> Return {

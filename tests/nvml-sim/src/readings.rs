@@ -65,7 +65,8 @@ pub(crate) fn utilization(
     let parameters = scenario.devices.get(device)?;
     let end = boottime_ns.max(state.created_ns());
     let start = end.saturating_sub(NS_PER_S as u64).max(state.created_ns());
-    let energy = state.energy_at(device, end)? - state.energy_at(device, start)?;
+    let energy =
+        engines_uj(scenario, state, device, end)? - engines_uj(scenario, state, device, start)?;
     let watts = energy as f64 * 1e3 / (end - start).max(1) as f64;
     let span = (parameters.limit_watts - parameters.idle_watts).max(1.0);
     Some((watts / span * 100.0).ceil().min(100.0) as u32)
@@ -149,7 +150,15 @@ fn energy_uj(scenario: &Scenario, state: &GpuState, device: usize, at_ns: u64) -
     let idle_mw = (scenario.devices.get(device)?.idle_watts * 1e3).round() as u128;
     let since = u128::from(at_ns.saturating_sub(state.created_ns()));
     let idle_uj = (idle_mw * since / 1_000_000) as u64;
-    Some(idle_uj + state.energy_at(device, at_ns)?)
+    Some(idle_uj + engines_uj(scenario, state, device, at_ns)?)
+}
+
+/// Energy above idle of all engines on the device since the state was made, microjoules.
+fn engines_uj(scenario: &Scenario, state: &GpuState, device: usize, at_ns: u64) -> Option<u64> {
+    let engines = scenario.devices.get(device)?.all_engines();
+    engines
+        .map(|engine| state.energy_at(engine, at_ns))
+        .sum::<Option<u64>>()
 }
 
 /// When the counter was last at 0, as seen at `at_ns`.
@@ -299,6 +308,25 @@ mod tests {
         let (scenario, state, _writer, start) = played(|_| {});
         let at = |ms: u64| utilization(&scenario, &state, 0, start + ms * MS).unwrap();
         assert_eq!((at(900), at(2_500), at(4_500)), (0, 32, 0));
+    }
+
+    #[test]
+    fn a_board_draws_what_all_of_its_engines_draw() {
+        let (scenario, state, _writer, start) = played(|scenario| {
+            scenario.devices[0].engines = vec![0, 5];
+        });
+        let mut other = state.writer(5).unwrap();
+        let (start_ns, end_ns) = (start + 1_000 * MS, start + 3_000 * MS);
+        other
+            .publish(Segment {
+                start_ns,
+                end_ns,
+                energy_uj: 60_000_000,
+            })
+            .unwrap();
+        let at = |ms: u64| counter_at(&scenario, &state, 0, start + ms * MS).unwrap();
+        // 83 W idle once, 100 and 30 W above.
+        assert!((at(3_000) - at(1_000)).abs_diff(2 * 213_000) <= 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! In: a TOML file; every key has a default and an unknown key is an error. Times of faults count
 //! from the moment the state file was made, which stands for the driver's load.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -112,6 +113,11 @@ pub struct Device {
     pub nvlink_bytes_per_s: Option<f64>,
     /// Power of the whole module of a superchip, watts; NOT_SUPPORTED if absent.
     pub module_watts: Option<f64>,
+    /// Devices of the state file whose engines take turns on it. Its own place, if neither it nor one
+    /// of its instances names any.
+    pub engines: Vec<usize>,
+    /// It tells what its parts do (GPM); Hopper and later.
+    pub gpm: bool,
     /// MIG mode.
     pub mig: bool,
     /// MIG mode changes to the other, seconds.
@@ -129,6 +135,30 @@ pub struct Device {
     /// Its critical errors.
     #[serde(rename = "xid")]
     pub xids: Vec<Xid>,
+    /// What it is split into while MIG is on.
+    #[serde(rename = "instance")]
+    pub instances: Vec<Instance>,
+}
+
+/// One GPU instance.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    /// Its id on its board.
+    pub id: u32,
+    /// How many of the board's seven slices it has.
+    #[serde(default = "one")]
+    pub slices: u32,
+    /// UUID of its MIG device; made from board and id if empty.
+    #[serde(default)]
+    pub uuid: String,
+    /// Devices of the state file whose engines run on it.
+    #[serde(default)]
+    pub engines: Vec<usize>,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 impl Default for Scenario {
@@ -169,6 +199,8 @@ impl Default for Device {
             pcie_bytes_per_s: 2e6,
             nvlink_bytes_per_s: Some(1_024e3),
             module_watts: None,
+            engines: Vec::new(),
+            gpm: false,
             mig: false,
             mig_changes_at_s: None,
             compute_mode: 0,
@@ -176,6 +208,7 @@ impl Default for Device {
             jumps: Vec::new(),
             throttles: Vec::new(),
             xids: Vec::new(),
+            instances: Vec::new(),
         }
     }
 }
@@ -184,7 +217,26 @@ impl Device {
     fn numbered(index: usize) -> Self {
         Self {
             uuid: uuid_of(index),
+            engines: vec![index],
             ..Self::default()
+        }
+    }
+
+    /// All engines that run on it, in whatever mode.
+    pub(crate) fn all_engines(&self) -> impl Iterator<Item = usize> {
+        let of_instances = self.instances.iter().flat_map(|instance| &instance.engines);
+        self.engines.iter().chain(of_instances).copied()
+    }
+
+    fn place_engines(&mut self, index: usize) {
+        if self.all_engines().next().is_none() {
+            self.engines.push(index);
+        }
+        for instance in &mut self.instances {
+            if instance.uuid.is_empty() {
+                let board = self.uuid.trim_start_matches("GPU-");
+                instance.uuid = format!("MIG-{board}-{}", instance.id);
+            }
         }
     }
 }
@@ -265,9 +317,20 @@ impl Scenario {
                 return refuse(format!("{:?} is no function or field", fault.call));
             }
         }
+        let mut engines = BTreeSet::new();
         for (index, device) in self.devices.iter_mut().enumerate() {
             if device.uuid.is_empty() {
                 device.uuid = uuid_of(index);
+            }
+            device.place_engines(index);
+            for engine in device.all_engines() {
+                if engine >= MAX_DEVICES || !engines.insert(engine) {
+                    return refuse(format!("engine {engine} is not there, or runs elsewhere"));
+                }
+            }
+            let slices = device.instances.iter().map(|instance| instance.slices);
+            if device.instances.len() > 7 || slices.sum::<u32>() > 7 {
+                return refuse(format!("device {index}: more than 7 slices"));
             }
             if !device.name.contains(MARK) {
                 device.name = format!("{} {MARK}", device.name);
@@ -337,6 +400,9 @@ mod tests {
             "noise_watts = 50",
             "[[fault]]\ncall = \"nvmlDeviceGetNames\"",
             "[[fault]]\ncall = \"*\"\nanswer = \"no\"",
+            "[[device]]\nengines = [3, 3]",
+            "[[device]]\nengines = [1]\n[[device]]",
+            "[[device]]\n[[device.instance]]\nid = 1\nslices = 8",
         ] {
             assert!(load(text).is_err(), "accepted: {text}");
         }

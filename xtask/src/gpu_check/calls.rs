@@ -44,7 +44,7 @@ fn modes(text: &mut String, device: &Device<'_>) -> Result<()> {
 type Call<'d> = (&'static str, Box<dyn Fn() -> Result<(), NvmlError> + 'd>);
 
 fn latencies(text: &mut String, device: &Device<'_>) -> Result<()> {
-    let calls: [Call<'_>; 12] = [
+    let calls: [Call<'_>; 13] = [
         (
             "energy, power (one call)",
             Box::new(|| fields(device).map(drop)),
@@ -86,6 +86,10 @@ fn latencies(text: &mut String, device: &Device<'_>) -> Result<()> {
         (
             "PCIe throughput",
             Box::new(|| device.pcie_throughput(PcieUtilCounter::Send).map(drop)),
+        ),
+        (
+            "activity, one sample (GPM)",
+            Box::new(|| device.gpm_sample().map(drop)),
         ),
     ];
     writeln!(text, "| call | p50, µs | p99, µs | longest, µs | calls |")?;

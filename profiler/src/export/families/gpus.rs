@@ -6,7 +6,7 @@ use super::super::totals::{Gpu, Totals};
 use super::{Families, SOURCE_SILENT};
 use crate::clock::Timestamp;
 use crate::ledger::FloorSource;
-use crate::telemetry::{GpuTelemetry, Modes, ThrottleReason, Traffic};
+use crate::telemetry::{GpuTelemetry, MigInstance, Modes, ThrottleReason, Traffic};
 
 const NANOS: f64 = 1e9;
 
@@ -118,6 +118,24 @@ fn readings(out: &mut Families, device: &str, telemetry: &GpuTelemetry) {
     for (direction, rate) in [("sent", sent_rate), ("received", received_rate)] {
         out.known(&GPU_PCIE_RATE, &[device, direction], rate);
     }
+    if let Some(activity) = telemetry.activity {
+        for (part, ratio) in [
+            ("graphics", activity.graphics),
+            ("sm", activity.sm),
+            ("occupancy", activity.occupancy),
+            ("tensor", activity.tensor),
+            ("memory", activity.memory),
+        ] {
+            let ratio = ratio.map(|ratio| ratio.0);
+            out.known(&GPU_ACTIVITY, &[device, part], ratio);
+        }
+    }
+    for MigInstance { id, slices, uuid } in &telemetry.instances {
+        let labels = [device, &id.to_string(), &slices.to_string(), uuid];
+        out.number(&GPU_INSTANCE_INFO, &labels, 1.0);
+    }
+    let latency = telemetry.field_latency.map(|latency| latency.as_secs_f64());
+    out.known(&GPU_FIELD_LATENCY, &[device], latency);
     let Modes {
         mig,
         compute,

@@ -11,6 +11,7 @@ use nvml_wrapper::Device;
 use nvml_wrapper::error::NvmlError;
 
 use super::events::Events;
+use super::instances::Parts;
 use super::monitor::Monitor;
 use super::support::{Figure, Record};
 use super::{Board, Unavailable, library, processes};
@@ -104,8 +105,9 @@ fn everything(device: &Device<'_>, monitor: &mut Monitor) -> Result<(), NvmlErro
         };
         monitor.record.note(figure, answer, Timestamp::now());
     }
-    processes::compute_pids(device, &mut monitor.record, &mut health)?;
+    processes::compute(device, &mut monitor.record, &mut health)?;
     processes::utilization(device, &mut 0, &mut monitor.record, &mut health)?;
-    monitor.look(device, &mut health)?;
+    let mig = monitor.look(device, &mut health)?.modes.mig;
+    Parts::default().look(device, mig, &[], &mut monitor.record, &mut health)?;
     Ok(())
 }

@@ -100,7 +100,7 @@ impl Monitor {
     ) -> Result<GpuTelemetry, NvmlError> {
         // First, since all others may answer otherwise in another mode.
         let modes = self.modes(device, health)?;
-        let mut fields = self.fields(device, health)?;
+        let (mut fields, field_latency) = self.fields(device, health)?;
         let record = &mut self.record;
         let limit = record.ask(Figure::PowerLimit, health, || device.enforced_power_limit())?;
         let range = record.ask(Figure::PowerLimitRange, health, || {
@@ -163,6 +163,8 @@ impl Monitor {
             pcie,
             nvlink,
             modes,
+            field_latency,
+            ..GpuTelemetry::default()
         })
     }
 
@@ -199,24 +201,25 @@ impl Monitor {
         })
     }
 
-    /// The fields that the board has, in one call.
+    /// The fields that the board has, in one call, and how long the driver needed for the slowest.
     fn fields(
         &mut self,
         device: &Device<'_>,
         health: &mut Health,
-    ) -> Result<BTreeMap<Figure, u64>, NvmlError> {
+    ) -> Result<(BTreeMap<Figure, u64>, Option<Duration>), NvmlError> {
         let start = Timestamp::now();
         let (figures, fields): (Vec<Figure>, Vec<Field>) = FIELDS
             .into_iter()
             .filter(|(figure, _)| self.record.wants(*figure, start))
             .unzip();
         if figures.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok((BTreeMap::new(), None));
         }
         let answer = raw::field_values(device, &fields);
         let end = Timestamp::now();
         health.called(start, end, answer.as_ref().err().is_none_or(is_absent));
         let mut values = BTreeMap::new();
+        let mut latency = None;
         match answer {
             Err(error) if is_lost(&error) => return Err(error),
             Err(error) => {
@@ -224,7 +227,8 @@ impl Monitor {
                     self.record.note(figure, Err(&error), end);
                 }
             }
-            Ok(answers) => {
+            Ok((answers, told)) => {
+                latency = told;
                 for (figure, answer) in figures.into_iter().zip(answers) {
                     if let Some(error) = answer.as_ref().err().filter(|error| is_lost(error)) {
                         log::debug!("{}: {error}", figure.name());
@@ -235,7 +239,7 @@ impl Monitor {
                 }
             }
         }
-        Ok(values)
+        Ok((values, latency))
     }
 
     /// The rises of a counter; `None` from its first fall on.

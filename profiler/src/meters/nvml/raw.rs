@@ -4,6 +4,7 @@
 //! Source: NVIDIA's `nvml.h`, `nvmlFieldValue_t` and `nvmlDeviceGetCurrentClocksEventReasons`.
 
 use std::ffi::{c_int, c_ulonglong};
+use std::time::Duration;
 
 use nvml_wrapper::Device;
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
@@ -18,16 +19,17 @@ pub(super) struct Field {
     pub(super) scope: u32,
 }
 
-/// Field values by position, in one call.
+/// What each field showed, by position, and how long the slowest took.
+pub(super) type Fields = (Vec<Result<u64, NvmlError>>, Option<Duration>);
+
+/// Field values by position, in one call; and the longest that the driver needed for one of them, as
+/// it says, where it says so.
 ///
 /// Only for ids below 251: later ones are numbered otherwise by some drivers.
 ///
 /// # Errors
 /// The call as a whole fails.
-pub(super) fn field_values(
-    device: &Device<'_>,
-    fields: &[Field],
-) -> Result<Vec<Result<u64, NvmlError>>, NvmlError> {
+pub(super) fn field_values(device: &Device<'_>, fields: &[Field]) -> Result<Fields, NvmlError> {
     let symbol = nvml_sym(device.nvml().lib().nvmlDeviceGetFieldValues.as_ref())?;
     let mut values: Vec<nvmlFieldValue_t> = fields
         .iter()
@@ -44,7 +46,13 @@ pub(super) fn field_values(
     // SAFETY: the handle is of an open session, which `device` borrows; `values` holds as many
     // entries as is said, with id and scope set, and nobody else uses it during the call.
     nvml_try(unsafe { symbol(device.handle(), values.len() as c_int, values.as_mut_ptr()) })?;
-    Ok(values.iter().map(value).collect())
+    let told = values
+        .iter()
+        .filter(|field| nvml_try(field.nvmlReturn).is_ok());
+    let latency = told.map(|field| field.latencyUsec).max();
+    let latency = latency.and_then(|micros| u64::try_from(micros).ok());
+    let answers = values.iter().map(value).collect();
+    Ok((answers, latency.map(Duration::from_micros)))
 }
 
 fn value(field: &nvmlFieldValue_t) -> Result<u64, NvmlError> {

@@ -59,6 +59,10 @@ pub enum Figure {
     NvlinkReceived,
     /// Whether it is split into instances.
     MigMode,
+    /// Those instances.
+    Instances,
+    /// What its parts do.
+    Activity,
     /// Who may open a context.
     ComputeMode,
     /// Whether it is a virtual machine's.
@@ -69,7 +73,7 @@ pub enum Figure {
 
 impl Figure {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Energy,
         Self::Power,
         Self::PowerLimit,
@@ -91,6 +95,8 @@ impl Figure {
         Self::NvlinkSent,
         Self::NvlinkReceived,
         Self::MigMode,
+        Self::Instances,
+        Self::Activity,
         Self::ComputeMode,
         Self::VirtualizationMode,
         Self::CriticalErrors,
@@ -120,6 +126,8 @@ impl Figure {
             Self::NvlinkSent => "NVLink bytes sent",
             Self::NvlinkReceived => "NVLink bytes received",
             Self::MigMode => "MIG mode",
+            Self::Instances => "MIG instances",
+            Self::Activity => "activity (GPM)",
             Self::ComputeMode => "compute mode",
             Self::VirtualizationMode => "virtualisation mode",
             Self::CriticalErrors => "critical errors (XID)",

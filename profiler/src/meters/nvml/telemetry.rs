@@ -12,13 +12,14 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
 use super::events::Events;
+use super::instances::Parts;
 use super::monitor::Monitor;
 use super::roster::Roster;
 use super::sampling::find_device;
 use super::support::{Figure, Support};
 use super::{Board, library, processes};
 use crate::clock::Timestamp;
-use crate::ledger::MeterId;
+use crate::ledger::{Event, MeterId, Shares};
 use crate::meters::source::{Deaf, Feed, Health, Stop};
 use crate::meters::{GpuProcesses, GpuUtilization, News};
 
@@ -79,7 +80,7 @@ enum Ended {
 
 /// Where a board is.
 enum Place<'n> {
-    Here(Device<'n>),
+    Here(Device<'n>, Box<Parts<'n>>),
     /// Looked for again at a moment, and if it is not there, after as long again, and as long.
     Away(Timestamp, Duration),
 }
@@ -127,7 +128,7 @@ impl<'a, 'n> Session<'a, 'n> {
             }
             health.is(failure);
             feed.health(health)?;
-            let here = |place: &Place<'_>| matches!(place, Place::Here(_));
+            let here = |place: &Place<'_>| matches!(place, Place::Here(..));
             if !self.places.is_empty() && !self.places.iter().any(here) {
                 let answered = self.answered;
                 return Ok(Ended::Lost { answered });
@@ -179,12 +180,12 @@ impl<'a, 'n> Session<'a, 'n> {
                 let answer = registered.as_ref().copied();
                 monitor.record.note(Figure::CriticalErrors, answer, now);
             }
-            *place = Place::Here(device);
+            *place = Place::Here(device, Box::default());
         }
-        let Place::Here(device) = place else {
+        let Place::Here(device, parts) = place else {
             return Ok(None);
         };
-        match look(device, monitor, *meter, health) {
+        match look(device, parts, monitor, *meter, health) {
             Ok(told) => {
                 self.answered = true;
                 for news in told {
@@ -242,16 +243,23 @@ impl<'a, 'n> Session<'a, 'n> {
 }
 
 /// Asks a board for everything, processes first.
-fn look(
-    device: &Device<'_>,
+fn look<'n>(
+    device: &Device<'n>,
+    parts: &mut Parts<'n>,
     monitor: &mut Monitor,
     meter: MeterId,
     health: &mut Health,
 ) -> Result<Vec<News>, NvmlError> {
     let mut told = Vec::new();
-    if let Some(pids) = processes::compute_pids(device, &mut monitor.record, health)? {
+    let mut used = Vec::new();
+    if let Some(processes) = processes::compute(device, &mut monitor.record, health)? {
         let at = Timestamp::now();
-        told.push(News::Processes(GpuProcesses { meter, pids, at }));
+        used.extend(processes.iter().filter_map(|process| process.instance));
+        told.push(News::Processes(GpuProcesses {
+            meter,
+            processes,
+            at,
+        }));
     }
     let Monitor {
         last_seen, record, ..
@@ -265,7 +273,14 @@ fn look(
             at,
         }));
     }
-    let telemetry = monitor.look(device, health)?;
+    let mut telemetry = monitor.look(device, health)?;
+    let mig = telemetry.modes.mig;
+    let seen = parts.look(device, mig, &used, &mut monitor.record, health)?;
+    if let Some((at, busy)) = seen.busy {
+        told.push(News::Event(Event::Shares(Shares { meter, at, busy })));
+    }
+    telemetry.activity = seen.activity;
+    telemetry.instances = seen.instances;
     told.push(News::Telemetry(Box::new(telemetry)));
     Ok(told)
 }

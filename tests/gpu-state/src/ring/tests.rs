@@ -27,6 +27,8 @@ fn energy_grows_inside_segments_and_rests_between_them() {
         [500, 500, 550, 600]
     );
     assert_eq!(state.energy_at(1, 9_000), Some(0), "the other GPU idles");
+    assert_eq!(state.ran_between(0, 1_500, 3_500), Some((1_000, 300)));
+    assert_eq!(state.ran_between(0, 2_100, 2_900), Some((0, 0)));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_uint};
 
 use super::{give, give_text, this_function};
 use crate::abi::{DeviceHandle, INVALID_ARGUMENT, NOT_FOUND, PciInfo, Return};
-use crate::library::{Failure, call, device_call};
+use crate::library::{Failure, call, device_call, either_call, handle_of};
 
 /// # Safety
 /// As in `nvml.h`: `count` is valid for writing.
@@ -29,7 +29,7 @@ unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(
             .nth(index as usize)
             .ok_or(Failure(INVALID_ARGUMENT))?;
         // SAFETY: the caller's promise.
-        unsafe { give(device, std::ptr::without_provenance_mut(index + 1)) }
+        unsafe { give(device, handle_of(index, None)) }
     })
 }
 
@@ -51,7 +51,7 @@ unsafe extern "C" fn nvmlDeviceGetHandleByUUID(
             .find(|(_, device)| device.uuid.as_bytes() == wanted)
             .ok_or(Failure(NOT_FOUND))?;
         // SAFETY: the caller's promise.
-        unsafe { give(device, std::ptr::without_provenance_mut(index + 1)) }
+        unsafe { give(device, handle_of(index, None)) }
     })
 }
 
@@ -63,9 +63,10 @@ unsafe extern "C" fn nvmlDeviceGetUUID(
     uuid: *mut c_char,
     length: c_uint,
 ) -> Return {
-    // SAFETY: the caller's promise.
-    device_call(this_function!(), device, |gpu| unsafe {
-        give_text(uuid, length, &gpu.device.uuid)
+    either_call(this_function!(), device, |gpu, instance| {
+        let told = instance.map_or(&gpu.device.uuid, |instance| &instance.uuid);
+        // SAFETY: the caller's promise.
+        unsafe { give_text(uuid, length, told) }
     })
 }
 
@@ -78,7 +79,7 @@ unsafe extern "C" fn nvmlDeviceGetName(
     length: c_uint,
 ) -> Return {
     // SAFETY: the caller's promise.
-    device_call(this_function!(), device, |gpu| unsafe {
+    either_call(this_function!(), device, |gpu, _| unsafe {
         give_text(name, length, &gpu.device.name)
     })
 }

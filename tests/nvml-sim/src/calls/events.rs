@@ -6,7 +6,7 @@ use super::{give, this_function};
 use crate::abi::{
     DeviceHandle, EVENT_XID_CRITICAL, EventData, EventSetHandle, NO_INSTANCE, Return,
 };
-use crate::library::{call, device_call};
+use crate::library::{call, device_call, handle_of};
 
 /// # Safety
 /// As in `nvml.h`: `set` is valid for writing.
@@ -42,7 +42,7 @@ unsafe extern "C" fn nvmlEventSetWait_v2(
     call(this_function!(), |machine| {
         let (device, xid) = machine.events.wait(machine, set.addr(), timeout_ms)?;
         let event = EventData {
-            device: std::ptr::without_provenance_mut(device + 1),
+            device: handle_of(device, None),
             event_type: EVENT_XID_CRITICAL,
             event_data: xid,
             gpu_instance_id: NO_INSTANCE,

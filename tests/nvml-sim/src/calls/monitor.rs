@@ -93,8 +93,11 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
     memory: *mut Memory,
 ) -> Return {
     device_call(this_function!(), device, |gpu| {
-        let processes = gpu.machine.state.processes(gpu.index);
-        let held: u64 = processes.iter().map(|process| process.memory_bytes).sum();
+        let processes = gpu.processes();
+        let held: u64 = processes
+            .iter()
+            .map(|(_, process)| process.memory_bytes)
+            .sum();
         let total = gpu.device.memory_bytes;
         let reserved = total / 100;
         let used = held.min(total - reserved);
@@ -174,13 +177,6 @@ unsafe extern "C" fn nvmlDeviceGetComputeMode(device: DeviceHandle, mode: *mut c
 }
 
 impl Gpu<'_> {
-    /// Whether MIG is on.
-    fn is_mig(&self) -> bool {
-        let changes = self.device.mig_changes_at_s;
-        let changed = changes.is_some_and(|at| self.machine.age_s(self.now_ns) >= at);
-        self.device.mig != changed
-    }
-
     /// What holds the clocks down; that nothing runs if nothing does.
     fn throttle_reasons(&self) -> c_ulonglong {
         let age = self.machine.age_s(self.now_ns);

@@ -7,8 +7,8 @@ use gpu_state::Process;
 
 use super::this_function;
 use crate::abi::{
-    DeviceHandle, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NO_INSTANCE, NOT_FOUND, ProcessInfo,
-    ProcessUtilization, Return,
+    DeviceHandle, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NO_INSTANCE, NOT_FOUND, NOT_SUPPORTED,
+    ProcessInfo, ProcessUtilization, Return,
 };
 use crate::faults::Feature;
 use crate::library::{Failure, device_call};
@@ -24,12 +24,12 @@ unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
 ) -> Return {
     device_call(this_function!(), device, |gpu| {
         gpu.needs(Feature::Processes)?;
-        let processes = gpu.machine.state.processes(gpu.index);
-        let infos_of = |process: Process| ProcessInfo {
+        let processes = gpu.processes();
+        let infos_of = |(instance, process): (Option<u32>, Process)| ProcessInfo {
             pid: process.pid,
             used_gpu_memory: process.memory_bytes,
-            gpu_instance_id: NO_INSTANCE,
-            compute_instance_id: NO_INSTANCE,
+            gpu_instance_id: instance.unwrap_or(NO_INSTANCE),
+            compute_instance_id: instance.map_or(NO_INSTANCE, |_| 0),
         };
         // SAFETY: the caller's promise.
         unsafe { give_list(count, infos, processes.into_iter().map(infos_of).collect()) }
@@ -63,15 +63,18 @@ unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
     last_seen: c_ulonglong,
 ) -> Return {
     device_call(this_function!(), device, |gpu| {
+        if gpu.is_mig() {
+            return Err(Failure(NOT_SUPPORTED));
+        }
         // The driver takes a sample a second.
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let taken = Duration::from_secs(now.as_secs()).as_micros() as c_ulonglong;
-        let processes = gpu.machine.state.processes(gpu.index);
+        let processes = gpu.processes();
         if taken <= last_seen || processes.is_empty() {
             return Err(Failure(NOT_FOUND));
         }
         let busy = gpu.utilization()? / processes.len() as c_uint;
-        let sample_of = |process: Process| ProcessUtilization {
+        let sample_of = |(_, process): (_, Process)| ProcessUtilization {
             pid: process.pid,
             timestamp: taken,
             sm: busy,

@@ -1,11 +1,13 @@
 //! The library as the agent meets it: loaded from its file by the real nvml-wrapper.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod machine;
+mod mig;
+
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use gpu_state::{GpuState, Process, Segment, boottime_ns};
-use nvml_sim::{Scenario, counter_at, last_tick_ns};
+use gpu_state::{Process, Segment, boottime_ns};
+use nvml_sim::{counter_at, last_tick_ns};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::{Clock, PcieUtilCounter, TemperatureSensor};
@@ -15,53 +17,7 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 use object::{Object as _, ObjectSymbol as _};
 
-/// The library reads one scenario a process, so its users take turns.
-static TURN: Mutex<()> = Mutex::new(());
-
-struct Machine {
-    nvml: Nvml,
-    scenario: Scenario,
-    state: Arc<GpuState>,
-    _folder: tempfile::TempDir,
-    _turn: MutexGuard<'static, ()>,
-}
-
-fn machine(scenario: &str) -> Machine {
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("scenario.toml");
-    std::fs::write(&path, format!("gpu_state = \"gpu\"\n{scenario}")).unwrap();
-    let nvml = load(&path).unwrap();
-    let scenario = Scenario::load(&path).unwrap();
-    let state = Arc::new(scenario.open_state().unwrap());
-    Machine {
-        nvml,
-        scenario,
-        state,
-        _folder: folder,
-        _turn: turn,
-    }
-}
-
-fn load(scenario: &Path) -> Result<Nvml, NvmlError> {
-    // SAFETY: tests of this process take turns, and no other thread of theirs reads the
-    // environment.
-    unsafe { std::env::set_var(nvml_sim::SCENARIO_VARIABLE, scenario) };
-    Nvml::builder().lib_path(library().as_os_str()).init()
-}
-
-/// Cargo builds the library's shared object beside the tests' own folder.
-fn library() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let found = test
-        .ancestors()
-        .skip(1)
-        .map(|folder| folder.join("libnvml_sim.so"));
-    found
-        .into_iter()
-        .find(|file| file.exists())
-        .expect("cargo builds the cdylib with its tests")
-}
+use machine::{TURN, library, load, machine};
 
 #[test]
 fn devices_say_who_they_are_and_that_they_are_simulated() {
