@@ -14,6 +14,7 @@ mod aggregate;
 mod bound;
 mod close;
 mod cpu;
+mod doubts;
 mod flight;
 mod flights;
 mod floor;

@@ -1,9 +1,9 @@
 //! Replay: any tool's power and request logs through the same ledger into a recording.
 //!
 //! In: `power.csv` and `requests.jsonl` (`docs/replay.md`). Out: a `.pj` file, and which idle floor
-//! each device had. Three passes: over the power log for its devices, over both for what is wrong with
-//! them and for the idle floors, and over both to book. So nothing is written of logs that are not
-//! understood, and a floor that shows only at the end holds from the start.
+//! each device had. Three passes: over the power log for its devices, over both for the idle floors, if
+//! they are not all given, and over both to book. So a floor that shows only at the end holds from
+//! the start. What is booked goes to a file beside the output, which is replaced when all is understood.
 
 mod devices;
 mod error;
@@ -96,11 +96,20 @@ pub fn replay(options: &Options) -> Result<Replayed, ReplayError> {
             source: FloorSource::Fixed,
         })
     };
-    let survey = Pass::new(&devices, meters(&fixed), false, Nowhere);
-    let (ledger, Nowhere) = survey.run(power, requests)?;
-    let floors: Vec<Option<Floor>> = (0..devices.len())
-        .map(|place| floor_of(&ledger, place))
+    let given: Option<Vec<Floor>> = devices
+        .iter()
+        .enumerate()
+        .map(|(place, device)| fixed(place, device))
         .collect();
+    let floors: Vec<Option<Floor>> = match given {
+        Some(floors) => floors.into_iter().map(Some).collect(),
+        None => {
+            let survey = Pass::new(&devices, meters(&fixed), false, Nowhere);
+            let (ledger, Nowhere) = survey.run(power, requests)?;
+            let places = 0..devices.len();
+            places.map(|place| floor_of(&ledger, place)).collect()
+        }
+    };
 
     let partial = partial(output);
     let meters = meters(&|place, _| floors.get(place).copied().flatten());

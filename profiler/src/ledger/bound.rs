@@ -1,16 +1,13 @@
 //! How far a request's figure can be trusted: half-width of a 95 % interval, and class.
 //!
-//! In: a booked request's energy by how it was shared, and its meters. Out: class and
+//! In: a booked request's energy by how it was shared, and what is doubtful of its meters. Out: class and
 //! error ratios, of which one part cancels in a service's sum. Sensor gain is systematic, stated per meter,
 //! and not mixed in.
 
+use super::doubts::Doubts;
 use super::flight::{ENERGIES, Flight, Mode};
-use super::meter::MeterState;
-use super::{Class, Component, ErrorRatios, Outcome, Source};
+use super::{Class, Component, ErrorRatios, Outcome};
 
-/// How far the energy of the intervals at a request's two ends may be misplaced within them, as
-/// part of a tick at the request's mean power; calibrated against known truth.
-const TICK_PART: f64 = 0.15;
 /// Prefill energy that κ and the windows beside it may have moved, as part of it.
 const PREFILL_ERROR: f64 = 0.08;
 /// Decode energy that the neighbours' prefill windows may have moved, as part of it.
@@ -43,7 +40,7 @@ const FLOORLESS_ERROR: f64 = 0.4;
 pub(super) fn judge(
     flight: &Flight,
     energies: &[f64; ENERGIES],
-    meters: &[MeterState],
+    doubts: &Doubts,
 ) -> (Class, Option<ErrorRatios>) {
     if flight.mode == Mode::Free {
         let none = ErrorRatios {
@@ -59,11 +56,8 @@ pub(super) fn judge(
     let [prefill, decode, unstreamed, resident, cpu, dram] = *energies;
     let time_shared = unstreamed + resident;
     let gpu = prefill + decode + time_shared;
-    let of = |component| {
-        meters
-            .iter()
-            .filter(move |meter| meter.meter.component == component)
-    };
+    let (start, end) = (flight.request.start, flight.end());
+    let seconds = end.seconds_since(start);
 
     let (length, uncertainty) = flight.prefill;
     let prefill_error = if length > 0.0 {
@@ -80,30 +74,41 @@ pub(super) fn judge(
         decode_error,
         CHUNK_ERROR / flight.request.chunks.max(1) as f64,
     );
+    let ends = if seconds > 0.0 {
+        (std::f64::consts::SQRT_2 * doubts.edge / seconds).min(1.0)
+    } else {
+        1.0
+    };
+    // With how many others it was served, itself included: its part of the mean power.
+    let company = (doubts.watts * seconds / (gpu * 1e-6)).max(1.0);
     let mut own = (prefill * prefill_error).powi(2)
         + (decode * decode_error).powi(2)
-        + (time_shared * UNSTREAMED_ERROR).powi(2) * company(flight, gpu, meters)
-        + (gpu * worst(of(Component::Gpu), |meter| ends(flight, meter))).powi(2)
-        + (gpu * worst(of(Component::Gpu), MeterState::by_time_part) * BESIDE_UNSTREAMED).powi(2);
-    own += sampled(flight, prefill, gpu - prefill, of(Component::Gpu));
-    let mut common = (gpu * worst(of(Component::Gpu), floor_error)).powi(2)
-        + (gpu * worst(of(Component::Gpu), MeterState::contended_part) * CONTENDED_ERROR).powi(2)
-        + (gpu * worst(of(Component::Gpu), MeterState::foreign_part) * FOREIGN_ERROR).powi(2);
-    let split = || of(Component::Gpu).filter(|meter| is_split(flight, meter));
-    common += (gpu * worst(split(), MeterState::misplaced_part)).powi(2);
-    let host = |energy: f64, component| {
-        let model = of(component).any(|meter| meter.meter.source == Source::Model);
-        energy * if model { MODEL_ERROR } else { CPU_ERROR }
-    };
-    common += host(cpu, Component::Cpu).powi(2) + host(dram, Component::Dram).powi(2);
-    let floorless = meters
-        .iter()
-        .any(|meter| meter.floorless_until > flight.request.start);
+        + (time_shared * UNSTREAMED_ERROR).powi(2) * company
+        + (gpu * ends).powi(2)
+        + (gpu * doubts.by_time * BESIDE_UNSTREAMED).powi(2);
+    if let Some(tick) = doubts.integrated {
+        let over = |seconds: f64| SAMPLING_ERROR * (tick / seconds.max(tick)).sqrt();
+        own += (prefill * over(length)).powi(2) + ((gpu - prefill) * over(seconds)).powi(2);
+    }
+    let is_split = doubts.split_until > start;
+    let mut common = (gpu * doubts.floor).powi(2)
+        + (gpu * doubts.contended * CONTENDED_ERROR).powi(2)
+        + (gpu * doubts.foreign * FOREIGN_ERROR).powi(2);
+    if is_split {
+        common += (gpu * doubts.misplaced).powi(2);
+    }
+    for (energy, component) in [(cpu, Component::Cpu), (dram, Component::Dram)] {
+        let error = match doubts.is_estimate(component) {
+            true => MODEL_ERROR,
+            false => CPU_ERROR,
+        };
+        common += (energy * error).powi(2);
+    }
+    let floorless = doubts.floorless_until > start;
     if floorless {
         common += (total * FLOORLESS_ERROR).powi(2);
     }
-    let concerned = meters.iter().filter(|meter| concerns(flight, meter));
-    common += (total * worst(concerned, |meter| in_hole(flight, meter))).powi(2);
+    common += (total * doubts.in_hole(start, end)).powi(2);
     let errors = ErrorRatios {
         own: own.sqrt() / total,
         common: common.sqrt() / total,
@@ -128,121 +133,16 @@ pub(super) fn judge(
         (Component::Dram, dram),
     ] {
         if energy >= 0.1 * total {
-            let worst_source = of(component).map(|meter| match meter.meter.source {
-                Source::Counter if component == Component::Gpu => Class::A,
-                Source::Counter | Source::Integrated => Class::B,
-                Source::Model => Class::C,
-            });
-            class = worst_source.fold(class, Class::max);
+            class = class.max(doubts.class(component));
         }
     }
-    if gpu >= 0.1 * total && split().next().is_some() {
+    if gpu >= 0.1 * total && is_split {
         class = Class::C;
     }
     (class, Some(errors))
 }
 
-/// Whether the meter's energy was divided over instances while the request, which it was for, ran.
-fn is_split(flight: &Flight, meter: &MeterState) -> bool {
-    let start = flight.request.start;
-    let end = flight.request.end.map_or(start, |end| end.at);
-    let held = meter.holding.held_at(end);
-    meter.split_until > start && held.is_none_or(|held| held.services.contains(&flight.service))
-}
-
 /// Two errors that have nothing to do with each other. Ratios need none of `hypot`'s care.
 fn both(one: f64, other: f64) -> f64 {
     (one * one + other * other).sqrt()
-}
-
-/// With how many others a request was served, itself included: its part of the mean power.
-fn company(flight: &Flight, microjoules: f64, meters: &[MeterState]) -> f64 {
-    let end = flight
-        .request
-        .end
-        .map_or(flight.request.start, |end| end.at);
-    let seconds = end.seconds_since(flight.request.start);
-    let gpus = meters
-        .iter()
-        .filter(|meter| meter.meter.component == Component::Gpu);
-    let watts: f64 = gpus.filter_map(MeterState::busy_watts).sum();
-    (watts * seconds / (microjoules * 1e-6)).max(1.0)
-}
-
-fn worst<'a>(
-    meters: impl Iterator<Item = &'a MeterState>,
-    error: impl Fn(&MeterState) -> f64,
-) -> f64 {
-    meters.map(error).fold(0.0, f64::max)
-}
-
-/// What the two intervals at a request's ends may have misplaced, as part of its energy.
-fn ends(flight: &Flight, meter: &MeterState) -> f64 {
-    let end = flight
-        .request
-        .end
-        .map_or(flight.request.start, |end| end.at);
-    let seconds = end.seconds_since(flight.request.start);
-    let each = meter.edge_error + TICK_PART * meter.meter.tick as f64 * 1e-9;
-    if seconds > 0.0 {
-        (std::f64::consts::SQRT_2 * each / seconds).min(1.0)
-    } else {
-        1.0
-    }
-}
-
-/// What integrated power may have missed: errors of a tick each, which add up like noise.
-fn sampled<'a>(
-    flight: &Flight,
-    prefill: f64,
-    rest: f64,
-    mut meters: impl Iterator<Item = &'a MeterState>,
-) -> f64 {
-    let Some(meter) = meters.find(|meter| meter.meter.source == Source::Integrated) else {
-        return 0.0;
-    };
-    let tick = meter.meter.tick as f64 * 1e-9;
-    let request = &flight.request;
-    let end = request.end.map_or(request.start, |end| end.at);
-    let over = |seconds: f64| SAMPLING_ERROR * (tick / seconds.max(tick)).sqrt();
-    let (window, _) = flight.prefill;
-    (prefill * over(window)).powi(2) + (rest * over(end.seconds_since(request.start))).powi(2)
-}
-
-fn floor_error(meter: &MeterState) -> f64 {
-    meter
-        .busy_watts()
-        .map_or(0.0, |watts| (2.0 * meter.levels.error() / watts).min(1.0))
-}
-
-fn concerns(flight: &Flight, meter: &MeterState) -> bool {
-    let request = &flight.request;
-    meter.concerns(
-        flight.service,
-        request.end.map_or(request.start, |end| end.at),
-    )
-}
-
-/// False if all meters of the component that the request may have run on were blind for all of its
-/// time.
-pub(super) fn is_measured(flight: &Flight, component: Component, meters: &[MeterState]) -> bool {
-    let of = |meter: &&MeterState| meter.meter.component == component && concerns(flight, meter);
-    let mut concerned = meters.iter().filter(of).peekable();
-    concerned.peek().is_none() || concerned.any(|meter| in_hole(flight, meter) < 1.0)
-}
-
-/// The part of a request's time that lies in a hole of the meter.
-fn in_hole(flight: &Flight, meter: &MeterState) -> f64 {
-    let Some((from, to)) = meter.hole else {
-        return 0.0;
-    };
-    let start = flight.request.start;
-    let end = flight.request.end.map_or(start, |end| end.at);
-    let overlap = to.min(end).seconds_since(from.max(start));
-    let seconds = end.seconds_since(start);
-    if seconds > 0.0 {
-        overlap / seconds
-    } else {
-        0.0
-    }
 }

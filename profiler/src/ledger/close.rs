@@ -6,6 +6,7 @@
 //! meter that went silent keeps no request from being booked.
 
 use super::cpu;
+use super::doubts::Doubts;
 use super::flights::Flights;
 use super::gpu::{self, Division, Question};
 use super::holding::Held;
@@ -15,6 +16,7 @@ use super::walk::Stretch;
 use super::work::{ENERGY_PLACES, KINDS, Kind, Timeline};
 use super::{Accounts, Booked, BookedInterval, BookedRequest, Component, Ledger, MeterId, bound};
 use crate::clock::Timestamp;
+use crate::ids::Ids;
 use crate::units::Microjoules;
 use std::time::Duration;
 
@@ -372,7 +374,8 @@ impl Ledger {
         let meters = &self.meters;
         let has = [Component::Gpu, Component::Cpu, Component::Dram]
             .map(|component| meters.iter().any(|m| m.meter.component == component));
-        for (_, flight) in self.flights.ended_by(until) {
+        let mut doubts: Ids<u32, Doubts> = Ids::default();
+        for (ended, flight) in self.flights.ended_by(until) {
             let Some(flight) = self.flights.take(flight) else {
                 continue;
             };
@@ -402,11 +405,14 @@ impl Ledger {
                 0 => 0.0,
                 exact => exact as f64 / (1_u128 << ENERGY_PLACES) as f64,
             };
-            let (class, errors) = bound::judge(&flight, &flight.energies.map(joules), &self.meters);
+            let doubts = doubts
+                .entry(flight.service)
+                .or_insert_with(|| Doubts::of(flight.service, ended, meters));
+            let (class, errors) = bound::judge(&flight, &flight.energies.map(joules), doubts);
             // None of a meter that measured nothing of it is not 0.
             let known = |place: usize, component| {
                 let is_seen = sums[place] > Microjoules::ZERO
-                    || bound::is_measured(&flight, component, &self.meters);
+                    || doubts.is_measured(component, flight.request.start, flight.end());
                 (has[place] && is_seen).then_some(sums[place])
             };
             out(Booked::Request(BookedRequest {

@@ -65,6 +65,11 @@ impl Flight {
         }
     }
 
+    /// When it ended; its start while it has not.
+    pub(super) fn end(&self) -> Timestamp {
+        self.request.end.map_or(self.request.start, |end| end.at)
+    }
+
     /// Turns the chunks that are new since the look at `looked` into work.
     pub(super) fn follow_chunks(
         &mut self,

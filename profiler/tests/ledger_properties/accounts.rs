@@ -395,6 +395,49 @@ fn what_a_blind_gpu_did_not_measure_is_unknown_and_not_zero_and_is_no_other_serv
 }
 
 #[test]
+fn what_services_contend_for_on_another_gpu_is_not_this_ones_doubt() {
+    let error_beside = |others: &[u32]| {
+        let mut ledger = Ledger::new(gpu_only());
+        let [one, other] = [(); 2].map(|()| ledger.add_meter(meter(Component::Gpu, Some(50.0))));
+        ledger.apply(holders(one, 0, &[0], 0));
+        ledger.apply(holders(other, 0, others, 0));
+        for id in [one, other] {
+            (0..=50).for_each(|tick| ledger.apply(reading(id, tick * 100, tick * 30_000_000)));
+        }
+        for service in [&[0], others].concat() {
+            let served = Request {
+                first_data: Some(at(400)),
+                last_data: Some(at(4_000)),
+                streamed: true,
+                chunks: 200,
+                end: Some(End {
+                    at: at(4_000),
+                    outcome: Outcome::Done,
+                }),
+                ..request(u64::from(service), service, 200)
+            };
+            ledger.apply(Event::Request {
+                at: at(4_000),
+                request: served,
+            });
+        }
+        ledger.apply(Event::RequestsUntil(at(5_000)));
+        let booked = ledger.advance(at(5_000));
+        let errors = booked.iter().filter_map(|booked| match booked {
+            Booked::Request(booked) => Some((booked.request.service.0, booked.error_ratio()?)),
+            _ => None,
+        });
+        errors.collect::<std::collections::BTreeMap<u32, f64>>()
+    };
+    let (alone, beside) = (error_beside(&[1]), error_beside(&[1, 2]));
+    assert_eq!(alone[&0], beside[&0]);
+    assert!(
+        beside[&1] > alone[&1],
+        "these contend: {beside:?} {alone:?}"
+    );
+}
+
+#[test]
 fn a_meter_that_is_added_under_load_shares_from_then_on() {
     let mut ledger = Ledger::new(gpu_only());
     let told = request(1, 0, 0);

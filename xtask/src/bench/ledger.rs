@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::table::{Budget, Row};
-use super::{Lengths, step};
+use super::{Lengths, step, usage};
 use crate::project::target;
 
 /// A million requests a second, and a hundred thousand.
@@ -18,6 +18,11 @@ const LEDGER_NANOSECONDS: f64 = 1_000.0;
 const REPLAY_NANOSECONDS: f64 = 10_000.0;
 /// How much more a request may cost among 10,000 than alone: caches, not the ledger.
 const FLAT: f64 = 2.0;
+/// Requests of the log that is replayed, and how many times as many the longer one has.
+const REQUESTS: u64 = 100_000;
+const LONGER: u64 = 4;
+/// How much more memory that may take: none but noise.
+const MEMORY_FLAT: f64 = 1.2;
 const IN_FLIGHT: [u64; 3] = [1, 100, 10_000];
 
 /// All figures.
@@ -25,7 +30,7 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
     step("the ledger on values in memory");
     let mut rows = in_memory(lengths)?;
     step("replay, file to file");
-    rows.push(replay(folder, lengths)?);
+    rows.extend(replay(folder, lengths)?);
     Ok(rows)
 }
 
@@ -67,26 +72,61 @@ fn in_memory(lengths: Lengths) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn replay(folder: &Path, lengths: Lengths) -> Result<Row> {
-    let requests = 100_000;
-    write_logs(folder, requests)?;
-    let mut values = Vec::new();
-    for _ in 0..lengths.pairs {
-        let start = Instant::now();
-        let status = Command::new(target("release/perjoule"))
-            .args(["replay", "--power", "power.csv"])
-            .args(["--requests", "requests.jsonl", "-o", "replayed.pj"])
-            .args(["--idle-watts", "80"])
-            .current_dir(folder)
-            .stderr(Stdio::null())
-            .status()
-            .context("cannot run target/release/perjoule")?;
-        ensure!(status.success(), "replay failed: {status}");
-        values.push(start.elapsed().as_nanos() as f64 / requests as f64);
+fn replay(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
+    let given: &[&str] = &["--idle-watts", "80"];
+    let mut rows = Vec::new();
+    let mut peaks = [Vec::new(), Vec::new()];
+    write_logs(folder, REQUESTS)?;
+    for (name, arguments) in [("given", given), ("learned", &[])] {
+        let mut values = Vec::new();
+        for _ in 0..lengths.pairs {
+            let run = replay_once(folder, arguments)?;
+            values.push(run.took.as_nanos() as f64 / REQUESTS as f64);
+            if arguments == given {
+                peaks[0].push(run.peak_mb);
+            }
+        }
+        let name = format!("replay: a request, file to file, floor {name}");
+        rows.push(Row::new(name, "ns", values).budget(Budget::Figure(REPLAY_NANOSECONDS)));
     }
-    Ok(Row::new("replay: a request, file to file", "ns", values)
-        .budget(Budget::Figure(REPLAY_NANOSECONDS))
-        .remark("100,000 requests at 500 a second, power ten times a second"))
+    write_logs(folder, LONGER * REQUESTS)?;
+    for _ in 0..lengths.pairs {
+        peaks[1].push(replay_once(folder, given)?.peak_mb);
+    }
+    let [short, long] = peaks;
+    let name = format!("replay: memory, log of {} requests", LONGER * REQUESTS);
+    rows.push(
+        Row::new(name, "MB", long)
+            .peer(short)
+            .budget(Budget::Ratio(MEMORY_FLAT))
+            .remark(format!(
+                "the peer is a log of {REQUESTS}; 500 requests a second, power ten times a second"
+            )),
+    );
+    Ok(rows)
+}
+
+struct Replay {
+    took: Duration,
+    peak_mb: f64,
+}
+
+fn replay_once(folder: &Path, arguments: &[&str]) -> Result<Replay> {
+    let start = Instant::now();
+    let child = Command::new(target("release/perjoule"))
+        .args(["replay", "--power", "power.csv"])
+        .args(["--requests", "requests.jsonl", "-o", "replayed.pj"])
+        .args(arguments)
+        .current_dir(folder)
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot run target/release/perjoule")?;
+    let ended = usage::wait(child)?;
+    ensure!(ended.success, "replay failed");
+    Ok(Replay {
+        took: start.elapsed(),
+        peak_mb: ended.peak_mb,
+    })
 }
 
 fn write_logs(folder: &Path, requests: u64) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,37 @@ pub(super) fn resident(process: u32) -> Result<Resident> {
     Ok(Resident {
         now: megabytes("VmRSS:")?,
         peak: megabytes("VmHWM:")?,
+    })
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) success: bool,
+    /// The most memory it had, MB.
+    pub(super) peak_mb: f64,
+}
+
+/// Waits for a process.
+pub(super) fn wait(child: Child) -> Result<Ended> {
+    let mut status = 0;
+    // SAFETY: a `rusage` is plain numbers, for which zero is valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both are valid to write; the child was not waited for.
+    let waited = unsafe {
+        libc::wait4(
+            child.id() as libc::pid_t,
+            &raw mut status,
+            0,
+            &raw mut usage,
+        )
+    };
+    if waited < 0 {
+        return Err(std::io::Error::last_os_error()).context("cannot wait for a process");
+    }
+    Ok(Ended {
+        success: libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        peak_mb: usage.ru_maxrss as f64 * 1_024.0 * 1e-6,
     })
 }
 
