@@ -20,7 +20,9 @@ const CHUNK_ERROR: f64 = 4.0;
 /// Time in service stands in for prefill and tokens that are not seen: alone that errs by this
 /// part, in company by its root (measured 0.1, 0.28, 0.72, 1.32 at 0.2, 1.4, 8 and 35 together).
 const UNSTREAMED_ERROR: f64 = 0.4;
-/// What is shared by time in service errs at the cost of those beside it.
+/// What is shared by time in service errs at the cost of those beside it: of streams, and of others that
+/// are shared so.
+const STREAM_BESIDE_UNSTREAMED: f64 = 0.9;
 const BESIDE_UNSTREAMED: f64 = 0.5;
 /// Services that take turns on a GPU: when each one's steps ran, their outputs tell only roughly.
 const CONTENDED_ERROR: f64 = 0.2;
@@ -85,7 +87,8 @@ pub(super) fn judge(
         + (decode * decode_error).powi(2)
         + (time_shared * UNSTREAMED_ERROR).powi(2) * company
         + (gpu * ends).powi(2)
-        + (gpu * doubts.by_time * BESIDE_UNSTREAMED).powi(2);
+        + ((gpu - time_shared) * doubts.by_time * STREAM_BESIDE_UNSTREAMED).powi(2)
+        + (time_shared * doubts.by_time * BESIDE_UNSTREAMED).powi(2);
     if let Some(tick) = doubts.integrated {
         let over = |seconds: f64| SAMPLING_ERROR * (tick / seconds.max(tick)).sqrt();
         own += (prefill * over(length)).powi(2) + ((gpu - prefill) * over(seconds)).powi(2);
