@@ -5,7 +5,7 @@
 //! Work is either spread evenly over a stretch (a begin and an end edge with a rate) or happens at
 //! a point.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::clock::Timestamp;
 
@@ -20,6 +20,9 @@ pub(super) const ENERGY_PLACES: u32 = 64;
 
 /// A time bin is 2²⁴ ns (16.8 ms): shorter than any meter's tick, longer than most gaps.
 const BIN_SHIFT: u32 = 24;
+
+/// Bins that follow each other: about 17 s.
+const MOST_NEAR: u64 = 1_024;
 
 /// Bins' memory that is kept: about a second's.
 const MOST_SPARE: usize = 64;
@@ -187,7 +190,11 @@ impl Worker {
 /// needed, so that to add one costs no sorting.
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
-    bins: BTreeMap<u64, Vec<Edge>>,
+    /// Bins without a break, from `first` on: nearly every edge finds its own by its place.
+    near: VecDeque<Vec<Edge>>,
+    first: u64,
+    /// Bins elsewhere: before these, or behind a pause.
+    far: BTreeMap<u64, Vec<Edge>>,
     /// Memory of bins that were forgotten, for new ones.
     spare: Vec<Vec<Edge>>,
 }
@@ -195,34 +202,53 @@ pub(super) struct Timeline {
 impl Timeline {
     /// Adds an edge.
     pub(super) fn insert(&mut self, edge: Edge) {
-        self.bins
-            .entry(edge.at.0 >> BIN_SHIFT)
-            .or_insert_with(|| self.spare.pop().unwrap_or_default())
-            .push(edge);
+        let bin = edge.at.0 >> BIN_SHIFT;
+        if self.near.is_empty() {
+            self.first = bin;
+        }
+        match bin.checked_sub(self.first) {
+            Some(place) if place < MOST_NEAR => {
+                while self.near.len() as u64 <= place {
+                    self.near.push_back(self.spare.pop().unwrap_or_default());
+                }
+                if let Some(edges) = self.near.get_mut(place as usize) {
+                    edges.push(edge);
+                }
+            }
+            _ => self.far.entry(bin).or_default().push(edge),
+        }
     }
 
     /// The edges in (from, to], in no order.
     pub(super) fn within(&self, from: Timestamp, to: Timestamp) -> impl Iterator<Item = &Edge> {
-        let bins = (from.0 >> BIN_SHIFT)..=(to.0.max(from.0) >> BIN_SHIFT);
-        self.bins
-            .range(bins)
-            .flat_map(|(_, edges)| edges)
+        let (begin, end) = (from.0 >> BIN_SHIFT, to.0.max(from.0) >> BIN_SHIFT);
+        let near = |bin: u64| (bin.saturating_sub(self.first) as usize).min(self.near.len());
+        let past = end.saturating_add(1);
+        self.near
+            .range(near(begin)..near(past))
+            .chain(self.far.range(begin..past).map(|(_, edges)| edges))
+            .flatten()
             .filter(move |edge| edge.at > from && edge.at <= to)
     }
 
     /// Forgets what every meter has walked past.
     pub(super) fn forget(&mut self, until: Timestamp) {
-        while let Some(bin) = self.bins.first_entry() {
-            if *bin.key() >= until.0 >> BIN_SHIFT {
-                break;
-            }
-            let mut edges = bin.remove();
+        let until = until.0 >> BIN_SHIFT;
+        while self.first < until
+            && let Some(mut edges) = self.near.pop_front()
+        {
+            self.first += 1;
             if self.spare.len() < MOST_SPARE {
                 edges.clear();
                 self.spare.push(edges);
             }
         }
-        if self.bins.is_empty() {
+        while let Some(bin) = self.far.first_entry()
+            && *bin.key() < until
+        {
+            bin.remove();
+        }
+        if self.near.is_empty() {
             self.spare.clear();
         }
     }
@@ -231,6 +257,39 @@ impl Timeline {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn edges_are_found_wherever_they_lie_and_forgotten_with_their_time() {
+        let worker = Worker {
+            flight: 0,
+            service: 0,
+        };
+        let second = 1_000_000_000;
+        // In order, far ahead, before the first, and between.
+        let moments = [100, 101, 160, 99, 4_000, 20, 130].map(|at| at * second);
+        let mut timeline = Timeline::default();
+        for at in moments {
+            timeline.insert(worker.edge(Timestamp(at), Kind::Decode, Change::Point(1)));
+        }
+        let seen = |timeline: &Timeline, from: u64, to: u64| {
+            let edges = timeline.within(Timestamp(from * second), Timestamp(to * second));
+            let mut seen: Vec<u64> = edges.map(|edge| edge.at.0 / second).collect();
+            seen.sort_unstable();
+            seen
+        };
+        assert_eq!(
+            seen(&timeline, 0, 5_000),
+            [20, 99, 100, 101, 130, 160, 4_000]
+        );
+        assert_eq!(seen(&timeline, 99, 130), [100, 101, 130]);
+        assert!(seen(&timeline, 160, 3_999).is_empty());
+        timeline.forget(Timestamp(131 * second));
+        assert_eq!(seen(&timeline, 0, 5_000), [160, 4_000]);
+        timeline.insert(worker.edge(Timestamp(132 * second), Kind::Decode, Change::Point(1)));
+        assert_eq!(seen(&timeline, 0, 5_000), [132, 160, 4_000]);
+        timeline.forget(Timestamp(5_000 * second));
+        assert!(seen(&timeline, 0, 6_000).is_empty());
+    }
 
     #[test]
     fn an_edge_is_what_was_packed_into_it() {

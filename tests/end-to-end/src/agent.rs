@@ -119,7 +119,7 @@ impl Agent {
                 break port;
             }
             assert!(
-                start.elapsed() < scaled(Duration::from_secs(10)),
+                start.elapsed() < scaled(Duration::from_secs(30)),
                 "not up: {text}"
             );
             if let Ok(Some(status)) = agent.child.try_wait() {

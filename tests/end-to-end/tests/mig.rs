@@ -224,9 +224,14 @@ fn seven(more: &str, ceiling: f64) {
             error * 100.0
         );
         assert!(error.abs() < ceiling, "service {id}: {error}");
-        let bound = seen[&format!("perjoule_attribution_error_ratio{{service=\"{name}\"}}")];
-        println!("  bound {bound:.2}");
-        assert!(error.abs() < bound, "service {id}: {error} {bound}");
+        // Beyond 100 % there is none.
+        let bound = format!("perjoule_attribution_error_ratio{{service=\"{name}\"}}");
+        let bound = seen.get(&bound).copied();
+        println!("  bound {bound:.2?}");
+        assert!(
+            bound.is_none_or(|bound| error.abs() < bound),
+            "service {id}: {error} {bound:?}"
+        );
     }
     let account = |name: &str| sum(&agent, &format!("SELECT sum({name}_uj) AS uj {gpu}"));
     let [idle, context, requests, overhead, other, unattributed] = [
@@ -285,6 +290,7 @@ fn a_board_that_is_split_and_joined_again_while_the_agent_runs_is_followed() {
     // From split to whole, and another from whole to split.
     for (mode, before) in [("true", 7), ("false", 0)] {
         let more = format!("gpm = true\nmig = {mode}\nmig_changes_at_s = 14\n");
+        let changes = boottime_ns() as f64 * 1e-9 + 14.0;
         let stack = Stack::start_with_scenario(&board(&more));
         let begun = Instant::now();
         let mut agent = Agent::start_with(stack.perjoule(), &[]);
@@ -303,11 +309,18 @@ fn a_board_that_is_split_and_joined_again_while_the_agent_runs_is_followed() {
         let mut booked = agent.requests();
         booked.retain(|request| request["route"] != "health");
         assert_eq!(booked.len(), stack.served());
-        let is_late = |start: Option<f64>| start.is_some_and(|start| start >= changed);
+        let mut judged = [0, 0];
         for request in booked {
-            let was_split = (before == 7) != is_late(request["start_s"].as_f64());
-            assert_eq!(request["class"] == "C", was_split, "{before}: {request}");
+            let moment = |key: &str| request[key].as_f64().expect("a moment");
+            let is_late = moment("start_s") >= changed;
+            // A slow machine may still be serving when the mode changes.
+            if is_late || moment("end_s") < changes {
+                judged[usize::from(is_late)] += 1;
+                let was_split = (before == 7) != is_late;
+                assert_eq!(request["class"] == "C", was_split, "{before}: {request}");
+            }
         }
+        assert!(judged.iter().all(|count| *count > 3), "{judged:?}");
         let given: i64 = sum(
             &agent,
             "SELECT sum(gpu_uj) AS uj FROM requests WHERE route <> 'health'",
