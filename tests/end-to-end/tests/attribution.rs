@@ -10,6 +10,10 @@ use end_to_end::is_root;
 use end_to_end::stack::{Stack, Truth};
 use serde_json::Value;
 
+/// The part of the requests whose truth must lie within the bound. That 95 % do is held over a thousand
+/// requests (`docs/accuracy.md`); of forty such, fewer than this do once in thousands of runs.
+const LEAST_COVERED: f64 = 0.8;
+
 /// How long the agent sees an idle GPU before the load.
 const QUIET: Duration = Duration::from_millis(2_500);
 /// Intervals wait up to 2 s for late facts.
@@ -253,7 +257,7 @@ fn a_tensor_parallel_service_gets_what_it_used_of_each_of_its_gpus() {
     }
     let ratio = ratio(run.pairs.iter());
     assert!((ratio - 1.0).abs() <= 0.02, "{ratio}");
-    assert!(run.covered() >= 0.9, "{}", run.covered());
+    assert!(run.covered() >= LEAST_COVERED, "{}", run.covered());
 }
 
 /// Runs an engine of some kind; none if this is not root.
@@ -272,7 +276,7 @@ fn engine_of_kind(name: &str, engine: &[&str], load: &str) -> Option<Run> {
 
 fn assert_covered(run: Option<Run>) {
     if let Some(run) = run {
-        assert!(run.covered() >= 0.9, "{}", run.covered());
+        assert!(run.covered() >= LEAST_COVERED, "{}", run.covered());
     }
 }
 
