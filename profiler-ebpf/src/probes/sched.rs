@@ -1,5 +1,6 @@
-//! On-CPU time by owner, and cycles where the machine counts them. A slice is booked when it ends; what runs now, and since when, is
-//! published for the reader, which adds the slice that is still running.
+//! On-CPU time by owner, and cycles where the machine counts them. A slice is booked when it ends;
+//! what runs now, and since when, is published for the reader, which adds the slice that is still
+//! running.
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, bpf_perf_event_value};

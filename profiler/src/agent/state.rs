@@ -343,6 +343,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_written_is_named_with_the_option_that_names_another() {
+        let state = State {
+            schema: SCHEMA,
+            boot: boot_id(),
+            meters: vec![known(Source::Counter)],
+            totals: Saved::default(),
+        };
+        let nowhere = Path::new("/nonexistent/state.json");
+        let error = state.store(nowhere).unwrap_err();
+        assert!(error.to_string().contains("--state"), "{error}");
+    }
+
+    #[test]
     fn what_was_shown_first_does_not_replace_what_was_shown_last() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.json");

@@ -27,7 +27,7 @@ pub(super) struct Options {
     /// Where /metrics is served [default: 0.0.0.0:27182]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Leave the totals in this file at the end, and go on from them at the start
+    /// Keep the totals in this file, and go on from them at the start, also after a kill
     /// [default: state.json in $STATE_DIRECTORY, which systemd sets]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,

@@ -1,5 +1,5 @@
-//! On-CPU time by owner, and cycles where the machine counts them, never older than one read: ended slices as the kernel side booked them,
-//! and the slice that still runs on each CPU, up to now.
+//! On-CPU time by owner, and cycles where the machine counts them, never older than one read: ended
+//! slices as the kernel side booked them, and the slice that still runs on each CPU, up to now.
 //!
 //! In: each CPU's account in shared memory. Out: [`CpuWindow`], in which every nanosecond of
 //! every CPU appears once: Σ owners + idle = CPUs × (to − from). Processes that came and went
