@@ -30,6 +30,7 @@ use clap::{Args, ValueEnum};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
+use crate::project::today;
 use check::Check;
 use folder::Folder;
 use load::Load;
@@ -190,7 +191,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options,
         &format!(
             "\n## {name}, driver {driver}, {}\n\nLoad: {with}.\n",
-            date()?
+            today()?
         ),
     )?;
     for part in Part::value_variants() {
@@ -267,11 +268,6 @@ fn under(command: &[String], work: impl FnOnce(&str) -> Result<String>) -> Resul
     let _ = child.kill();
     let _ = child.wait();
     done
-}
-
-fn date() -> Result<String> {
-    let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output()?;
-    Ok(String::from_utf8_lossy(&date.stdout).trim().to_owned())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -40,6 +40,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot start: {shown}"))?;
+    check(status, &shown)
+}
+
+/// An error that names the command, unless it succeeded.
+pub(crate) fn check(status: ExitStatus, shown: &str) -> Result<()> {
     if !status.success() {
         bail!("failed ({status}): {shown}");
     }
@@ -55,6 +60,12 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<String> {
         .ok()
         .filter(|o| o.status.success())?;
     String::from_utf8(output.stdout).ok()
+}
+
+/// The date, as a page states it.
+pub(crate) fn today() -> Result<String> {
+    let date = output("date", &["-u", "+%Y-%m-%d"]).context("date")?;
+    Ok(date.trim().to_owned())
 }
 
 /// Where the program is on PATH.
@@ -73,7 +84,8 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-fn shown(command: &Command) -> String {
+/// The command as one would type it.
+pub(crate) fn shown(command: &Command) -> String {
     let arguments = command.get_args().map(OsStr::to_string_lossy);
     std::iter::once(command.get_program().to_string_lossy())
         .chain(arguments)

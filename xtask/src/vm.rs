@@ -2,10 +2,11 @@
 //! emulation, no KVM, no disk, no network) with one archive of files as their root.
 //!
 //! The tests are those of the machine itself, [`SUITES`] of `tests/end-to-end/tests`. Those of the
-//! request probe run once for each tier that the kernel offers.
+//! request probe run once for each tier that the kernel offers. The running kernel is one more.
 
 mod machine;
 mod root;
+mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::machine::{Verdict, Verdicts, boot};
-use crate::project::{cargo, output, run as run_command, target};
+use self::machine::{Told, Verdict, boot, follow};
+use crate::project::{cargo, output, root as checkout, run as run_command, target};
 use crate::setup;
 
 /// Kernels, and the tier that the probe must choose there.
@@ -27,7 +28,10 @@ const TIERS: &[&str] = &["tp_btf", "fexit", "kprobe", "raw_tp"];
 /// The suite that runs on each tier.
 const REQUESTS: &str = "requests";
 
-const SUITES: &[&str] = &["loader", "sched", REQUESTS, "tls"];
+const SUITES: &[&str] = &["loader", "sched", "syscalls", REQUESTS, "tls"];
+
+/// Where the running kernel's name would be a version's.
+const HOST: &str = "host";
 
 const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
@@ -37,13 +41,16 @@ const PACKAGES: &[(&str, &str)] = &[
 /// What the user may ask of it.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only this kernel: 6.1 or 6.12
+    /// Only this kernel: 6.1, 6.12 or host, the running one
     #[arg(long, value_name = "VERSION")]
     kernel: Option<String>,
+    /// Writes what was seen to docs/kernels.md
+    #[arg(long, conflicts_with_all = ["kernel", "tier", "suite", "filter"])]
+    write: bool,
     /// Only the request tests, on these tiers
     #[arg(long, value_name = "TIER")]
     tier: Vec<String>,
-    /// Only these tests: loader, sched, tls or requests
+    /// Only these tests: loader, sched, syscalls, requests or tls
     #[arg(long, value_name = "NAME")]
     suite: Vec<String>,
     /// Only tests with this in their names
@@ -86,6 +93,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for (version, expected) in KERNELS.iter().filter(|(version, _)| asked(version)) {
         kernels.push((kernel(&folder, version)?, *version, *expected));
     }
+    ensure!(
+        !kernels.is_empty() || asked(HOST),
+        "kernels are {}, 6.12 and {HOST}",
+        KERNELS[0].0
+    );
+    let mut all = Vec::new();
+    // Alone: its tests are of times.
+    if asked(HOST) {
+        println!("== the running kernel");
+        all.push(on_host(&tests, options).context("the running kernel")?);
+    }
     let archive = root::archive(&folder, &tests, options)?;
     // Side by side: one test at a time keeps little more than one CPU busy.
     let outcomes: Vec<_> = thread::scope(|scope| {
@@ -94,31 +112,56 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .map(|(kernel, version, expected)| {
                 println!("== Linux {version}: {}", kernel.display());
                 let archive = &archive;
-                let boot = move || boot(kernel, archive, version, expected);
-                (*version, scope.spawn(boot))
+                let boot = move || boot(kernel, archive, version);
+                (*version, *expected, scope.spawn(boot))
             })
             .collect();
         let ended = machines.into_iter();
         ended
-            .map(|(version, machine)| (version, machine.join()))
+            .map(|(version, expected, machine)| (version, expected, machine.join()))
             .collect()
     });
-    let mut all = Vec::new();
-    for (version, outcome) in outcomes {
+    for (version, expected, outcome) in outcomes {
         let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        all.push((
-            version,
-            outcome.with_context(|| format!("Linux {version}"))?,
-        ));
+        let told = outcome.with_context(|| format!("Linux {version}"))?;
+        let expected = format!("chosen: tier {expected}");
+        if let Some(chosen) = &told.chosen {
+            ensure!(chosen.contains(&expected), "not {expected}: {chosen}");
+        }
+        all.push(told);
     }
     summary(&all);
     println!("{:.0} s", start.elapsed().as_secs_f64());
-    let verdicts = all.iter().flat_map(|(_, verdicts)| verdicts.values());
-    let failed = verdicts
-        .flat_map(|tests| tests.values())
+    if options.write {
+        fs::write(checkout().join("docs/kernels.md"), table::page(&all)?)?;
+        println!("wrote docs/kernels.md");
+    }
+    let runs = all.iter().flat_map(|told| &told.runs);
+    let failed = runs
+        .flat_map(|(_, tests)| tests.values())
         .any(|verdict| *verdict == Verdict::Failed);
     ensure!(!failed, "tests failed");
     Ok(())
+}
+
+/// The same tests on the running kernel.
+fn on_host(tests: &[(&'static str, PathBuf)], options: &Options) -> Result<Told> {
+    run_command(cargo().args(["build", "--release"]).args([
+        "--package",
+        "nvml-sim",
+        "--package",
+        "inference-sim",
+    ]))?;
+    let places: Vec<(&str, String)> = tests
+        .iter()
+        .map(|(name, test)| (*name, test.to_string_lossy().into_owned()))
+        .collect();
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &root::script(&places, options)])
+        .current_dir(checkout().join("tests/end-to-end"))
+        .env("PERJOULE_TEST_BINARIES", target("release"));
+    follow(&mut shell, HOST)
 }
 
 /// The end-to-end tests of these names, each as an executable.
@@ -201,24 +244,27 @@ fn unpacked(folder: &Path, version: &str) -> Option<PathBuf> {
 }
 
 /// A line for each kernel and run, and below it what did not simply pass.
-fn summary(all: &[(&str, Verdicts)]) {
+fn summary(all: &[Told]) {
     println!(
-        "\n{:<6} {:<16} {:>6} {:>7} {:>6}",
-        "Linux", "tests", "passed", "skipped", "failed"
+        "\n{:<24} {:<20} {:>6} {:>7} {:>11} {:>6}",
+        "Linux", "tests", "passed", "skipped", "unsupported", "failed"
     );
-    for (version, verdicts) in all {
-        for (run, tests) in verdicts {
+    for told in all {
+        for (run, tests) in &told.runs {
             let count = |is: fn(&Verdict) -> bool| tests.values().filter(|it| is(it)).count();
             println!(
-                "{version:<6} {run:<16} {:>6} {:>7} {:>6}",
+                "{:<24} {run:<20} {:>6} {:>7} {:>11} {:>6}",
+                told.release,
                 count(|it| *it == Verdict::Passed),
                 count(|it| matches!(it, Verdict::Skipped(_))),
+                count(|it| matches!(it, Verdict::Unsupported(_))),
                 count(|it| *it == Verdict::Failed)
             );
             for (name, verdict) in tests {
                 match verdict {
                     Verdict::Passed => {}
                     Verdict::Skipped(why) => println!("       skipped {name}: {why}"),
+                    Verdict::Unsupported(why) => println!("       unsupported: {why}"),
                     Verdict::Failed => println!("       FAILED {name}"),
                 }
             }

@@ -236,30 +236,12 @@ fn place(root: &Path, from: &Path, to: &Path) -> Result<()> {
 
 /// The first process: mounts what programs expect, runs the tests, and ends.
 fn init(tests: &[(&str, PathBuf)], options: &Options) -> String {
-    let tiers = options.tiers().join(" ");
-    let filter = options.filter.join(" ");
     let modules = MODULES.join(" ");
-    // `--show-output`: a test that skips itself passes, and says so in what it prints.
-    let run = "--test-threads=1 --show-output";
-    let each = |name: &str| {
-        if name != REQUESTS {
-            return format!("echo 'vm: run {name}'\n/vm/{name} {run} {filter}\n");
-        }
-        format!(
-            "echo 'vm: run {name}, first tier'\n\
-             /vm/{name} {run} --nocapture the_first_tier\n\
-             for tier in {tiers}; do\n\
-             echo \"vm: run {name}, $tier\"\n\
-             export PERJOULE_REQUEST_TIER=$tier PERJOULE_TEST_SKIPPED=/tmp/skipped\n\
-             rm -f /tmp/skipped\n\
-             /vm/{name} --test-threads=1 the_first_tier > /tmp/first 2>&1\n\
-             if [ -e /tmp/skipped ]; then echo \"vm: none: $(cat /tmp/skipped)\"; continue; fi\n\
-             /vm/{name} {run} {filter}\n\
-             done\n\
-             unset PERJOULE_REQUEST_TIER PERJOULE_TEST_SKIPPED\n"
-        )
-    };
-    let runs: String = tests.iter().map(|(name, _)| each(name)).collect();
+    let places: Vec<(&str, String)> = tests
+        .iter()
+        .map(|(name, _)| (*name, format!("/vm/{name}")))
+        .collect();
+    let runs = script(&places, options);
     format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
@@ -275,7 +257,36 @@ fn init(tests: &[(&str, PathBuf)], options: &Options) -> String {
          [ -e /modules/$(uname -r)/$module ] && insmod /modules/$(uname -r)/$module\n\
          done\n\
          {runs}\
-         echo 'vm: done'\n\
          poweroff -f\n"
     )
+}
+
+/// Runs the tests at these places one after the other, those of requests on each tier, in the words
+/// that [`super::machine`] reads.
+pub(super) fn script(tests: &[(&str, String)], options: &Options) -> String {
+    let tiers = options.tiers().join(" ");
+    let filter = options.filter.join(" ");
+    // `--show-output`: a test that skips itself passes, and says so in what it prints.
+    let run = "--test-threads=1 --show-output";
+    let each = |name: &str, test: &str| {
+        if name != REQUESTS {
+            return format!("echo 'vm: run {name}'\n{test} {run} {filter}\n");
+        }
+        format!(
+            "echo 'vm: run {name}, first tier'\n\
+             {test} {run} --nocapture the_first_tier\n\
+             for tier in {tiers}; do\n\
+             echo \"vm: run {name}, $tier\"\n\
+             export PERJOULE_REQUEST_TIER=$tier PERJOULE_TEST_SKIPPED=/tmp/perjoule-vm-skipped\n\
+             rm -f $PERJOULE_TEST_SKIPPED\n\
+             {test} --test-threads=1 the_first_tier > /dev/null 2>&1\n\
+             if [ -e $PERJOULE_TEST_SKIPPED ]; then\n\
+             echo \"vm: none: $(cat $PERJOULE_TEST_SKIPPED)\"; continue; fi\n\
+             {test} {run} {filter}\n\
+             done\n\
+             unset PERJOULE_REQUEST_TIER PERJOULE_TEST_SKIPPED\n"
+        )
+    };
+    let runs: String = tests.iter().map(|(name, test)| each(name, test)).collect();
+    format!("echo \"vm: Linux $(uname -r)\"\n{runs}echo 'vm: done'\n")
 }
