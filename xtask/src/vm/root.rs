@@ -262,7 +262,7 @@ fn init(tests: &[(&str, PathBuf)], options: &Options) -> String {
 }
 
 /// Runs the tests at these places one after the other, those of requests on each tier, in the words
-/// that [`super::machine`] reads.
+/// that [`super::machine`] reads. A tier that the machine forbids is none it offers.
 pub(super) fn script(tests: &[(&str, String)], options: &Options) -> String {
     let tiers = options.tiers().join(" ");
     let filter = options.filter.join(" ");
@@ -279,9 +279,11 @@ pub(super) fn script(tests: &[(&str, String)], options: &Options) -> String {
              echo \"vm: run {name}, $tier\"\n\
              export PERJOULE_REQUEST_TIER=$tier PERJOULE_TEST_SKIPPED=/tmp/perjoule-vm-skipped\n\
              rm -f $PERJOULE_TEST_SKIPPED\n\
-             {test} --test-threads=1 the_first_tier > /dev/null 2>&1\n\
+             first=$({test} --test-threads=1 the_first_tier 2>&1)\n\
              if [ -e $PERJOULE_TEST_SKIPPED ]; then\n\
              echo \"vm: none: $(cat $PERJOULE_TEST_SKIPPED)\"; continue; fi\n\
+             refused=$(echo \"$first\" | grep -m1 'Operation not permitted')\n\
+             if [ \"$refused\" ]; then echo \"vm: none: $refused\"; continue; fi\n\
              {test} {run} {filter}\n\
              done\n\
              unset PERJOULE_REQUEST_TIER PERJOULE_TEST_SKIPPED\n"
