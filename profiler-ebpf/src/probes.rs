@@ -2,6 +2,7 @@
 
 mod cost;
 mod owners;
+mod registers;
 mod requests;
 mod sched;
 mod syscalls;

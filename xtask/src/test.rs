@@ -2,6 +2,7 @@
 //! against known truth, root tests on the running kernel, and the demo's bars. What is skipped is named,
 //! and so is every test that passed only when it was tried again.
 
+mod aarch64;
 mod python;
 mod tries;
 
@@ -84,6 +85,10 @@ pub(crate) fn run() -> Result<()> {
                 .args(["--", "--deny", "warnings"]),
         )
     })?;
+    match aarch64::ensure() {
+        Ok(()) => step("compile for 64-bit ARM", aarch64::check)?,
+        Err(error) => skipped.push(format!("to compile for 64-bit ARM: {error:#}")),
+    }
     step("host tests", || {
         tries.run(&|| {
             let mut command = cargo();

@@ -24,10 +24,11 @@ use super::descriptors::{leads_to, socket_of_file};
 use super::exchange::{received, sent};
 use super::slots::{count, find};
 use super::socket::{Socket as _, Untrusted, read_kernel};
-use super::source::{Direction, Origin, Registers, Source, message_source};
+use super::source::{Direction, Origin, Source, message_source};
 use crate::probes::MMAPABLE;
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;
+use crate::probes::registers::{self, calls};
 
 /// Where a task has its part of io_uring; it is null until it uses one.
 #[unsafe(no_mangle)]
@@ -109,33 +110,30 @@ pub(super) fn are_followed() -> bool {
 /// descriptor must lead to the socket.
 #[inline(always)]
 pub(super) fn works_for(socket: u64) -> bool {
-    #[cfg(bpf_target_arch = "x86_64")]
-    {
-        const SPLICE: u64 = 275;
-        const SETUP: u64 = 425;
-        const ENTER: u64 = 426;
-        // SAFETY: the current task always exists; the helper returns a trusted pointer.
-        let task = unsafe { bpf_get_current_task_btf() };
-        if is_set(task as *const u8, TASK_WORKER.load()) {
-            return true;
-        }
-        if !is_set(task as *const u8, TASK_IO_URING.load()) {
-            return false;
-        }
-        // SAFETY: as above.
-        let registers = unsafe { bpf_task_pt_regs(task) } as *const Registers;
-        // SAFETY: a trusted pointer to `pt_regs`.
-        let (number, descriptor) = unsafe { ((*registers).orig_ax, (*registers).di) };
-        match number {
-            // A ring's polling thread still has the registers of the call that made it.
-            SETUP | ENTER => true,
-            // Its socket is another of its arguments.
-            SPLICE => false,
-            _ => !leads_to(descriptor, socket),
-        }
+    // SAFETY: the current task always exists; the helper returns a trusted pointer.
+    let task = unsafe { bpf_get_current_task_btf() };
+    if is_set(task as *const u8, TASK_WORKER.load()) {
+        return true;
     }
-    #[cfg(not(bpf_target_arch = "x86_64"))]
-    false
+    if !is_set(task as *const u8, TASK_IO_URING.load()) {
+        return false;
+    }
+    // SAFETY: as above.
+    let registers = unsafe { bpf_task_pt_regs(task) } as *const u8;
+    // SAFETY: a trusted pointer to `pt_regs`.
+    let (number, descriptor) = unsafe {
+        (
+            registers::number(registers),
+            registers::argument_of(registers, 0),
+        )
+    };
+    match number {
+        // A ring's polling thread still has the registers of the call that made it.
+        calls::IO_URING_SETUP | calls::IO_URING_ENTER => true,
+        // Its socket is another of its arguments.
+        calls::SPLICE => false,
+        _ => !leads_to(descriptor, socket),
+    }
 }
 
 /// True if the pointer at `offset` of the task is not null.

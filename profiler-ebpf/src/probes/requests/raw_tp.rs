@@ -2,8 +2,6 @@
 //! every system call of the machine, and sees only the calls it knows: not `sendmmsg`,
 //! `recvmmsg`, io_uring, nor 32-bit processes.
 
-use core::mem::offset_of;
-
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
@@ -13,9 +11,10 @@ use profiler_ebpf::owners::FIRST_SERVICE;
 use super::calls::{receive_matters, receive_returned, send_returned};
 use super::descriptors::socket_of;
 use super::socket::{Untrusted, read_kernel};
-use super::source::{Direction, Registers};
+use super::source::Direction;
 use crate::probes::cost::Running;
 use crate::probes::owners::owner_of;
+use crate::probes::registers::{NUMBER, Number, argument, calls};
 use crate::probes::syscalls::is_32_bit;
 
 /// `sys_exit(struct pt_regs *regs, long ret)`
@@ -28,50 +27,38 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
     if owner < FIRST_SERVICE {
         return 0;
     }
-    #[cfg(bpf_target_arch = "x86_64")]
-    {
-        let registers: u64 = ctx.arg(0);
-        let register = |offset: usize| read_kernel::<u64>(registers, offset as u32).unwrap_or(0);
-        let Some::<u64>(number) = read_kernel(registers, offset_of!(Registers, orig_ax) as u32)
-        else {
-            return 0;
-        };
-        let first = offset_of!(Registers, di);
-        let third = offset_of!(Registers, dx);
-        // Only `recvfrom` and `recvmsg` can peek.
-        let (direction, descriptor, flags) = match number {
-            // read, readv
-            0 | 19 => (Direction::Received, first, 0),
-            // recvfrom
-            45 => (
-                Direction::Received,
-                first,
-                register(offset_of!(Registers, r10)),
-            ),
-            // recvmsg
-            47 => (Direction::Received, first, register(third)),
-            // write, sendto, writev, sendmsg; sendfile, whose first descriptor is the socket
-            1 | 44 | 20 | 46 | 40 => (Direction::Sent, first, 0),
-            // splice, whose third is
-            275 => (Direction::Sent, third, 0),
-            _ => return 0,
-        };
-        let returned: i64 = ctx.arg(1);
-        let returned = returned as i32;
-        if !receive_matters(returned) && direction == Direction::Received {
-            return 0;
+    let registers: u64 = ctx.arg(0);
+    let Some::<Number>(number) = read_kernel(registers, NUMBER as u32) else {
+        return 0;
+    };
+    let word = |index| read_kernel::<u64>(registers, argument(index) as u32).unwrap_or(0);
+    // Only `recvfrom` and `recvmsg` can peek.
+    let (direction, descriptor, flags) = match number {
+        calls::READ | calls::READV => (Direction::Received, 0, 0),
+        calls::RECVFROM => (Direction::Received, 0, word(3)),
+        calls::RECVMSG => (Direction::Received, 0, word(2)),
+        // The first descriptor of `sendfile` is the socket.
+        calls::WRITE | calls::SENDTO | calls::WRITEV | calls::SENDMSG | calls::SENDFILE => {
+            (Direction::Sent, 0, 0)
         }
-        if is_32_bit() {
-            return 0;
-        }
-        let Some(socket) = socket_of(register(descriptor)) else {
-            return 0;
-        };
-        if direction == Direction::Received {
-            receive(socket, returned, flags as i32, tgid, owner);
-        } else {
-            send(socket, returned);
-        }
+        calls::SPLICE => (Direction::Sent, 2, 0),
+        _ => return 0,
+    };
+    let returned: i64 = ctx.arg(1);
+    let returned = returned as i32;
+    if !receive_matters(returned) && direction == Direction::Received {
+        return 0;
+    }
+    if is_32_bit() {
+        return 0;
+    }
+    let Some(socket) = socket_of(word(descriptor)) else {
+        return 0;
+    };
+    if direction == Direction::Received {
+        receive(socket, returned, flags as i32, tgid, owner);
+    } else {
+        send(socket, returned);
     }
     0
 }

@@ -10,26 +10,13 @@ use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use super::io_uring;
 use super::payload::{self, Buffer, read_user};
 use super::slots;
+use crate::probes::registers::{self, calls};
 
 /// Which way the bytes went.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     Received,
     Sent,
-}
-
-/// Registers of a system call as the kernel saves them: `struct pt_regs`, an ABI.
-#[cfg(bpf_target_arch = "x86_64")]
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct Registers {
-    unused: [u64; 7],
-    pub(super) r10: u64,
-    unused_too: [u64; 4],
-    pub(super) dx: u64,
-    pub(super) si: u64,
-    pub(super) di: u64,
-    pub(super) orig_ax: u64,
 }
 
 /// Where bytes lie.
@@ -95,29 +82,30 @@ impl Origin for Syscall {
 /// Finds the bytes of the running system call, through its registers.
 #[inline(always)]
 fn syscall_source(direction: Direction) -> Source {
-    #[cfg(bpf_target_arch = "x86_64")]
-    {
-        // SAFETY: the current task always exists; the helper returns a trusted pointer.
-        let task = unsafe { bpf_get_current_task_btf() };
-        // SAFETY: as above.
-        let registers = unsafe { bpf_task_pt_regs(task) } as *const Registers;
-        // SAFETY: a trusted pointer to `pt_regs`.
-        let (number, second, third) =
-            unsafe { ((*registers).orig_ax, (*registers).si, (*registers).dx) };
-        // read, recvfrom, readv, recvmsg; write, sendto, writev, sendmsg
-        let (plain, plain_to, vector, message) = match direction {
-            Direction::Received => (0, 45, 19, 47),
-            Direction::Sent => (1, 44, 20, 46),
-        };
-        if number == plain || number == plain_to {
-            return Source::Plain(second);
-        }
-        if number == vector {
-            return Source::Segments(second, third);
-        }
-        if number == message {
-            return message_source(second);
-        }
+    // SAFETY: the current task always exists; the helper returns a trusted pointer.
+    let task = unsafe { bpf_get_current_task_btf() };
+    // SAFETY: as above.
+    let registers = unsafe { bpf_task_pt_regs(task) } as *const u8;
+    // SAFETY: a trusted pointer to `pt_regs`.
+    let (number, second, third) = unsafe {
+        (
+            registers::number(registers),
+            registers::argument_of(registers, 1),
+            registers::argument_of(registers, 2),
+        )
+    };
+    let (plain, plain_to, vector, message) = match direction {
+        Direction::Received => (calls::READ, calls::RECVFROM, calls::READV, calls::RECVMSG),
+        Direction::Sent => (calls::WRITE, calls::SENDTO, calls::WRITEV, calls::SENDMSG),
+    };
+    if number == plain || number == plain_to {
+        return Source::Plain(second);
+    }
+    if number == vector {
+        return Source::Segments(second, third);
+    }
+    if number == message {
+        return message_source(second);
     }
     Source::Unknown
 }
