@@ -3,6 +3,7 @@
 //! In: [`Config`]. Out: what the sinks show. One thread (the caller's) drains the kernel side,
 //! feeds the ledger and publishes; devices and /proc have threads of their own.
 
+mod budget;
 pub mod config;
 mod gpus;
 mod hops;
@@ -33,6 +34,7 @@ use crate::recording::RecordingError;
 use crate::report::Summary;
 use crate::services::Service;
 use crate::telemetry::CriticalErrors;
+use budget::Budget;
 use config::Config;
 use hops::Hops;
 use probes::Probes;
@@ -93,6 +95,8 @@ pub struct Agent {
     served: Timestamp,
     hops: Hops,
     lost_requests: u64,
+    /// Where the agent's cost is limited.
+    budget: Option<Budget>,
     /// Where totals are left to the next agent, if anywhere.
     state: Option<Keeper>,
     /// System calls already told, by service and class.
@@ -422,6 +426,7 @@ impl Agent {
     }
 
     fn publish(&mut self, now: Timestamp) {
+        self.keep_budget(now);
         self.tokens.publish(&mut self.sinks, &self.services);
         for (id, meter) in &self.meters {
             if meter.component == Component::Gpu {

@@ -20,6 +20,7 @@ mod totals;
 
 pub use catalog::{FAMILIES, Family, Kind};
 pub use metrics::{MAX_SERVICES, Metrics};
+pub(crate) use process::cpu_seconds;
 pub use saved::Saved;
 pub use snapshot::{BeforeShown, CONTENT_TYPE, Exposition, Snapshot};
 pub use totals::{NodeTotals, SourceCalls};

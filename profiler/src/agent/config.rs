@@ -4,6 +4,7 @@
 //! Every mistake is an error that names where it stands and what to do: an agent that runs on
 //! half-understood settings measures something else than its user believes.
 
+mod cpu_budget;
 mod idle_watts;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use thiserror::Error;
 use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::health::Tier;
+pub use cpu_budget::{CpuBudget, ParseCpuBudgetError};
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
 
 /// The exporter's port.
@@ -34,6 +36,8 @@ pub const SERVICE_LISTEN: SocketAddr =
 /// Where a command that measures for its user listens, if told to listen at all: loopback.
 pub const COMMAND_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), PORT);
+/// What the agent may cost as a service, unless told otherwise.
+pub const SERVICE_CPU_BUDGET: CpuBudget = CpuBudget::Share(0.01);
 /// The file that is read where none is named and it exists.
 pub const DEFAULT_FILE: &str = "/etc/perjoule/perjoule.toml";
 
@@ -69,6 +73,9 @@ pub struct Config {
     pub ipmi: bool,
     /// Corrections of meters, by device.
     pub calibration: BTreeMap<String, Calibration>,
+    /// What the agent may cost before it takes optional probes off; `None`: the verb's default,
+    /// [`SERVICE_CPU_BUDGET`] or no limit.
+    pub cpu_budget: Option<CpuBudget>,
     /// What is written to stderr.
     pub log_level: LevelFilter,
     /// How often things are done.
@@ -114,6 +121,7 @@ impl Default for Config {
             node_power: None,
             ipmi: true,
             calibration: BTreeMap::new(),
+            cpu_budget: None,
             log_level: LevelFilter::Info,
             intervals: Intervals {
                 drain: Duration::from_millis(20),
@@ -145,6 +153,7 @@ pub struct PartialConfig {
     pub ipmi: Option<bool>,
     /// In the file alone.
     pub calibration: Option<BTreeMap<String, Calibration>>,
+    pub cpu_budget: Option<CpuBudget>,
     #[serde(default, deserialize_with = "level")]
     pub log_level: Option<LevelFilter>,
     #[serde(default)]
@@ -263,6 +272,7 @@ impl Config {
             node_power: told.node_power,
             ipmi: told.ipmi.unwrap_or(default.ipmi),
             calibration: told.calibration.unwrap_or_default(),
+            cpu_budget: told.cpu_budget,
             log_level: told.log_level.unwrap_or(default.log_level),
             intervals: Intervals {
                 drain: millis(told.intervals.drain_ms, default.intervals.drain),
@@ -295,6 +305,7 @@ impl PartialConfig {
             node_power: self.node_power.or(lower.node_power),
             ipmi: self.ipmi.or(lower.ipmi),
             calibration: self.calibration.or(lower.calibration),
+            cpu_budget: self.cpu_budget.or(lower.cpu_budget),
             log_level: self.log_level.or(lower.log_level),
             intervals: PartialIntervals {
                 drain_ms: self.intervals.drain_ms.or(lower.intervals.drain_ms),
@@ -344,6 +355,7 @@ impl PartialConfig {
             node_power: variable(env, "PERJOULE_NODE_POWER", str::parse)?,
             ipmi: variable(env, "PERJOULE_IPMI", switch)?,
             calibration: None,
+            cpu_budget: variable(env, "PERJOULE_CPU_BUDGET", str::parse)?,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,
             intervals: PartialIntervals {
                 drain_ms: variable(env, "PERJOULE_DRAIN_MS", |text| {

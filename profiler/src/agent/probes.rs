@@ -187,6 +187,18 @@ impl Probes {
         counts
     }
 
+    /// Takes off the next optional probe, the one that is wanted least first, and returns its name;
+    /// `why` is its verdict from now on. `None` if none is left.
+    pub(super) fn thin(&mut self, why: &str) -> Option<&'static str> {
+        if let Some(syscalls) = self.syscalls.take() {
+            syscalls.detach(&mut self.loader);
+            let text = format!("{why}: system calls are no longer counted");
+            self.loader.mark("sys_enter", Verdict::Detached, text);
+            return Some("syscalls");
+        }
+        None
+    }
+
     /// What the request probe lost.
     pub(super) fn losses(&self) -> Losses {
         self.requests

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use thiserror::Error;
 
 use super::Agent;
+use super::budget::Budget;
 use super::config::{self, Config};
 use super::gpus::{self, Registry};
 use super::hops::Hops;
@@ -184,6 +185,7 @@ impl Agent {
         }
 
         let now = Timestamp::now();
+        let budget = config.cpu_budget.and_then(Budget::new);
         let mut agent = Self {
             config,
             probes,
@@ -204,6 +206,7 @@ impl Agent {
             served: now,
             hops: Hops::default(),
             lost_requests: 0,
+            budget,
             state: state.map(Keeper::new),
             syscalls: HashMap::new(),
             began: now,

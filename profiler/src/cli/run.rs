@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::settings::{Target, start_log};
 use super::{EXIT_USAGE, usage};
-use crate::agent::config::SERVICE_LISTEN;
+use crate::agent::config::{SERVICE_CPU_BUDGET, SERVICE_LISTEN};
 use crate::agent::{Agent, Options as AgentOptions};
 use crate::export;
 
@@ -35,10 +35,11 @@ pub(super) struct Options {
 
 /// Runs until a signal.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
-    let config = match options.target.config(file, verbose) {
+    let mut config = match options.target.config(file, verbose) {
         Ok(config) => config,
         Err(error) => return Ok(usage(&error, EXIT_USAGE)),
     };
+    config.cpu_budget.get_or_insert(SERVICE_CPU_BUDGET);
     start_log(&config, false);
     let listen = options.listen.or(config.listen).unwrap_or(SERVICE_LISTEN);
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use log::LevelFilter;
 
-use crate::agent::config::{Config, ConfigError, IdleWatts, PartialConfig, PartialServices};
+use crate::agent::config::{
+    Config, ConfigError, CpuBudget, IdleWatts, PartialConfig, PartialServices,
+};
 use crate::meters::external::NodePower;
 use crate::probes::health::Tier;
 
@@ -52,6 +54,10 @@ pub(super) struct Target {
     /// Read the traceparent header of requests, and write the trace's id to the recording
     #[arg(long)]
     trace_ids: bool,
+    /// What perjoule may cost, per cent of a core, or none: above it, optional probes are taken off
+    /// [default: 1 for `run`, else none]
+    #[arg(long, value_name = "PERCENT")]
+    cpu_budget: Option<CpuBudget>,
     /// The model's name, for service_info
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -96,6 +102,7 @@ impl Target {
             trace_ids: self.trace_ids.then_some(true),
             idle_watts,
             node_power: self.node_power.clone(),
+            cpu_budget: self.cpu_budget,
             log_level: level(verbose),
             ..PartialConfig::default()
         };

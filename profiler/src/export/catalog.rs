@@ -146,6 +146,8 @@ families! {
         "Time spent in a kernel program."
     PROBE_RUNS Counter "perjoule_probe_runs_total" ["program"]
         "Runs of a kernel program."
+    PROBES_THINNED Counter "perjoule_probes_thinned_total" ["probe"]
+        "Optional probes that were taken off because the agent cost more than its budget."
     EVENTS_DROPPED Counter "perjoule_events_dropped_total" ["reason"]
         "Events that were lost on their way to the ledger."
     SERIES_DROPPED Counter "perjoule_series_dropped_total" ["reason"]

@@ -171,6 +171,9 @@ fn trust(out: &mut Families, totals: &Totals, now: Timestamp) {
     for ((program, tier), up) in &totals.probes {
         out.number(&PROBE_UP, &[program, tier], f64::from(u8::from(*up)));
     }
+    for (probe, count) in &totals.probes_thinned {
+        out.number(&PROBES_THINNED, &[probe], *count as f64);
+    }
     for (program, cost) in &totals.probe_costs {
         let seconds = cost.run_nanos as f64 / NANOS;
         out.number(&PROBE_RUN_SECONDS, &[program], seconds);

@@ -69,6 +69,7 @@ impl Metrics {
                 sources: BTreeMap::new(),
                 probes: BTreeMap::new(),
                 probe_costs: BTreeMap::new(),
+                probes_thinned: BTreeMap::new(),
                 dropped: BTreeMap::new(),
             },
             meters: HashMap::new(),
@@ -317,6 +318,11 @@ impl Metrics {
         if let Some(state) = self.totals.sources.get_mut(source) {
             state.up = false;
         }
+    }
+
+    /// An optional probe was taken off because of the agent's cost.
+    pub fn record_thinned(&mut self, probe: &'static str) {
+        *self.totals.probes_thinned.entry(probe).or_default() += 1;
     }
 
     /// Whether a kernel program runs, and on which kind of hook.

@@ -48,7 +48,8 @@ pub(super) fn read(start_seconds: Option<f64>) -> ProcessUse {
     }
 }
 
-fn cpu_seconds() -> f64 {
+/// CPU time of this process so far, its system calls included.
+pub(crate) fn cpu_seconds() -> f64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

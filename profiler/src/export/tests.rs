@@ -159,6 +159,7 @@ fn everything() -> Metrics {
     };
     metrics.record_source_calls("nvml", calls);
     metrics.record_probe("sched_switch", "tp_btf", true);
+    metrics.record_thinned("syscalls");
     metrics.record_probe_cost("sched_switch", 1000, 100_000);
     metrics.record_dropped("ring_full", 3);
     metrics.describe_engine(&EngineInfo {

@@ -33,6 +33,7 @@ pub(super) struct Totals {
     pub(super) sources: BTreeMap<&'static str, SourceState>,
     pub(super) probes: BTreeMap<(&'static str, &'static str), bool>,
     pub(super) probe_costs: BTreeMap<&'static str, ProbeCost>,
+    pub(super) probes_thinned: BTreeMap<&'static str, u64>,
     pub(super) dropped: BTreeMap<&'static str, u64>,
 }
 
