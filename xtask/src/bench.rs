@@ -4,6 +4,7 @@
 //! Ratios are taken within one run; absolute figures move with the machine's mood.
 
 mod bpf;
+pub(crate) mod crowd;
 mod inference;
 mod interval;
 mod ledger;
@@ -68,6 +69,8 @@ enum Part {
     Requests,
     /// Per context switch
     Scheduler,
+    /// On a machine with many threads and processes
+    Crowd,
     /// The ledger by itself, and a replay
     Ledger,
 }
@@ -159,6 +162,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Scheduler) {
         rows.extend(scheduler::measure(&folder, lengths)?);
+    }
+    if wanted(Part::Crowd) {
+        rows.extend(crowd::measure(&folder, lengths)?);
     }
     if wanted(Part::Ledger) {
         rows.extend(ledger::measure(&folder, lengths)?);

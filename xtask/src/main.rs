@@ -33,13 +33,19 @@ enum Task {
     /// What this machine's NVIDIA GPU does, idle, loaded and under square waves, and whether the
     /// ledger closes over it
     GpuCheck(gpu_check::Options),
-    /// Run the request tests on other kernels' tiers, in QEMU
+    /// Run the probes' tests on other kernels, in QEMU, and on this one
     Vm(vm::Options),
     /// Measure what the agent itself costs (root)
     Bench(bench::Options),
     /// A server that streams, or its clients, for the bench
     #[command(hide = true, subcommand)]
     BenchStreams(bench::streams::Role),
+    /// A process of many threads, for the bench
+    #[command(hide = true)]
+    BenchCrowd {
+        /// How many
+        threads: u32,
+    },
 }
 
 fn main() -> Result<()> {
@@ -52,5 +58,6 @@ fn main() -> Result<()> {
         Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStreams(role) => bench::streams::run(&role),
+        Task::BenchCrowd { threads } => bench::crowd::run(threads),
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 
 use self::tries::Tries;
 use crate::project::{cargo, is_root, run as run_command, target};
-use crate::{accuracy, demo, setup};
+use crate::{accuracy, demo, setup, vm};
 
 /// Debian packages that give the real servers and tools the tests use.
 const PACKAGES: &[(&str, &str)] = &[
@@ -139,6 +139,10 @@ pub(crate) fn run() -> Result<()> {
             })
         })?;
         print!("{}", fs::read_to_string(&table).unwrap_or_default());
+        match vm::other_kernels() {
+            Ok(kernels) => step("probe tests on other kernels, emulated", || kernels.check())?,
+            Err(error) => skipped.push(format!("probe tests on other kernels: {error:#}")),
+        }
         for bars in DEMO_BARS {
             step(&format!("demo at {} requests/s", bars.rate), || {
                 demo::check(bars)

@@ -30,6 +30,9 @@ const REQUESTS: &str = "requests";
 
 const SUITES: &[&str] = &["loader", "sched", "syscalls", REQUESTS, "tls"];
 
+/// The tiers in `cargo xtask test`: the last one runs there on the running kernel.
+const TESTED_TIERS: &[&str] = &["tp_btf", "fexit", "kprobe"];
+
 /// Where the running kernel's name would be a version's.
 const HOST: &str = "host";
 
@@ -39,7 +42,7 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// What the user may ask of it.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Options {
     /// Only this kernel: 6.1, 6.12 or host, the running one
     #[arg(long, value_name = "VERSION")]
@@ -79,35 +82,89 @@ impl Options {
 /// `cargo xtask vm`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
-    setup::ensure()?;
+    let kernels = kernels(options)?;
+    let all = tell(&kernels, options)?;
+    println!("{:.0} s", start.elapsed().as_secs_f64());
+    if options.write {
+        fs::write(checkout().join("docs/kernels.md"), table::page(&all)?)?;
+        println!("wrote docs/kernels.md");
+    }
+    passed(&all)
+}
+
+/// Part of `cargo xtask test`: every suite on each kernel but the running one, that of the requests
+/// on the tier that is chosen there and on those that only these kernels have. An error is why
+/// there is nothing to run on.
+pub(crate) fn other_kernels() -> Result<OtherKernels> {
+    let options = Options {
+        tier: TESTED_TIERS.iter().map(|tier| (*tier).to_owned()).collect(),
+        suite: SUITES.iter().map(|suite| (*suite).to_owned()).collect(),
+        ..Options::default()
+    };
+    let mut kernels = kernels(&options)?;
+    kernels.host = false;
+    Ok(OtherKernels { kernels, options })
+}
+
+/// What `cargo xtask test` runs.
+pub(crate) struct OtherKernels {
+    kernels: Kernels,
+    options: Options,
+}
+
+impl OtherKernels {
+    /// Runs it.
+    pub(crate) fn check(&self) -> Result<()> {
+        passed(&tell(&self.kernels, &self.options)?)
+    }
+}
+
+/// What to boot.
+struct Kernels {
+    /// Each with its version and the tier that is expected there.
+    booted: Vec<(PathBuf, &'static str, &'static str)>,
+    /// The running one too.
+    host: bool,
+}
+
+/// Gets QEMU and the kernels that are asked for.
+fn kernels(options: &Options) -> Result<Kernels> {
     let missing = setup::ensure_packages(PACKAGES);
     ensure!(missing.is_empty(), "install {}", missing.join(" and "));
     let folder = target("vm");
     fs::create_dir_all(&folder)?;
+    let asked = |version: &str| options.kernel.as_deref().is_none_or(|only| only == version);
+    let mut booted = Vec::new();
+    for (version, expected) in KERNELS.iter().filter(|(version, _)| asked(version)) {
+        booted.push((kernel(&folder, version)?, *version, *expected));
+    }
+    let host = asked(HOST);
+    ensure!(
+        !booted.is_empty() || host,
+        "kernels are {}, 6.12 and {HOST}",
+        KERNELS[0].0
+    );
+    Ok(Kernels { booted, host })
+}
+
+/// Runs the tests and prints what they said.
+fn tell(kernels: &Kernels, options: &Options) -> Result<Vec<Told>> {
+    setup::ensure()?;
     let suites = options.suites();
     ensure!(!suites.is_empty(), "suites are {}", SUITES.join(", "));
     let tests = test_binaries(&suites)?;
     run_command(cargo().args(["build", "--release", "--package", "profiler"]))?;
-    let asked = |version: &str| options.kernel.as_deref().is_none_or(|only| only == version);
-    let mut kernels = Vec::new();
-    for (version, expected) in KERNELS.iter().filter(|(version, _)| asked(version)) {
-        kernels.push((kernel(&folder, version)?, *version, *expected));
-    }
-    ensure!(
-        !kernels.is_empty() || asked(HOST),
-        "kernels are {}, 6.12 and {HOST}",
-        KERNELS[0].0
-    );
     let mut all = Vec::new();
     // Alone: its tests are of times.
-    if asked(HOST) {
+    if kernels.host {
         println!("== the running kernel");
         all.push(on_host(&tests, options).context("the running kernel")?);
     }
-    let archive = root::archive(&folder, &tests, options)?;
+    let archive = root::archive(&target("vm"), &tests, options)?;
     // Side by side: one test at a time keeps little more than one CPU busy.
     let outcomes: Vec<_> = thread::scope(|scope| {
         let machines: Vec<_> = kernels
+            .booted
             .iter()
             .map(|(kernel, version, expected)| {
                 println!("== Linux {version}: {}", kernel.display());
@@ -131,11 +188,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         all.push(told);
     }
     summary(&all);
-    println!("{:.0} s", start.elapsed().as_secs_f64());
-    if options.write {
-        fs::write(checkout().join("docs/kernels.md"), table::page(&all)?)?;
-        println!("wrote docs/kernels.md");
-    }
+    Ok(all)
+}
+
+fn passed(all: &[Told]) -> Result<()> {
     let runs = all.iter().flat_map(|told| &told.runs);
     let failed = runs
         .flat_map(|(_, tests)| tests.values())

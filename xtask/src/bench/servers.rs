@@ -45,6 +45,13 @@ impl Agent {
         })
     }
 
+    /// One that watches the service of a process.
+    pub(super) fn of_process(process: u32, folder: &Path) -> Result<Self> {
+        let mut command = agent(None);
+        command.args(["--pid", &process.to_string()]);
+        Self::start(&mut command, folder, None)
+    }
+
     /// Waits until `/metrics` shows booked energy; returns seconds since the agent was started.
     pub(super) fn first_figure(&self) -> Result<f64> {
         while !usage::has_figures(&self.metrics_url)? {
