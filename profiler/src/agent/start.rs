@@ -10,6 +10,7 @@ use super::Agent;
 use super::config::{self, Config};
 use super::gpus::{self, Registry};
 use super::hops::Hops;
+use super::host::Host;
 use super::memory;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
@@ -21,6 +22,7 @@ use crate::finding::Finding;
 use crate::ledger::{self, Ledger, Meter, MeterId, TypicalIdle};
 use crate::meters;
 use crate::meters::calibration::Calibrated;
+use crate::probes::events::EventError;
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
 use crate::recording::{Recording, RecordingError};
@@ -35,6 +37,9 @@ pub enum StartError {
     /// Requests must be seen and cannot be.
     #[error("requests cannot be seen: {0}")]
     Requests(String),
+    /// A tracepoint that was named cannot be counted.
+    #[error(transparent)]
+    Event(#[from] EventError),
     /// The recording cannot be written.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -99,7 +104,10 @@ impl Agent {
         });
 
         let probes = match Probes::attach(&config) {
-            Ok(probes) => Some(probes),
+            Ok(mut probes) => {
+                probes.attach_events(&config)?;
+                Some(probes)
+            }
             Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
             Err(error) => {
                 log::warn!(
@@ -205,7 +213,7 @@ impl Agent {
             hops: Hops::default(),
             lost_requests: 0,
             state: state.map(Keeper::new),
-            syscalls: HashMap::new(),
+            host: Host::default(),
             began: now,
             cpu_read: now,
             published: now,
