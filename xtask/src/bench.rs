@@ -17,6 +17,7 @@ mod servers;
 mod sockets;
 mod stopwatch;
 pub(crate) mod streams;
+mod syscalls;
 mod table;
 pub(crate) mod usage;
 
@@ -68,6 +69,8 @@ enum Part {
     Requests,
     /// Per context switch
     Scheduler,
+    /// Per system call
+    Syscalls,
     /// The ledger by itself, and a replay
     Ledger,
 }
@@ -159,6 +162,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Scheduler) {
         rows.extend(scheduler::measure(&folder, lengths)?);
+    }
+    if wanted(Part::Syscalls) {
+        rows.extend(syscalls::measure(&folder, lengths)?);
     }
     if wanted(Part::Ledger) {
         rows.extend(ledger::measure(&folder, lengths)?);

@@ -66,8 +66,8 @@ pub struct ServiceReport {
     pub error_ratio: Option<f64>,
     pub cpu_s: Option<f64>,
     pub run_queue_s: Option<f64>,
-    /// What the host did for it; null where that was not asked for.
-    #[serde(default)]
+    /// What the host did for it; no key where that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostReport>,
 }
 

@@ -44,7 +44,7 @@ impl FromStr for SyscallSetting {
             Ok(timing) => Ok(Self::On(timing)),
             Err(_) => switch(text)
                 .map(Self::switched)
-                .map_err(|_| "not one of exact, sampled and off"),
+                .map_err(|_| "neither on nor off, exact or sampled"),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! tracepoints. Needs root. Each figure is held against what the kernel, `strace`, `perf` or the
 //! program itself counted in the same time.
 
+mod cli;
 mod events;
 mod peers;
 mod program;
