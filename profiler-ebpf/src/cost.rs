@@ -30,11 +30,22 @@ pub enum Program {
     SysExit,
     IoUringReceived,
     IoUringSent,
+    SyscallExit,
+    PageFaultMinor,
+    PageFaultMajor,
+    NamedEvent0,
+    NamedEvent1,
+    NamedEvent2,
+    NamedEvent3,
+    NamedEvent4,
+    NamedEvent5,
+    NamedEvent6,
+    NamedEvent7,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 36] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
@@ -60,6 +71,17 @@ impl Program {
         Self::SysExit,
         Self::IoUringReceived,
         Self::IoUringSent,
+        Self::SyscallExit,
+        Self::PageFaultMinor,
+        Self::PageFaultMajor,
+        Self::NamedEvent0,
+        Self::NamedEvent1,
+        Self::NamedEvent2,
+        Self::NamedEvent3,
+        Self::NamedEvent4,
+        Self::NamedEvent5,
+        Self::NamedEvent6,
+        Self::NamedEvent7,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -90,12 +112,23 @@ impl Program {
             Self::SysExit => "sys_exit",
             Self::IoUringReceived => "io_uring_received",
             Self::IoUringSent => "io_uring_sent",
+            Self::SyscallExit => "syscall_exit",
+            Self::PageFaultMinor => "page_fault_minor",
+            Self::PageFaultMajor => "page_fault_major",
+            Self::NamedEvent0 => "named_event_0",
+            Self::NamedEvent1 => "named_event_1",
+            Self::NamedEvent2 => "named_event_2",
+            Self::NamedEvent3 => "named_event_3",
+            Self::NamedEvent4 => "named_event_4",
+            Self::NamedEvent5 => "named_event_5",
+            Self::NamedEvent6 => "named_event_6",
+            Self::NamedEvent7 => "named_event_7",
         }
     }
 }
 
 /// Cells of a CPU's cost counters: room for programs to come, in whole cache lines.
-pub const CELLS: usize = 32;
+pub const CELLS: usize = 64;
 
 const _: () = assert!(Program::ALL.len() <= CELLS);
 

@@ -1,6 +1,14 @@
-//! System calls by class: which class an x86-64 system call belongs to.
+//! System calls by class, and how long they took: which class a call belongs to, on x86-64 and
+//! on arm64, and the layout of the counters.
 //!
-//! Numbers: `arch/x86/entry/syscalls/syscall_64.tbl` of the kernel.
+//! Numbers: `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/asm-generic/unistd.h` of
+//! the kernel; its calls since 5.1 have one number on both.
+
+pub mod arm64;
+mod durations;
+pub mod x86_64;
+
+pub use durations::{BUCKETS, FIRST_BOUND_BITS, TIME_WORDS, bucket_of};
 
 /// What a system call is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,7 +24,7 @@ pub enum Class {
     Poll,
     /// Waits for and wakes other threads.
     Futex,
-    /// Device control: with a GPU, the driver's door.
+    /// Device control, other than a GPU's where that can be told.
     Ioctl,
     /// Address space.
     Memory,
@@ -32,11 +40,13 @@ pub enum Class {
     Signal,
     /// Batched and asynchronous input and output.
     AsyncIo,
+    /// Device control of the GPU's driver.
+    GpuIoctl,
 }
 
 impl Class {
     /// All of them; a class's place is its index.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Other,
         Self::Read,
         Self::Write,
@@ -50,6 +60,7 @@ impl Class {
         Self::Time,
         Self::Signal,
         Self::AsyncIo,
+        Self::GpuIoctl,
     ];
 
     /// Its label in metrics.
@@ -68,6 +79,7 @@ impl Class {
             Self::Time => "time",
             Self::Signal => "signal",
             Self::AsyncIo => "async_io",
+            Self::GpuIoctl => "gpu_ioctl",
         }
     }
 }
@@ -75,7 +87,8 @@ impl Class {
 /// Cells of one service's counters; a power of two, so that a masked index stays inside.
 pub const CLASS_CELLS: usize = 16;
 
-/// Rows of the counters, one a counted service; row 0 is nobody's. A power of two.
+/// Rows of the counters, one a counted service; row 0 is nobody's, and its first cell counts
+/// calls whose start was overwritten by another thread's. A power of two.
 pub const ROWS: usize = 32;
 
 /// Cells of one CPU's counters.
@@ -84,184 +97,57 @@ pub const CELLS: usize = ROWS * CLASS_CELLS;
 /// One CPU's counters: row by row, calls by class.
 pub type CpuCounts = [u64; CELLS];
 
-/// Entries of [`CLASSES`]; a power of two above every number in use.
-pub const NUMBERS: usize = 512;
+/// One CPU's times: for each cell, nanoseconds and counts by duration.
+pub type CpuTimes = [u64; CELLS * TIME_WORDS];
 
-/// The class of each call by its number.
-pub static CLASSES: [u8; NUMBERS] = classes();
+/// Threads whose running call has a place for its start; a power of two. Threads whose ids are
+/// equal modulo this share one: who comes later has it.
+pub const STARTS: u32 = 16_384;
 
-/// The class of call `number`.
-pub const fn class_of(number: u64) -> u8 {
-    if number < NUMBERS as u64 {
-        CLASSES[number as usize]
-    } else {
-        Class::Other as u8
+/// The start of a thread's running call.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Start {
+    /// From [`Start::mark`]; 0 where no call runs.
+    pub mark: u64,
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: u64,
+}
+
+impl Start {
+    /// Thread, class, row, and the low bits of the time: two threads that write one place at a
+    /// time leave a mark that does not fit the time beside it.
+    #[inline(always)]
+    pub const fn mark(thread: u32, class: u8, row: u8, at: u64) -> u64 {
+        thread as u64 | (class as u64) << 32 | (row as u64) << 40 | (at & 0xffff) << 48
+    }
+
+    /// The thread of a mark.
+    #[inline(always)]
+    pub const fn thread(mark: u64) -> u32 {
+        mark as u32
+    }
+
+    /// Its cell in the counters, without regard to their length.
+    #[inline(always)]
+    pub const fn cell(mark: u64) -> u64 {
+        (mark >> 40 & 0xff) * CLASS_CELLS as u64 + (mark >> 32 & 0xff)
+    }
+
+    /// Whether the mark was written with this time.
+    #[inline(always)]
+    pub const fn fits(mark: u64, at: u64) -> bool {
+        mark >> 48 == at & 0xffff
     }
 }
 
-const fn classes() -> [u8; NUMBERS] {
+/// Entries of an architecture's table of classes; a power of two above every number in use.
+pub const NUMBERS: usize = 512;
+
+type Groups = [(Class, &'static [(u16, u16)]); 12];
+
+const fn classes(groups: Groups) -> [u8; NUMBERS] {
     let mut classes = [Class::Other as u8; NUMBERS];
-    let groups: [(Class, &[(u16, u16)]); 12] = [
-        (
-            Class::Read,
-            &[
-                (0, 0),
-                (17, 17),
-                (19, 19),
-                (187, 187),
-                (295, 295),
-                (327, 327),
-            ],
-        ),
-        (
-            Class::Write,
-            // 40 sendfile, 275 splice to 278 vmsplice without sync_file_range, 326 copy_file_range
-            &[
-                (1, 1),
-                (18, 18),
-                (20, 20),
-                (40, 40),
-                (275, 276),
-                (278, 278),
-                (296, 296),
-                (326, 326),
-                (328, 328),
-            ],
-        ),
-        (
-            Class::Poll,
-            &[
-                (7, 7),
-                (23, 23),
-                (213, 213),
-                (232, 233),
-                (270, 271),
-                (281, 281),
-                (284, 284),
-                (290, 291),
-                (441, 441),
-            ],
-        ),
-        (
-            Class::Futex,
-            &[(202, 202), (273, 274), (324, 324), (449, 449), (454, 456)],
-        ),
-        (Class::Ioctl, &[(16, 16)]),
-        (
-            Class::Memory,
-            // 29–31 and 67 shared memory, 149–152 mlock, 237–239 policy, 329–331 protection keys
-            &[
-                (9, 12),
-                (25, 31),
-                (67, 67),
-                (149, 152),
-                (216, 216),
-                (237, 239),
-                (256, 256),
-                (279, 279),
-                (310, 311),
-                (319, 319),
-                (323, 323),
-                (325, 325),
-                (329, 331),
-                (440, 440),
-                (450, 450),
-                (453, 453),
-                (462, 462),
-            ],
-        ),
-        (
-            Class::Process,
-            &[
-                (24, 24),
-                (39, 39),
-                (56, 61),
-                (97, 98),
-                (101, 102),
-                (104, 126),
-                (135, 136),
-                (140, 148),
-                (157, 158),
-                (160, 160),
-                (186, 186),
-                (203, 205),
-                (211, 211),
-                (218, 218),
-                (231, 231),
-                (247, 247),
-                (272, 272),
-                (302, 302),
-                (308, 309),
-                (314, 315),
-                (322, 322),
-                (434, 435),
-                (438, 438),
-            ],
-        ),
-        (
-            Class::Network,
-            &[(41, 55), (288, 288), (299, 299), (307, 307)],
-        ),
-        (
-            Class::File,
-            &[
-                (2, 6),
-                (8, 8),
-                (21, 22),
-                (32, 33),
-                (72, 95),
-                (132, 133),
-                (137, 138),
-                (161, 162),
-                (188, 199),
-                (217, 217),
-                (221, 221),
-                (235, 235),
-                (253, 255),
-                (257, 269),
-                (277, 277),
-                (280, 280),
-                (285, 285),
-                (292, 294),
-                (306, 306),
-                (316, 316),
-                (332, 332),
-                (436, 437),
-                (439, 439),
-                (451, 452),
-            ],
-        ),
-        (
-            Class::Time,
-            &[
-                (35, 38),
-                (96, 96),
-                (100, 100),
-                (164, 164),
-                (201, 201),
-                (222, 230),
-                (283, 283),
-                (286, 287),
-                (305, 305),
-            ],
-        ),
-        (
-            Class::Signal,
-            &[
-                (13, 15),
-                (34, 34),
-                (62, 62),
-                (127, 131),
-                (200, 200),
-                (234, 234),
-                (282, 282),
-                (289, 289),
-                (297, 297),
-                (424, 424),
-            ],
-        ),
-        (Class::AsyncIo, &[(206, 210), (333, 333), (425, 427)]),
-    ];
     let mut group = 0;
     while group < groups.len() {
         let (class, ranges) = groups[group];
@@ -286,6 +172,13 @@ const fn classes() -> [u8; NUMBERS] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn class_of(number: u64) -> u8 {
+        x86_64::CLASSES
+            .get(number as usize)
+            .copied()
+            .unwrap_or(Class::Other as u8)
+    }
 
     #[test]
     fn a_classes_place_is_its_index_and_fits_the_cells() {
@@ -362,6 +255,55 @@ mod tests {
         for (number, class) in expected {
             assert_eq!(class_of(*number as u64), *class as u8, "call {number}");
         }
+    }
+
+    #[test]
+    fn arm64s_calls_are_in_the_class_of_what_they_do() {
+        let expected = [
+            (63, Class::Read),
+            (65, Class::Read),
+            (64, Class::Write),
+            (71, Class::Write),
+            (72, Class::Poll),
+            (22, Class::Poll),
+            (98, Class::Futex),
+            (29, Class::Ioctl),
+            (222, Class::Memory),
+            (214, Class::Memory),
+            (124, Class::Process),
+            (94, Class::Process),
+            (220, Class::Process),
+            (203, Class::Network),
+            (211, Class::Network),
+            (56, Class::File),
+            (57, Class::File),
+            (80, Class::File),
+            (101, Class::Time),
+            (115, Class::Time),
+            (134, Class::Signal),
+            (129, Class::Signal),
+            (426, Class::AsyncIo),
+            (2, Class::AsyncIo),
+            (278, Class::Other),
+            (160, Class::Other),
+        ];
+        for (number, class) in expected {
+            assert_eq!(arm64::CLASSES[number], class as u8, "call {number}");
+        }
+    }
+
+    #[test]
+    fn calls_since_5_1_have_one_class_on_both() {
+        assert_eq!(arm64::CLASSES[424..], x86_64::CLASSES[424..]);
+    }
+
+    #[test]
+    fn a_starts_mark_tells_whose_it_is_and_whether_the_time_beside_it_is_its_own() {
+        let at = 0x1234_5678_9abc;
+        let mark = Start::mark(4_194_303, Class::GpuIoctl as u8, 31, at);
+        assert_eq!(Start::thread(mark), 4_194_303);
+        assert_eq!(Start::cell(mark), 31 * 16 + Class::GpuIoctl as u64);
+        assert!(Start::fits(mark, at) && !Start::fits(mark, at + 1));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod budget;
 pub mod config;
 mod gpus;
 mod hops;
+mod host;
 mod memory;
 mod probes;
 mod sinks;
@@ -37,6 +38,7 @@ use crate::telemetry::CriticalErrors;
 use budget::Budget;
 use config::Config;
 use hops::Hops;
+use host::Host;
 use probes::Probes;
 use sinks::Sinks;
 use state::{Keeper, Known};
@@ -99,8 +101,7 @@ pub struct Agent {
     budget: Option<Budget>,
     /// Where totals are left to the next agent, if anywhere.
     state: Option<Keeper>,
-    /// System calls already told, by service and class.
-    syscalls: HashMap<(ServiceId, &'static str), u64>,
+    host: Host,
     began: Timestamp,
     cpu_read: Timestamp,
     published: Timestamp,
@@ -460,24 +461,8 @@ impl Agent {
                 .iter()
                 .filter(|service| !service.pids.is_empty());
             let alive: Vec<ServiceId> = alive.map(|service| service.id).collect();
-            let counted = probes.read_syscalls(&alive);
-            // One that comes back is counted from 0.
-            self.syscalls
-                .retain(|(id, _), _| counted.iter().any(|counts| counts.service == *id));
-            for counts in counted {
-                for (class, count) in counts.iter() {
-                    let told = self
-                        .syscalls
-                        .entry((counts.service, class.name()))
-                        .or_default();
-                    metrics.record_syscalls(
-                        counts.service,
-                        class.name(),
-                        count.saturating_sub(*told),
-                    );
-                    *told = count;
-                }
-            }
+            self.host.publish(probes, &alive, &mut self.sinks);
+            let metrics = &mut self.sinks.metrics;
             let losses = probes.losses();
             for (reason, count) in losses.by_reason() {
                 metrics.record_dropped(reason, count);
@@ -490,6 +475,7 @@ impl Agent {
                 .summary
                 .set_losses(losses.events(), losses.requests());
         }
+        let metrics = &mut self.sinks.metrics;
         // A counter's jump beyond what its device can draw; facts that came after their request
         // was booked.
         metrics.record_dropped("reading_refused", self.ledger.refused());

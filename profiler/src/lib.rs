@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod cli;
 pub mod clock;
+pub mod durations;
 pub mod export;
 mod exposition;
 pub mod finding;

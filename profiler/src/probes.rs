@@ -2,6 +2,7 @@
 //! they stand on: the object's loader, the kernel's types, the machine's requirements.
 
 pub mod btf;
+pub mod events;
 pub mod health;
 pub mod load_error;
 pub mod loader;

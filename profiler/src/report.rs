@@ -6,6 +6,7 @@
 
 mod figures;
 mod full;
+mod host;
 mod markdown;
 mod model;
 mod quantiles;
@@ -16,6 +17,7 @@ mod tests;
 mod tokens;
 
 pub use full::{FullEnergy, IdlePolicy};
+pub use host::{HostReport, SyscallReport};
 pub use model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
     RequestCounts, Seconds, ServiceReport, SourceTokens, Tokens,

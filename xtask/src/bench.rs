@@ -18,6 +18,7 @@ mod servers;
 mod sockets;
 mod stopwatch;
 pub(crate) mod streams;
+mod syscalls;
 mod table;
 pub(crate) mod usage;
 
@@ -71,6 +72,8 @@ enum Part {
     Scheduler,
     /// On a machine with many threads and processes
     Crowd,
+    /// Per system call
+    Syscalls,
     /// The ledger by itself, and a replay
     Ledger,
 }
@@ -165,6 +168,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Crowd) {
         rows.extend(crowd::measure(&folder, lengths)?);
+    }
+    if wanted(Part::Syscalls) {
+        rows.extend(syscalls::measure(&folder, lengths)?);
     }
     if wanted(Part::Ledger) {
         rows.extend(ledger::measure(&folder, lengths)?);

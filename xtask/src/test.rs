@@ -22,6 +22,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("python3", "python3"),
     ("wrk", "wrk"),
+    ("strace", "strace"),
+    ("perf", "linux-perf"),
 ];
 const PROMETHEUS: &str = "prometheus";
 /// Tests that cannot run without a Prometheus, by parts of their names.

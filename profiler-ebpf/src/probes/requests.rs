@@ -8,7 +8,7 @@
 
 mod calls;
 mod clients;
-mod descriptors;
+pub(super) mod descriptors;
 mod exchange;
 mod fexit;
 mod http2;
@@ -18,7 +18,7 @@ mod payload;
 mod raw_tp;
 mod response;
 mod slots;
-mod socket;
+pub(super) mod socket;
 mod source;
 mod state;
 mod tail;

@@ -6,6 +6,7 @@
 
 mod cpu_budget;
 mod idle_watts;
+mod syscalls;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +25,12 @@ use thiserror::Error;
 
 use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
+use crate::probes::events::EventName;
 use crate::probes::health::Tier;
+use crate::probes::syscalls::Timing;
 pub use cpu_budget::{CpuBudget, ParseCpuBudgetError};
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
+pub use syscalls::SyscallSetting;
 
 /// The exporter's port.
 pub const PORT: u16 = 27182;
@@ -55,6 +59,12 @@ pub struct Config {
     pub services: Services,
     /// Count system calls of services; slows every system call of the machine a little.
     pub syscalls: bool,
+    /// Which of them are timed.
+    pub syscall_timing: Timing,
+    /// Count services' page faults; slows every page fault of the machine a little.
+    pub faults: bool,
+    /// Tracepoints to count by service; each slows what it stands in a little.
+    pub events: Vec<EventName>,
     /// Read requests inside TLS at services' TLS libraries: each of their calls takes longer.
     pub tls: bool,
     /// The kind of hook that sees requests; `None`: the first that works.
@@ -112,6 +122,9 @@ impl Default for Config {
             model: None,
             services: Services::default(),
             syscalls: false,
+            syscall_timing: Timing::Exact,
+            faults: false,
+            events: Vec::new(),
             tls: false,
             request_tier: None,
             engine_metrics: true,
@@ -142,7 +155,9 @@ pub struct PartialConfig {
     pub model: Option<String>,
     #[serde(default)]
     pub services: PartialServices,
-    pub syscalls: Option<bool>,
+    pub syscalls: Option<SyscallSetting>,
+    pub faults: Option<bool>,
+    pub events: Option<Vec<EventName>>,
     pub tls: Option<bool>,
     pub request_tier: Option<Tier>,
     pub engine_metrics: Option<bool>,
@@ -262,7 +277,13 @@ impl Config {
                     .collect(),
                 names: services.names.unwrap_or_default(),
             },
-            syscalls: told.syscalls.unwrap_or(default.syscalls),
+            syscalls: told.syscalls.is_some_and(|told| told.timing().is_some()),
+            syscall_timing: told
+                .syscalls
+                .and_then(SyscallSetting::timing)
+                .unwrap_or_default(),
+            faults: told.faults.unwrap_or(default.faults),
+            events: told.events.unwrap_or_default(),
             tls: told.tls.unwrap_or(default.tls),
             request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
@@ -296,6 +317,8 @@ impl PartialConfig {
                 names: self.services.names.or(lower.services.names),
             },
             syscalls: self.syscalls.or(lower.syscalls),
+            faults: self.faults.or(lower.faults),
+            events: self.events.or(lower.events),
             tls: self.tls.or(lower.tls),
             request_tier: self.request_tier.or(lower.request_tier),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
@@ -345,7 +368,9 @@ impl PartialConfig {
                 ports: variable(env, "PERJOULE_PORTS", list)?,
                 names: variable(env, "PERJOULE_NAMES", list)?,
             },
-            syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
+            syscalls: variable(env, "PERJOULE_SYSCALLS", str::parse)?,
+            faults: variable(env, "PERJOULE_FAULTS", switch)?,
+            events: variable(env, "PERJOULE_EVENTS", list)?,
             tls: variable(env, "PERJOULE_TLS", switch)?,
             request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
@@ -410,7 +435,7 @@ fn list<T: FromStr<Err: ToString>>(text: &str) -> Result<Vec<T>, String> {
         .collect()
 }
 
-fn switch(text: &str) -> Result<bool, &'static str> {
+pub(super) fn switch(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "true" | "on" | "yes" => Ok(true),
         "0" | "false" | "off" | "no" => Ok(false),

@@ -7,6 +7,7 @@ use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Owner, ServiceId};
 use crate::perf_event;
+use crate::probes::events::{EventError, EventName, EventProbe, ServiceEvents};
 use crate::probes::health::{ProgramHealth, Tier, Verdict};
 use crate::probes::load_error::LoadError;
 use crate::probes::loader::{Loader, Options};
@@ -14,7 +15,7 @@ use crate::probes::owners::Owners;
 use crate::probes::requests::{Losses, Observed, RequestProbe};
 use crate::probes::requirements;
 use crate::probes::sched::{CpuWindow, SchedProbe};
-use crate::probes::syscalls::{SyscallCounts, SyscallProbe};
+use crate::probes::syscalls::{GpuDevices, SyscallCounts, SyscallProbe};
 use crate::probes::tls::{LIMIT, StopCost, TlsLosses, TlsProbe};
 use crate::services::routes::route;
 
@@ -26,6 +27,7 @@ pub(super) struct Probes {
     sched: Option<SchedProbe>,
     syscalls: Option<SyscallProbe>,
     tls: Option<TlsProbe>,
+    events: Option<EventProbe>,
     owners: Owners,
     loader: Loader,
 }
@@ -45,7 +47,11 @@ impl Probes {
             RequestProbe::with_trace_ids(&mut options);
         }
         if config.syscalls {
-            SyscallProbe::configure(&mut options);
+            let gpus = GpuDevices::find();
+            SyscallProbe::configure(&mut options, config.syscall_timing, gpus);
+        }
+        if config.faults || !config.events.is_empty() {
+            EventProbe::configure(&mut options);
         }
         if config.tls {
             TlsProbe::configure(&mut options);
@@ -90,9 +96,19 @@ impl Probes {
             sched,
             syscalls,
             tls,
+            events: None,
             owners,
             loader,
         })
+    }
+
+    /// Counts page faults and the tracepoints that the user named, if that is asked for.
+    pub(super) fn attach_events(&mut self, config: &Config) -> Result<(), EventError> {
+        if config.faults || !config.events.is_empty() {
+            let probe = EventProbe::attach(&mut self.loader, config.faults, &config.events)?;
+            self.events = Some(probe);
+        }
+        Ok(())
     }
 
     pub(super) fn sees_requests(&self) -> bool {
@@ -190,13 +206,32 @@ impl Probes {
     /// Takes off the next optional probe, the one that is wanted least first, and returns its name;
     /// `why` is its verdict from now on. `None` if none is left.
     pub(super) fn thin(&mut self, why: &str) -> Option<&'static str> {
-        if let Some(syscalls) = self.syscalls.take() {
+        let (probe, program, what) = if let Some(syscalls) = self.syscalls.take() {
             syscalls.detach(&mut self.loader);
-            let text = format!("{why}: system calls are no longer counted");
-            self.loader.mark("sys_enter", Verdict::Detached, text);
-            return Some("syscalls");
+            ("syscalls", "sys_enter", "system calls")
+        } else if let Some(events) = self.events.take() {
+            let program = events.program();
+            events.detach(&mut self.loader);
+            ("events", program, "page faults and named tracepoints")
+        } else {
+            return None;
+        };
+        let text = format!("{why}: {what} are no longer counted");
+        self.loader.mark(program, Verdict::Detached, text);
+        Some(probe)
+    }
+
+    /// Calls that should have been timed and were not, at most; `None` without the probe.
+    pub(super) fn untimed_syscalls(&self) -> Option<u64> {
+        self.syscalls.as_ref().map(SyscallProbe::untimed)
+    }
+
+    /// What happened in each service so far, and the tracepoints' names. Empty without the probe.
+    pub(super) fn read_events(&mut self) -> (Vec<ServiceEvents>, Vec<EventName>) {
+        match &mut self.events {
+            Some(probe) => (probe.read(&self.owners), probe.named().to_vec()),
+            None => (Vec::new(), Vec::new()),
         }
-        None
     }
 
     /// What the request probe lost.
@@ -232,6 +267,7 @@ pub(super) fn examine(tier: Option<Tier>, log_level: log::LevelFilter) -> Vec<Fi
     }
     let config = Config {
         syscalls: true,
+        faults: true,
         tls: true,
         request_tier: tier,
         trace_ids: true,
@@ -239,7 +275,9 @@ pub(super) fn examine(tier: Option<Tier>, log_level: log::LevelFilter) -> Vec<Fi
         ..Config::default()
     };
     match Probes::attach(&config) {
-        Ok(probes) => {
+        Ok(mut probes) => {
+            // Each program's verdict is told below.
+            let _ = probes.attach_events(&config);
             findings.extend(probes.requests.as_ref().map(chosen_tier));
             findings.extend(probes.tls.as_ref().map(|tls| tls_cost(tls.stop_cost())));
             let tried = |program: &ProgramHealth| program.verdict != Verdict::Off;

@@ -8,6 +8,7 @@ use crate::export::{BeforeShown, Metrics};
 use crate::ledger::{
     Booked, CpuTime, EngineInfo, Floor, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
 };
+use crate::probes::syscalls::ClassCalls;
 use crate::recording::{Recording, RecordingError};
 use crate::report::Summary;
 
@@ -73,6 +74,25 @@ impl Sinks {
     pub(super) fn cpu(&mut self, cpu: &CpuTime) {
         self.metrics.record_cpu(cpu);
         self.summary.add_cpu(cpu);
+    }
+
+    /// More calls of a class.
+    pub(super) fn syscalls(&mut self, id: ServiceId, class: &'static str, new: &ClassCalls) {
+        self.metrics.record_syscalls(id, class, new.calls);
+        self.metrics.record_syscall_durations(id, class, &new.timed);
+        self.summary.add_syscalls(id, class, new.calls, &new.timed);
+    }
+
+    /// More page faults of a kind.
+    pub(super) fn page_faults(&mut self, id: ServiceId, kind: &'static str, count: u64) {
+        self.metrics.record_page_faults(id, kind, count);
+        self.summary.add_page_faults(id, kind, count);
+    }
+
+    /// More events of a tracepoint.
+    pub(super) fn tracepoint(&mut self, id: ServiceId, event: &str, count: u64) {
+        self.metrics.record_tracepoint(id, event, count);
+        self.summary.add_tracepoint(id, event, count);
     }
 
     pub(super) fn book(&mut self, booked: &Booked) {

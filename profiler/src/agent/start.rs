@@ -11,6 +11,7 @@ use super::budget::Budget;
 use super::config::{self, Config};
 use super::gpus::{self, Registry};
 use super::hops::Hops;
+use super::host::Host;
 use super::memory;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
@@ -22,6 +23,7 @@ use crate::finding::Finding;
 use crate::ledger::{self, Ledger, Meter, MeterId, TypicalIdle};
 use crate::meters;
 use crate::meters::calibration::Calibrated;
+use crate::probes::events::EventError;
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
 use crate::recording::{Recording, RecordingError};
@@ -36,6 +38,9 @@ pub enum StartError {
     /// Requests must be seen and cannot be.
     #[error("requests cannot be seen: {0}")]
     Requests(String),
+    /// A tracepoint that was named cannot be counted.
+    #[error(transparent)]
+    Event(#[from] EventError),
     /// The recording cannot be written.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -100,7 +105,10 @@ impl Agent {
         });
 
         let probes = match Probes::attach(&config) {
-            Ok(probes) => Some(probes),
+            Ok(mut probes) => {
+                probes.attach_events(&config)?;
+                Some(probes)
+            }
             Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
             Err(error) => {
                 log::warn!(
@@ -208,7 +216,7 @@ impl Agent {
             lost_requests: 0,
             budget,
             state: state.map(Keeper::new),
-            syscalls: HashMap::new(),
+            host: Host::default(),
             began: now,
             cpu_read: now,
             published: now,

@@ -8,9 +8,10 @@ use clap::Args;
 use log::LevelFilter;
 
 use crate::agent::config::{
-    Config, ConfigError, CpuBudget, IdleWatts, PartialConfig, PartialServices,
+    Config, ConfigError, CpuBudget, IdleWatts, PartialConfig, PartialServices, SyscallSetting,
 };
 use crate::meters::external::NodePower;
+use crate::probes::events::EventName;
 use crate::probes::health::Tier;
 
 /// What to watch, and how; the same for every verb that measures.
@@ -35,9 +36,16 @@ pub(super) struct Target {
     /// for a Prometheus sample
     #[arg(long, value_name = "URL|FILE")]
     node_power: Option<NodePower>,
-    /// Count system calls by class; slows every system call of the machine a little
+    /// Count system calls by class, and time every one (exact) or one in 64 (sampled); slows
+    /// every system call of the machine a little
+    #[arg(long, value_name = "exact|sampled", num_args = 0..=1, default_missing_value = "exact")]
+    syscalls: Option<SyscallSetting>,
+    /// Count page faults; slows every page fault of the machine a little
     #[arg(long)]
-    syscalls: bool,
+    faults: bool,
+    /// Count this tracepoint in services' processes, for example sched:sched_migrate_task; up to 8
+    #[arg(long, value_name = "CATEGORY:NAME")]
+    event: Vec<EventName>,
     /// See requests inside TLS (OpenSSL, BoringSSL); slows every call of the service's TLS library
     #[arg(long)]
     tls: bool,
@@ -94,7 +102,9 @@ impl Target {
                 ports: list(self.port.is_empty()).map(|()| self.port.clone()),
                 names: list(self.name.is_empty()).map(|()| self.name.clone()),
             },
-            syscalls: self.syscalls.then_some(true),
+            syscalls: self.syscalls,
+            faults: self.faults.then_some(true),
+            events: list(self.event.is_empty()).map(|()| self.event.clone()),
             tls: self.tls.then_some(true),
             request_tier: self.request_tier,
             engine_metrics: self.no_engine_metrics.then_some(false),

@@ -80,6 +80,12 @@ families! {
         "Time on CPU, summed over CPUs."
     SYSCALLS Counter "perjoule_syscalls_total" ["service", "class"]
         "System calls by class, of services that are profiled for them."
+    SYSCALL_DURATION Histogram "perjoule_syscall_duration_seconds" ["service", "class"]
+        "System calls' time from entry to exit, of those that were timed: all of them, or one in 64 where they are sampled."
+    PAGE_FAULTS Counter "perjoule_page_faults_total" ["service", "kind"]
+        "Page faults by the kernel's own account: minor, or major where a page had to be read."
+    TRACEPOINT_EVENTS Counter "perjoule_tracepoint_events_total" ["service", "event"]
+        "Events of tracepoints that the user named, in a service's processes."
     GPU_INFO Gauge "perjoule_gpu_info" ["device", "name", "driver"]
         "Constant 1: a GPU's name and driver."
     GPU_POWER Gauge "perjoule_gpu_power_watts" ["device"]

@@ -11,7 +11,7 @@ use prometheus::proto::{
 };
 
 use super::catalog::*;
-use super::histogram::{DURATION, ENERGY, Histogram};
+use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL};
 use super::process::ProcessUse;
 use super::totals::{ServiceTotals, Totals};
 use crate::clock::Timestamp;
@@ -128,6 +128,16 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
     out.known(&CPU_SECONDS, &[name], cpu);
     for (class, count) in &service.syscalls {
         out.number(&SYSCALLS, &[name, class], *count as f64);
+    }
+    for (class, histogram) in &service.syscall_durations {
+        let labels = [name, class];
+        out.histogram(&SYSCALL_DURATION, &labels, &SYSCALL, histogram, NANOS);
+    }
+    for (kind, count) in &service.page_faults {
+        out.number(&PAGE_FAULTS, &[name, kind], *count as f64);
+    }
+    for (event, count) in &service.tracepoints {
+        out.number(&TRACEPOINT_EVENTS, &[name, event], *count as f64);
     }
 }
 

@@ -3,6 +3,8 @@
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::durations::Durations;
+
 /// Upper bounds of energy buckets: 0.1 J to 100 kJ in steps of 1, 2.5, 5, in microjoules.
 pub(super) const ENERGY: [u64; 19] = [
     100_000,
@@ -32,6 +34,18 @@ pub(super) const DURATION: [u64; 15] = {
     let mut i = 1;
     while i < bounds.len() {
         bounds[i] = bounds[i - 1] * 2;
+        i += 1;
+    }
+    bounds
+};
+
+/// Upper bounds of system calls' times: 1.024 µs, times four each, to 17.2 s, in nanoseconds.
+/// Powers of two, as the kernel side's own are.
+pub(super) const SYSCALL: [u64; 13] = {
+    let mut bounds = [1 << 10; 13];
+    let mut i = 1;
+    while i < bounds.len() {
+        bounds[i] = bounds[i - 1] * 4;
         i += 1;
     }
     bounds
@@ -80,6 +94,18 @@ impl<const N: usize> Histogram<N> {
         self.count += 1;
     }
 
+    /// Takes in values that were counted between powers of two.
+    pub(super) fn take_in(&mut self, bounds: &[u64; N], durations: &Durations) {
+        for (upper, values) in Durations::bounds().zip(durations.counts) {
+            let bucket = upper.map(|upper| bounds.partition_point(|&bound| bound < upper));
+            if let Some(count) = bucket.and_then(|bucket| self.counts.get_mut(bucket)) {
+                *count += values;
+            }
+            self.count += values;
+        }
+        self.sum = self.sum.saturating_add(durations.nanos);
+    }
+
     /// How many values were at most each bound.
     pub(super) fn cumulative(&self) -> impl Iterator<Item = u64> {
         self.counts.iter().scan(0, |sum, count| {
@@ -104,6 +130,21 @@ mod tests {
         assert_eq!(cumulative[18], 2);
         assert_eq!(histogram.count, 3);
         assert_eq!(histogram.sum, 100_000_200_002);
+    }
+
+    #[test]
+    fn values_counted_between_powers_of_two_keep_their_bounds() {
+        let mut counts = [0; 31];
+        // At most 128 ns, 1,024 ns, 2,048 ns; above all bounds.
+        (counts[0], counts[3], counts[4], counts[30]) = (1, 2, 4, 8);
+        let mut histogram = Histogram::default();
+        histogram.take_in(&SYSCALL, &Durations { nanos: 99, counts });
+        let cumulative: Vec<u64> = histogram.cumulative().collect();
+        assert_eq!(cumulative[..2], [3, 7]);
+        assert_eq!(
+            (cumulative[12], histogram.count, histogram.sum),
+            (7, 15, 99)
+        );
     }
 
     #[test]

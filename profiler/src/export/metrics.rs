@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::histogram::SYSCALL;
 use super::labels::{Names, clean};
 use super::process;
 use super::saved::Saved;
@@ -13,6 +14,7 @@ use super::totals::{
     NodeTotals, ProbeCost, ServerReads, ServiceTotals, SourceCalls, SourceState, Totals,
 };
 use crate::clock::Timestamp;
+use crate::durations::Durations;
 use crate::ids::Ids;
 use crate::ledger::{
     Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Floor, Meter, MeterId,
@@ -231,6 +233,38 @@ impl Metrics {
     pub fn record_syscalls(&mut self, id: ServiceId, class: &'static str, count: u64) {
         if let Some(service) = self.service(id) {
             *service.syscalls.entry(Cow::Borrowed(class)).or_default() += count;
+        }
+    }
+
+    /// Times of a class's calls that were timed.
+    pub fn record_syscall_durations(
+        &mut self,
+        id: ServiceId,
+        class: &'static str,
+        durations: &Durations,
+    ) {
+        if durations.count() > 0
+            && let Some(service) = self.service(id)
+        {
+            service
+                .syscall_durations
+                .entry(Cow::Borrowed(class))
+                .or_default()
+                .take_in(&SYSCALL, durations);
+        }
+    }
+
+    /// `count` more page faults of a kind.
+    pub fn record_page_faults(&mut self, id: ServiceId, kind: &'static str, count: u64) {
+        if let Some(service) = self.service(id) {
+            *service.page_faults.entry(Cow::Borrowed(kind)).or_default() += count;
+        }
+    }
+
+    /// `count` more events of a tracepoint.
+    pub fn record_tracepoint(&mut self, id: ServiceId, event: &str, count: u64) {
+        if let Some(service) = self.service(id) {
+            *service.tracepoints.entry(clean(event)).or_default() += count;
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Timestamp;
+use crate::durations::Durations;
 use crate::ledger::*;
 use crate::telemetry::{
     Activity, GpuTelemetry, Memory, MigInstance, Modes, PowerLimits, ThrottleReason, Traffic,
@@ -141,6 +142,14 @@ fn everything() -> Metrics {
         cycles: None,
     });
     metrics.record_syscalls(ServiceId(0), "read", 12);
+    let mut durations = Durations {
+        nanos: 90_000,
+        ..Durations::default()
+    };
+    durations.counts[5] = 12;
+    metrics.record_syscall_durations(ServiceId(0), "read", &durations);
+    metrics.record_page_faults(ServiceId(0), "minor", 7);
+    metrics.record_tracepoint(ServiceId(0), "sched:sched_migrate_task", 2);
     metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");
     metrics.record_gpu_power("GPU-1", Some(Watts(285.5)));
     metrics.record_node("dcmi", node(Some(612.0), 9));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::histogram::{DURATION, ENERGY, Histogram};
+use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL};
 use super::labels::Names;
 use super::saved::pairs;
 use crate::clock::Timestamp;
@@ -121,6 +121,9 @@ pub(super) struct ServiceTotals {
     pub(super) active: Aggregate,
     pub(super) cpu_nanos: Option<u64>,
     pub(super) syscalls: BTreeMap<Cow<'static, str>, u64>,
+    pub(super) syscall_durations: BTreeMap<Cow<'static, str>, Histogram<{ SYSCALL.len() }>>,
+    pub(super) page_faults: BTreeMap<Cow<'static, str>, u64>,
+    pub(super) tracepoints: BTreeMap<String, u64>,
 }
 
 /// Which token counters of an engine are read at present.

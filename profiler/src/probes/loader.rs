@@ -25,6 +25,8 @@ use super::requirements;
 use super::shared_memory::{SharedArray, SharedMemory, Words};
 use crate::finding::Status;
 
+mod software_event;
+
 const COSTS: &str = "PROGRAM_COST";
 
 // SAFETY: repr(C), u64 only.
@@ -413,6 +415,7 @@ impl Loader {
             Some(aya::programs::Program::FExit(loaded)) => loaded.unload(),
             Some(aya::programs::Program::KProbe(loaded)) => loaded.unload(),
             Some(aya::programs::Program::RawTracePoint(loaded)) => loaded.unload(),
+            Some(aya::programs::Program::PerfEvent(loaded)) => loaded.unload(),
             _ => Ok(()),
         };
     }

@@ -1,49 +1,154 @@
-//! System calls of chosen services by class. Opt-in: attached, the hook slows every system call
-//! of the machine a little, also of processes that nobody counts.
+//! System calls of chosen services by class: how many, and how long they take. Opt-in: attached,
+//! the hooks slow every system call of the machine a little, also of processes that nobody counts.
+//!
+//! Every call is counted. Of [`Timing::Exact`] every one is timed too, of [`Timing::Sampled`] one
+//! in [`SAMPLED_ONE_IN`], drawn by chance, so that no pattern of calls is favoured.
+
+mod devices;
+
+use std::str::FromStr;
 
 use profiler_ebpf::owners::{FIRST_SERVICE, OWNERS};
-use profiler_ebpf::syscalls::{CLASS_CELLS, Class, CpuCounts, ROWS};
+use profiler_ebpf::syscalls::{
+    CLASS_CELLS, Class, CpuCounts, CpuTimes, ROWS, STARTS, Start, TIME_WORDS,
+};
+use thiserror::Error;
 
-use super::health::Verdict;
 use super::load_error::ProbeError;
 use super::loader::{Field, Loader, Options, possible_cpus};
 use super::owners::Owners;
 use super::shared_memory::{SharedArray, SharedMemory, Words};
+use crate::durations::Durations;
 use crate::ledger::ServiceId;
+pub use devices::GpuDevices;
 
-const PROGRAM: &str = "sys_enter";
+const ENTER: &str = "sys_enter";
+const EXIT: &str = "syscall_exit";
 const ROW_TABLE: &str = "SYSCALL_ROWS";
 const COUNTS: &str = "SYSCALL_COUNTS";
+const TIMES: &str = "SYSCALL_TIMES";
+const START_TABLE: &str = "SYSCALL_STARTS";
 
-/// Where the kernel marks a 32-bit call. Without it 32-bit processes' calls may be in the wrong
-/// class; kernels without 32-bit support lack it too.
-const FIELDS: &[Field] = &[Field {
-    global: "TASK_THREAD_STATUS",
-    structure: "task_struct",
-    member: "thread_info.status",
-    programs: &[],
-}];
+/// Of sampled calls, one in this many is timed; a power of two.
+pub const SAMPLED_ONE_IN: u32 = 64;
+
+#[cfg(not(target_arch = "aarch64"))]
+const THREAD_STATUS: &str = "thread_info.status";
+#[cfg(target_arch = "aarch64")]
+const THREAD_STATUS: &str = "thread_info.flags";
+
+const fn field(global: &'static str, structure: &'static str, member: &'static str) -> Field {
+    Field {
+        global,
+        structure,
+        member,
+        programs: &[],
+    }
+}
+
+/// Where the kernel marks a 32-bit call, and the way from a descriptor to its device. Without the
+/// first 32-bit processes' calls may be in the wrong class (kernels without 32-bit support lack it
+/// too); without the others the GPU's calls are among the other device control.
+const FIELDS: &[Field] = &[
+    field("TASK_THREAD_STATUS", "task_struct", THREAD_STATUS),
+    field("TASK_FILES", "task_struct", "files"),
+    field("FILES_TABLE", "files_struct", "fdt"),
+    field("TABLE_LENGTH", "fdtable", "max_fds"),
+    field("TABLE_FILES", "fdtable", "fd"),
+    field("FILE_INODE", "file", "f_inode"),
+    field("INODE_DEVICE", "inode", "i_rdev"),
+];
 
 // SAFETY: u64 only.
 unsafe impl Words for CpuCounts {}
+// SAFETY: u64 only.
+unsafe impl Words for CpuTimes {}
+// SAFETY: repr(C), u64 only.
+unsafe impl Words for Start {}
+
+/// Which calls are timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Timing {
+    /// Every one.
+    #[default]
+    Exact,
+    /// One in [`SAMPLED_ONE_IN`].
+    Sampled,
+}
+
+impl Timing {
+    /// Of so many calls one is timed.
+    pub const fn one_in(self) -> u32 {
+        match self {
+            Self::Exact => 1,
+            Self::Sampled => SAMPLED_ONE_IN,
+        }
+    }
+}
+
+/// Neither `exact` nor `sampled`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("neither exact nor sampled")]
+pub struct UnknownTiming;
+
+impl FromStr for Timing {
+    type Err = UnknownTiming;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTiming> {
+        match name {
+            "exact" => Ok(Self::Exact),
+            "sampled" => Ok(Self::Sampled),
+            _ => Err(UnknownTiming),
+        }
+    }
+}
+
+/// What a service's calls of one class came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClassCalls {
+    /// Calls that began.
+    pub calls: u64,
+    /// Those that were timed and have ended.
+    pub timed: Durations,
+}
+
+impl ClassCalls {
+    /// What came since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            calls: self.calls.wrapping_sub(earlier.calls),
+            timed: self.timed.since(&earlier.timed),
+        }
+    }
+}
+
+type Row = [ClassCalls; CLASS_CELLS];
 
 /// One service's calls since it was first counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyscallCounts {
     /// The service.
     pub service: ServiceId,
-    by_class: [u64; CLASS_CELLS],
+    by_class: Row,
 }
 
 impl SyscallCounts {
     /// Calls of one class.
     pub fn of(&self, class: Class) -> u64 {
-        self.by_class.get(class as usize).copied().unwrap_or(0)
+        self.class(class).calls
     }
 
-    /// Calls of each class.
-    pub fn iter(&self) -> impl Iterator<Item = (Class, u64)> {
-        Class::ALL.into_iter().zip(self.by_class)
+    /// Calls of one class and their times.
+    pub fn class(&self, class: Class) -> ClassCalls {
+        self.by_class
+            .get(class as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Each class.
+    pub fn iter(&self) -> impl Iterator<Item = (Class, &ClassCalls)> {
+        Class::ALL.into_iter().zip(&self.by_class)
     }
 }
 
@@ -52,7 +157,7 @@ struct Counted {
     service: ServiceId,
     row: u8,
     /// What the row held when the service got it.
-    base: [u64; CLASS_CELLS],
+    base: Box<Row>,
 }
 
 /// The running probe.
@@ -60,6 +165,7 @@ struct Counted {
 pub struct SyscallProbe {
     rows: SharedMemory,
     counts: SharedArray<CpuCounts>,
+    times: SharedArray<CpuTimes>,
     counted: Vec<Counted>,
 }
 
@@ -68,27 +174,32 @@ impl SyscallProbe {
     pub const MOST_SERVICES: usize = ROWS - 1;
 
     /// What the probe needs of the loader, beside what [`Owners::configure`] adds. Leave it out
-    /// if the probe will not be asked for: its counters take memory on each CPU.
-    pub fn configure(options: &mut Options) {
-        options.fields(FIELDS).map_entries(COUNTS, possible_cpus());
+    /// if the probe will not be asked for: its counters take 132 KiB on each CPU.
+    pub fn configure(options: &mut Options, timing: Timing, gpus: GpuDevices) {
+        let cpus = possible_cpus();
+        options
+            .fields(FIELDS)
+            .map_entries(COUNTS, cpus)
+            .map_entries(TIMES, cpus)
+            .map_entries(START_TABLE, STARTS)
+            .global("SYSCALL_UNTIMED", (timing.one_in() - 1).to_ne_bytes())
+            .global("GPU_MAJOR", gpus.control.to_ne_bytes())
+            .global("GPU_MEMORY_MAJOR", gpus.memory.unwrap_or(0).to_ne_bytes());
     }
 
-    /// Attaches the probe; nothing is counted yet.
+    /// Attaches the probe; nothing is counted yet. Where only the calls' ends are not seen, calls
+    /// are counted and not timed.
     pub fn attach(loader: &mut Loader) -> Result<Self, ProbeError> {
-        if !cfg!(target_arch = "x86_64") {
-            let error = ProbeError::Unsupported {
-                program: PROGRAM,
-                reason: "calls are classed for x86-64 only".to_owned(),
-            };
-            loader.mark(PROGRAM, Verdict::Unsupported, error.to_string());
-            return Err(error);
-        }
         let rows = loader.shared_bytes(ROW_TABLE)?;
         let counts = loader.shared_array(COUNTS)?;
-        loader.attach_btf_tracepoint(PROGRAM, PROGRAM)?;
+        let times = loader.shared_array(TIMES)?;
+        loader.attach_btf_tracepoint(ENTER, "sys_enter")?;
+        // Its verdict is kept by the loader.
+        let _ = loader.attach_btf_tracepoint(EXIT, "sys_exit");
         Ok(Self {
             rows,
             counts,
+            times,
             counted: Vec::new(),
         })
     }
@@ -115,7 +226,7 @@ impl SyscallProbe {
                 refused += 1;
                 continue;
             };
-            let base = self.row(row);
+            let base = Box::new(self.row(row));
             self.counted.push(Counted {
                 service: *service,
                 row,
@@ -139,8 +250,8 @@ impl SyscallProbe {
             .iter()
             .map(|counted| {
                 let mut by_class = self.row(counted.row);
-                for (now, base) in by_class.iter_mut().zip(counted.base) {
-                    *now = now.wrapping_sub(base);
+                for (now, base) in by_class.iter_mut().zip(counted.base.iter()) {
+                    *now = now.since(base);
                 }
                 SyscallCounts {
                     service: counted.service,
@@ -150,20 +261,31 @@ impl SyscallProbe {
             .collect()
     }
 
-    /// Takes the hook off; the machine's system calls cost what they did before.
-    pub fn detach(self, loader: &mut Loader) {
-        loader.detach(PROGRAM);
+    /// Calls that were not timed because another thread needed the place of their start, at most:
+    /// threads that were killed in a call are among them.
+    pub fn untimed(&self) -> u64 {
+        let of = |cpu| self.counts.word(cpu, 0).unwrap_or(0);
+        (0..self.counts.len()).map(of).sum()
     }
 
-    fn row(&self, row: u8) -> [u64; CLASS_CELLS] {
-        let mut sums = [0u64; CLASS_CELLS];
-        for cpu in 0..self.counts.len() {
-            for (class, sum) in sums.iter_mut().enumerate() {
-                let count = self
-                    .counts
-                    .word(cpu, row as usize * CLASS_CELLS + class)
-                    .unwrap_or(0);
-                *sum = sum.wrapping_add(count);
+    /// Takes the hooks off; the machine's system calls cost what they did before.
+    pub fn detach(self, loader: &mut Loader) {
+        loader.detach(ENTER);
+        loader.detach(EXIT);
+    }
+
+    fn row(&self, row: u8) -> Row {
+        let mut sums = Row::default();
+        for (class, sum) in sums.iter_mut().enumerate().take(Class::ALL.len()) {
+            let cell = row as usize * CLASS_CELLS + class;
+            for cpu in 0..self.counts.len() {
+                let count = self.counts.word(cpu, cell).unwrap_or(0);
+                sum.calls = sum.calls.wrapping_add(count);
+                let word = |at| self.times.word(cpu, cell * TIME_WORDS + at).unwrap_or(0);
+                sum.timed.nanos = sum.timed.nanos.wrapping_add(word(0));
+                for (bucket, count) in sum.timed.counts.iter_mut().enumerate() {
+                    *count = count.wrapping_add(word(1 + bucket));
+                }
             }
         }
         sums

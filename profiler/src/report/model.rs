@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::full::IdlePolicy;
+use super::host::HostReport;
 use crate::ledger::{Class, Component, Source};
 
 /// What one run of the ledger shows.
@@ -65,6 +66,9 @@ pub struct ServiceReport {
     pub error_ratio: Option<f64>,
     pub cpu_s: Option<f64>,
     pub run_queue_s: Option<f64>,
+    /// What the host did for it; no key where that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostReport>,
 }
 
 /// Requests that ended.

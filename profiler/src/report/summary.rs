@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::full::{FullEnergy, IdlePolicy};
+use super::host::HostSums;
 use super::model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
     RequestCounts, Seconds, ServiceReport,
@@ -10,6 +11,7 @@ use super::model::{
 use super::quantiles::Quantiles;
 use super::tokens::{Figures, ServiceTokens};
 use crate::clock::Timestamp;
+use crate::durations::Durations;
 use crate::export::labels::clean;
 use crate::ids::Ids;
 use crate::ledger::{
@@ -68,6 +70,7 @@ struct ServiceSums {
     first_token: Quantiles,
     duration: Quantiles,
     cpu_nanos: Option<u64>,
+    host: HostSums,
 }
 
 impl Summary {
@@ -133,6 +136,21 @@ impl Summary {
         if let Owner::Service(id) = cpu.owner {
             *self.service(id).cpu_nanos.get_or_insert_default() += cpu.on_cpu;
         }
+    }
+
+    /// More system calls of a class, and the times of those that were timed.
+    pub fn add_syscalls(&mut self, id: ServiceId, class: &'static str, calls: u64, of: &Durations) {
+        self.service(id).host.add_syscalls(class, calls, of);
+    }
+
+    /// More page faults of a kind.
+    pub fn add_page_faults(&mut self, id: ServiceId, kind: &'static str, count: u64) {
+        self.service(id).host.add_page_faults(kind, count);
+    }
+
+    /// More events of a tracepoint.
+    pub fn add_tracepoint(&mut self, id: ServiceId, event: &str, count: u64) {
+        self.service(id).host.add_tracepoint(event, count);
     }
 
     /// All events and all request records that were lost in the window.
@@ -325,6 +343,7 @@ impl Summary {
             error_ratio: service.active.error_ratio(),
             cpu_s: service.cpu_nanos.map(|nanos| nanos as f64 / 1e9),
             run_queue_s: None,
+            host: service.host.report(),
         }
     }
 }

@@ -160,7 +160,34 @@ fn write_service(out: &mut String, service: &ServiceReport, report: &Report) -> 
         _ => String::new(),
     };
     row(out, &known(service.cpu_s), "s", "on CPU", &cpus)?;
-    row(out, &known(service.run_queue_s), "s", "in run queue", "")
+    row(out, &known(service.run_queue_s), "s", "in run queue", "")?;
+    write_host(out, service)
+}
+
+fn write_host(out: &mut String, service: &ServiceReport) -> fmt::Result {
+    let Some(host) = &service.host else {
+        return Ok(());
+    };
+    for (class, calls) in &host.syscalls {
+        let mut remark = calls
+            .time_s
+            .map_or_else(String::new, |time| format!("{} s", figure(time)));
+        if calls.timed < calls.calls / 2 {
+            push(&mut remark, &format!("{} timed", count(calls.timed)));
+        }
+        if let Some(p99) = calls.p99_s {
+            push(&mut remark, &format!("p99 {} µs", figure(p99 * 1e6)));
+        }
+        let what = format!("{class} calls");
+        row(out, &count(calls.calls), "", &what, &remark)?;
+    }
+    for (kind, faults) in &host.page_faults {
+        row(out, &count(*faults), "", &format!("{kind} page faults"), "")?;
+    }
+    for (event, happened) in &host.tracepoints {
+        row(out, &count(*happened), "", event, "")?;
+    }
+    Ok(())
 }
 
 fn write_meter(out: &mut String, meter: &MeterReport, duration: Option<f64>) -> fmt::Result {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::clock::Timestamp;
+use crate::durations::Durations;
 use crate::ledger::*;
 use crate::units::{Microjoules, Watts};
 
@@ -749,4 +750,47 @@ fn the_planners_summary_carries_the_same_figures_and_lets_no_name_become_markup(
     report.services[0].service = "a|b<script>".to_owned();
     let markdown = report.to_markdown("x");
     assert!(markdown.contains("a\\|b&lt;script>"), "{markdown}");
+}
+
+#[test]
+fn what_the_host_did_is_in_the_json_and_in_the_table_once_it_is_asked_for() {
+    let mut summary = with([request(10.0)]);
+    let mut timed = Durations {
+        nanos: 2_000_000,
+        ..Durations::default()
+    };
+    // Between 8.2 and 16.4 µs.
+    timed.counts[7] = 100;
+    summary.add_syscalls(ServiceId(0), "gpu_ioctl", 6_400, &timed);
+    summary.add_syscalls(ServiceId(0), "poll", 0, &Durations::default());
+    summary.add_page_faults(ServiceId(0), "minor", 12);
+    summary.add_tracepoint(ServiceId(0), "sched:sched_migrate_task", 3);
+    let report = summary.report(FullEnergy::default());
+    let json: Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
+    let host = &json["services"][0]["host"];
+    let calls = &host["syscalls"]["gpu_ioctl"];
+    assert_eq!(
+        (&calls["calls"], &calls["timed"]),
+        (&json!(6_400), &json!(100))
+    );
+    assert_eq!(calls["time_s"], 0.002);
+    let p99 = calls["p99_s"].as_f64().unwrap();
+    assert!((8.192e-6..=16.384e-6).contains(&p99), "{p99}");
+    assert!(
+        host["syscalls"].get("poll").is_none(),
+        "never called: {host}"
+    );
+    assert_eq!(host["page_faults"], json!({"minor": 12}));
+    assert_eq!(host["tracepoints"], json!({"sched:sched_migrate_task": 3}));
+    let table = report.to_table();
+    for words in [
+        "6,400",
+        "gpu_ioctl calls",
+        "100 timed",
+        "p99 16",
+        "minor page faults",
+        "sched:sched_migrate_task",
+    ] {
+        assert!(table.contains(words), "no {words} in {table}");
+    }
 }

@@ -8,7 +8,7 @@ use profiler::ledger::{Owner, ServiceId};
 use profiler::probes::health::Verdict;
 use profiler::probes::loader::{Loader, Options};
 use profiler::probes::owners::Owners;
-use profiler::probes::syscalls::SyscallProbe;
+use profiler::probes::syscalls::{GpuDevices, SyscallProbe, Timing};
 use profiler_ebpf::syscalls::Class;
 
 const COUNTED: ServiceId = ServiceId(1);
@@ -47,7 +47,7 @@ fn a_counted_services_calls_are_counted_by_class_and_nobody_elses() {
     let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut options = Options::default();
     Owners::configure(&mut options);
-    SyscallProbe::configure(&mut options);
+    SyscallProbe::configure(&mut options, Timing::Exact, GpuDevices::find());
     let mut loader =
         Loader::new(&options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
     let mut owners = Owners::attach(&mut loader).expect("the owners' table");

@@ -20,6 +20,9 @@ const WITH_DEBUGFS: &str = "mount -t debugfs debugfs /sys/kernel/debug; \
     test -d /sys/kernel/debug/tracing/events || mount -t tracefs tracefs /sys/kernel/debug/tracing; \
     exec bpftrace -q \"$0\"";
 
+/// A tool that attaches by tracefs gets that in a mount namespace of its own.
+const WITH_TRACEFS: &str = "mount -t tracefs tracefs /sys/kernel/tracing; exec \"$0\" \"$@\"";
+
 /// A running peer; it detaches when dropped.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -71,6 +74,24 @@ impl Peer {
             ],
         };
         peer.attached(4)?;
+        Ok(Some(peer))
+    }
+
+    /// Counts and latencies of a process's system calls, by libbpf-tools. `None` if they are not
+    /// installed.
+    pub(super) fn syscalls(process: u32, folder: &Path) -> Result<Option<Self>> {
+        let Some(syscount) = find_on_path("syscount") else {
+            return Ok(None);
+        };
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", WITH_TRACEFS])
+            .arg(syscount)
+            .args(["-L", "-p", &process.to_string(), "-d", "600"]);
+        let peer = Self {
+            processes: vec![Process::start("syscount", &mut command, folder)?],
+        };
+        peer.attached(2)?;
         Ok(Some(peer))
     }
 

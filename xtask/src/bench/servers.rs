@@ -106,6 +106,13 @@ fn agent(program: Option<&Path>) -> Command {
     command
 }
 
+/// An agent that watches this process's service, with these settings.
+pub(super) fn agent_of(process: u32, settings: &[&str], folder: &Path) -> Result<Agent> {
+    let mut command = agent(None);
+    command.args(["--pid", &process.to_string()]).args(settings);
+    Agent::start(&mut command, folder, None)
+}
+
 /// The simulated inference server and its simulated GPU.
 #[derive(Debug)]
 pub(super) struct Inference {

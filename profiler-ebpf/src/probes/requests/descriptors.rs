@@ -1,4 +1,4 @@
-//! From a descriptor of the running process to the socket behind it, through the kernel's own
+//! From a descriptor of the running process to the socket or device behind it, through the kernel's own
 //! tables, at offsets from the kernel's own types.
 
 use aya_ebpf::Global;
@@ -22,6 +22,9 @@ static FILE_PRIVATE: Global<u32> = Global::new(ABSENT);
 #[unsafe(no_mangle)]
 static INODE_MODE: Global<u32> = Global::new(ABSENT);
 
+#[unsafe(no_mangle)]
+static INODE_DEVICE: Global<u32> = Global::new(ABSENT);
+
 const S_IFMT: u16 = 0xf000;
 const S_IFSOCK: u16 = 0xc000;
 
@@ -35,6 +38,22 @@ pub(super) fn leads_to(descriptor: u64, socket: u64) -> bool {
 /// The socket behind a descriptor of the running process; `None` for any other file.
 #[inline(always)]
 pub(super) fn socket_of(descriptor: u64) -> Option<Untrusted> {
+    socket_of_file(file_of(descriptor)?)
+}
+
+/// The device that a descriptor of the running process stands for, as `dev_t`; 0 for other files.
+#[inline(never)]
+pub(in crate::probes) fn device_of(descriptor: u64) -> Option<u32> {
+    if INODE_DEVICE.load() == ABSENT {
+        return None;
+    }
+    let inode = read_kernel(file_of(descriptor)?, FILE_INODE.load())?;
+    read_kernel(inode, INODE_DEVICE.load())
+}
+
+/// The `struct file` behind a descriptor of the running process.
+#[inline(always)]
+fn file_of(descriptor: u64) -> Option<u64> {
     // The upper half of the register is not the caller's.
     let descriptor = descriptor & 0xffff_ffff;
     // SAFETY: the helper has no preconditions.
@@ -46,8 +65,7 @@ pub(super) fn socket_of(descriptor: u64) -> Option<Untrusted> {
         return None;
     }
     let first: u64 = read_kernel(table, TABLE_FILES.load())?;
-    let file = read_kernel(first.wrapping_add(descriptor * 8), 0)?;
-    socket_of_file(file)
+    read_kernel(first.wrapping_add(descriptor * 8), 0)
 }
 
 /// The socket behind the `struct file` at this address; `None` for any other file.

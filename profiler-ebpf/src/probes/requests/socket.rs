@@ -155,7 +155,7 @@ impl Untrusted {
 
 /// The value at `address + offset` of the kernel's memory; `None` if it is not there.
 #[inline(always)]
-pub(super) fn read_kernel<T: Copy>(address: u64, offset: u32) -> Option<T> {
+pub(in crate::probes) fn read_kernel<T: Copy>(address: u64, offset: u32) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     let from = address.wrapping_add(u64::from(offset)) as *const c_void;
     // SAFETY: the helper checks `from`; the room is a whole `T`.
