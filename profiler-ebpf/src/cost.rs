@@ -30,11 +30,14 @@ pub enum Program {
     SysExit,
     IoUringReceived,
     IoUringSent,
+    CudaLaunch,
+    CudaSync,
+    CudaSyncReturn,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
@@ -60,6 +63,9 @@ impl Program {
         Self::SysExit,
         Self::IoUringReceived,
         Self::IoUringSent,
+        Self::CudaLaunch,
+        Self::CudaSync,
+        Self::CudaSyncReturn,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -90,6 +96,9 @@ impl Program {
             Self::SysExit => "sys_exit",
             Self::IoUringReceived => "io_uring_received",
             Self::IoUringSent => "io_uring_sent",
+            Self::CudaLaunch => "cuda_launch",
+            Self::CudaSync => "cuda_sync",
+            Self::CudaSyncReturn => "cuda_sync_return",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! < `ledger` < `probes`, `meters`, `services`, `tokens` (sources) and `export`, `recording`
 //! (sinks) < `agent`, `replay`, `report` < `cli`. See `docs/architecture.md`.
 
+pub mod activity;
 pub mod agent;
 pub mod cli;
 pub mod clock;

@@ -53,6 +53,10 @@ pub struct Config {
     pub syscalls: bool,
     /// Read requests inside TLS at services' TLS libraries: each of their calls takes longer.
     pub tls: bool,
+    /// Count launches and waits at services' CUDA driver library: each of these calls takes longer.
+    pub cuda: bool,
+    /// Count services' cycles, instructions and cache misses by the CPUs' own counters.
+    pub pmc: bool,
     /// The kind of hook that sees requests; `None`: the first that works.
     pub request_tier: Option<Tier>,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
@@ -106,6 +110,8 @@ impl Default for Config {
             services: Services::default(),
             syscalls: false,
             tls: false,
+            cuda: false,
+            pmc: false,
             request_tier: None,
             engine_metrics: true,
             usage: true,
@@ -136,6 +142,8 @@ pub struct PartialConfig {
     pub services: PartialServices,
     pub syscalls: Option<bool>,
     pub tls: Option<bool>,
+    pub cuda: Option<bool>,
+    pub pmc: Option<bool>,
     pub request_tier: Option<Tier>,
     pub engine_metrics: Option<bool>,
     pub usage: Option<bool>,
@@ -255,6 +263,8 @@ impl Config {
             },
             syscalls: told.syscalls.unwrap_or(default.syscalls),
             tls: told.tls.unwrap_or(default.tls),
+            cuda: told.cuda.unwrap_or(default.cuda),
+            pmc: told.pmc.unwrap_or(default.pmc),
             request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             usage: told.usage.unwrap_or(default.usage),
@@ -287,6 +297,8 @@ impl PartialConfig {
             },
             syscalls: self.syscalls.or(lower.syscalls),
             tls: self.tls.or(lower.tls),
+            cuda: self.cuda.or(lower.cuda),
+            pmc: self.pmc.or(lower.pmc),
             request_tier: self.request_tier.or(lower.request_tier),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
             usage: self.usage.or(lower.usage),
@@ -336,6 +348,8 @@ impl PartialConfig {
             },
             syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
             tls: variable(env, "PERJOULE_TLS", switch)?,
+            cuda: variable(env, "PERJOULE_CUDA", switch)?,
+            pmc: variable(env, "PERJOULE_PMC", switch)?,
             request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
             usage: variable(env, "PERJOULE_USAGE", switch)?,

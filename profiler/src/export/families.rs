@@ -1,6 +1,7 @@
 //! Totals to the `prometheus` crate's metric families: the one place where integers become
 //! floating point. What is unknown has no series.
 
+mod activity;
 mod gpus;
 
 use std::collections::BTreeMap;
@@ -129,6 +130,7 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
     for (class, count) in &service.syscalls {
         out.number(&SYSCALLS, &[name, class], *count as f64);
     }
+    activity::families(out, name, service);
 }
 
 fn tokens(out: &mut Families, name: &str, service: &ServiceTotals) {

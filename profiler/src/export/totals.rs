@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::activity::{CudaTotals, HardwareTotals};
 use super::histogram::{DURATION, ENERGY, Histogram};
 use super::labels::Names;
 use super::saved::pairs;
@@ -120,6 +121,8 @@ pub(super) struct ServiceTotals {
     pub(super) active: Aggregate,
     pub(super) cpu_nanos: Option<u64>,
     pub(super) syscalls: BTreeMap<Cow<'static, str>, u64>,
+    pub(super) cuda: Option<CudaTotals>,
+    pub(super) hardware: HardwareTotals,
 }
 
 /// Which token counters of an engine are read at present.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::activity::{CudaReport, PmcReport};
 use super::full::IdlePolicy;
 use crate::ledger::{Class, Component, Source};
 
@@ -65,6 +66,12 @@ pub struct ServiceReport {
     pub error_ratio: Option<f64>,
     pub cpu_s: Option<f64>,
     pub run_queue_s: Option<f64>,
+    /// Null where it was not asked for.
+    #[serde(default)]
+    pub cuda: Option<CudaReport>,
+    /// Null where it was not asked for.
+    #[serde(default)]
+    pub pmc: Option<PmcReport>,
 }
 
 /// Requests that ended.
