@@ -28,7 +28,9 @@ const TIERS: &[&str] = &["tp_btf", "fexit", "kprobe", "raw_tp"];
 /// The suite that runs on each tier.
 const REQUESTS: &str = "requests";
 
-const SUITES: &[&str] = &["loader", "sched", "syscalls", REQUESTS, "tls"];
+const SUITES: &[&str] = &[
+    "loader", "sched", "syscalls", REQUESTS, "tls", "cuda", "pmc",
+];
 
 /// Where the running kernel's name would be a version's.
 const HOST: &str = "host";
@@ -50,7 +52,7 @@ pub(crate) struct Options {
     /// Only the request tests, on these tiers
     #[arg(long, value_name = "TIER")]
     tier: Vec<String>,
-    /// Only these tests: loader, sched, syscalls, requests or tls
+    /// Only these tests: loader, sched, syscalls, requests, tls, cuda or pmc
     #[arg(long, value_name = "NAME")]
     suite: Vec<String>,
     /// Only tests with this in their names

@@ -29,10 +29,13 @@ fn turn(test: &str) -> Option<MutexGuard<'static, ()>> {
     end_to_end::is_root(test).then_some(turn)
 }
 
+/// Children of each of the two shells.
+const CHILDREN: u64 = 30;
+
 /// A shell that waits, then makes children: work, page faults and switches, of its own and theirs.
 fn family() -> Child {
-    let work = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done";
-    let children = "j=0; while [ $j -lt 80 ]; do (:); j=$((j+1)); done";
+    let work = "i=0; while [ $i -lt 150000 ]; do i=$((i+1)); done";
+    let children = format!("j=0; while [ $j -lt {CHILDREN} ]; do (:); j=$((j+1)); done");
     let script = format!("read go; {work}; ({work}; {children}) & {children}; wait; exit 0");
     let child = Command::new("sh")
         .args(["-c", &script])
@@ -164,15 +167,17 @@ fn a_process_and_all_it_makes_are_counted_as_the_kernel_itself_counts_them() {
         40,
         "page faults",
     );
+    // A process's last switch is in no counter: they are closed by then.
+    let ends = 2 * CHILDREN + 2;
     near(
         sum(|told| told.cache_misses),
-        after.switches - before.switches,
+        after.switches - before.switches - ends,
         0.03,
         20,
         "switches",
     );
     assert!(
-        after.faults - before.faults > 2_000,
+        after.faults - before.faults > 1_000,
         "the test makes page faults"
     );
     assert_eq!(

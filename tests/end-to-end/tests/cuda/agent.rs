@@ -1,5 +1,7 @@
 //! What the agent makes of it: its metrics, its table, and the guard.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use end_to_end::agent::{Agent, perjoule};
@@ -38,7 +40,9 @@ fn with_the_switch_launches_and_waits_are_metrics_and_without_it_nothing_is_atta
     std::thread::sleep(Duration::from_millis(1_500));
     let text = get(agent.port(), "/metrics");
     assert!(text.contains("perjoule_probe_up"), "{text}");
-    assert!(!text.contains("cuda"), "{text}");
+    for absent in ["perjoule_cuda", "program=\"cuda", "reason=\"cuda"] {
+        assert!(!text.contains(absent), "{absent}: {text}");
+    }
     agent.end_with(libc::SIGTERM);
 
     let mut agent = Agent::start(&["--pid", &pid, "--cuda"]);
@@ -85,15 +89,17 @@ fn the_table_shows_launches_by_the_second_and_time_in_waits() {
     let mut program = Program::start(built);
     program.load();
     let pid = program.pid().to_string();
-    // A thread of the program's: the call blocks while stat counts.
+    let over = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&over);
     let calls = std::thread::spawn(move || {
-        for _ in 0..20 {
+        while !ends.load(Ordering::Relaxed) {
             program.call("cuLaunchKernel", 1, 10);
             program.call("cuStreamSynchronize", 100_000_000, 2);
         }
         program
     });
     let ended = perjoule(&["stat", "--cuda", "--json", "--duration", "3", "--pid", &pid]);
+    over.store(true, Ordering::Relaxed);
     let cuda = &ended.json()["services"][0]["cuda"];
     // It waits nearly all the time, and launches ten kernels in 0.2 s.
     let watched = cuda["watched_s"].as_f64().expect("it was counted");
