@@ -41,11 +41,14 @@ pub enum Program {
     NamedEvent5,
     NamedEvent6,
     NamedEvent7,
+    CudaLaunch,
+    CudaSync,
+    CudaSyncReturn,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 39] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
@@ -82,6 +85,9 @@ impl Program {
         Self::NamedEvent5,
         Self::NamedEvent6,
         Self::NamedEvent7,
+        Self::CudaLaunch,
+        Self::CudaSync,
+        Self::CudaSyncReturn,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -123,6 +129,9 @@ impl Program {
             Self::NamedEvent5 => "named_event_5",
             Self::NamedEvent6 => "named_event_6",
             Self::NamedEvent7 => "named_event_7",
+            Self::CudaLaunch => "cuda_launch",
+            Self::CudaSync => "cuda_sync",
+            Self::CudaSyncReturn => "cuda_sync_return",
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod clients;
 pub mod cost;
+pub mod cuda;
 pub mod events;
 pub mod http1;
 pub mod http2;

@@ -1,6 +1,7 @@
 //! One module a subject; the agent's `probes` has the same names.
 
 mod cost;
+mod cuda;
 mod events;
 mod owners;
 mod registers;

@@ -463,6 +463,20 @@ impl Agent {
             let alive: Vec<ServiceId> = alive.map(|service| service.id).collect();
             self.host.publish(probes, &alive, &mut self.sinks);
             let metrics = &mut self.sinks.metrics;
+            for calls in probes.read_cuda() {
+                metrics.record_cuda(&calls);
+                self.sinks.summary.add_cuda(&calls);
+            }
+            if let Some(untimed) = probes.cuda_untimed() {
+                metrics.record_dropped("cuda_sync_untimed", untimed);
+            }
+            if let Some((counts, refused)) = probes.read_pmc() {
+                for counts in counts {
+                    metrics.record_hardware(&counts);
+                    self.sinks.summary.add_hardware(&counts);
+                }
+                metrics.record_dropped("pmc_refused", refused);
+            }
             let losses = probes.losses();
             for (reason, count) in losses.by_reason() {
                 metrics.record_dropped(reason, count);

@@ -5,6 +5,7 @@
 //! scrape reads the snapshot: it never waits for a device, the kernel or the ledger, and two
 //! scrapes of one tick agree.
 
+mod activity;
 mod catalog;
 mod families;
 mod histogram;

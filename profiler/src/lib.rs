@@ -1,9 +1,10 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
 //! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `http`, `exposition`
-//! < `ledger` < `probes`, `meters`, `services`, `tokens` (sources) and `export`, `recording`
+//! < `ledger` < `activity` < `probes`, `meters`, `services`, `tokens` (sources) and `export`, `recording`
 //! (sinks) < `agent`, `replay`, `report` < `cli`. See `docs/architecture.md`.
 
+pub mod activity;
 pub mod agent;
 pub mod cli;
 pub mod clock;

@@ -4,6 +4,7 @@
 //! Out: a [`Report`], and from it JSON (schema 1), a table for people, and Markdown. No form
 //! computes a figure of its own, so they cannot disagree.
 
+mod activity;
 mod figures;
 mod full;
 mod host;
@@ -16,6 +17,7 @@ mod table;
 mod tests;
 mod tokens;
 
+pub use activity::{CudaReport, PmcReport};
 pub use full::{FullEnergy, IdlePolicy};
 pub use host::{HostReport, SyscallReport};
 pub use model::{

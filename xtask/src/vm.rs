@@ -28,7 +28,9 @@ const TIERS: &[&str] = &["tp_btf", "fexit", "kprobe", "raw_tp"];
 /// The suite that runs on each tier.
 const REQUESTS: &str = "requests";
 
-const SUITES: &[&str] = &["loader", "sched", "syscalls", REQUESTS, "tls"];
+const SUITES: &[&str] = &[
+    "loader", "sched", "syscalls", REQUESTS, "tls", "cuda", "pmc",
+];
 
 /// The tiers in `cargo xtask test`: the last one runs there on the running kernel.
 const TESTED_TIERS: &[&str] = &["tp_btf", "fexit", "kprobe"];
@@ -53,7 +55,7 @@ pub(crate) struct Options {
     /// Only the request tests, on these tiers
     #[arg(long, value_name = "TIER")]
     tier: Vec<String>,
-    /// Only these tests: loader, sched, syscalls, requests or tls
+    /// Only these tests: loader, sched, syscalls, requests, tls, cuda or pmc
     #[arg(long, value_name = "NAME")]
     suite: Vec<String>,
     /// Only tests with this in their names

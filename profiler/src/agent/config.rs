@@ -67,6 +67,10 @@ pub struct Config {
     pub events: Vec<EventName>,
     /// Read requests inside TLS at services' TLS libraries: each of their calls takes longer.
     pub tls: bool,
+    /// Count launches and waits at services' CUDA driver library: each of these calls takes longer.
+    pub cuda: bool,
+    /// Count services' cycles, instructions and cache misses by the CPUs' own counters.
+    pub pmc: bool,
     /// The kind of hook that sees requests; `None`: the first that works.
     pub request_tier: Option<Tier>,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
@@ -126,6 +130,8 @@ impl Default for Config {
             faults: false,
             events: Vec::new(),
             tls: false,
+            cuda: false,
+            pmc: false,
             request_tier: None,
             engine_metrics: true,
             usage: true,
@@ -159,6 +165,8 @@ pub struct PartialConfig {
     pub faults: Option<bool>,
     pub events: Option<Vec<EventName>>,
     pub tls: Option<bool>,
+    pub cuda: Option<bool>,
+    pub pmc: Option<bool>,
     pub request_tier: Option<Tier>,
     pub engine_metrics: Option<bool>,
     pub usage: Option<bool>,
@@ -285,6 +293,8 @@ impl Config {
             faults: told.faults.unwrap_or(default.faults),
             events: told.events.unwrap_or_default(),
             tls: told.tls.unwrap_or(default.tls),
+            cuda: told.cuda.unwrap_or(default.cuda),
+            pmc: told.pmc.unwrap_or(default.pmc),
             request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             usage: told.usage.unwrap_or(default.usage),
@@ -320,6 +330,8 @@ impl PartialConfig {
             faults: self.faults.or(lower.faults),
             events: self.events.or(lower.events),
             tls: self.tls.or(lower.tls),
+            cuda: self.cuda.or(lower.cuda),
+            pmc: self.pmc.or(lower.pmc),
             request_tier: self.request_tier.or(lower.request_tier),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
             usage: self.usage.or(lower.usage),
@@ -372,6 +384,8 @@ impl PartialConfig {
             faults: variable(env, "PERJOULE_FAULTS", switch)?,
             events: variable(env, "PERJOULE_EVENTS", list)?,
             tls: variable(env, "PERJOULE_TLS", switch)?,
+            cuda: variable(env, "PERJOULE_CUDA", switch)?,
+            pmc: variable(env, "PERJOULE_PMC", switch)?,
             request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
             usage: variable(env, "PERJOULE_USAGE", switch)?,

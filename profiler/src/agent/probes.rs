@@ -3,20 +3,25 @@
 use std::path::Path;
 
 use super::config::Config;
+use crate::activity::{CudaCalls, HardwareCounts};
 use crate::clock::Timestamp;
 use crate::finding::{Finding, Status};
 use crate::ledger::{Owner, ServiceId};
 use crate::perf_event;
+use crate::probes::cuda::CudaProbe;
 use crate::probes::events::{EventError, EventName, EventProbe, ServiceEvents};
+use crate::probes::guard;
 use crate::probes::health::{ProgramHealth, Tier, Verdict};
 use crate::probes::load_error::LoadError;
 use crate::probes::loader::{Loader, Options};
 use crate::probes::owners::Owners;
+use crate::probes::pmc::{self, Pmc};
 use crate::probes::requests::{Losses, Observed, RequestProbe};
 use crate::probes::requirements;
 use crate::probes::sched::{CpuWindow, SchedProbe};
 use crate::probes::syscalls::{GpuDevices, SyscallCounts, SyscallProbe};
-use crate::probes::tls::{LIMIT, StopCost, TlsLosses, TlsProbe};
+use crate::probes::tls::{TlsLosses, TlsProbe};
+use crate::probes::uprobes::StopCost;
 use crate::services::routes::route;
 
 /// Whatever could be attached.
@@ -28,6 +33,8 @@ pub(super) struct Probes {
     syscalls: Option<SyscallProbe>,
     tls: Option<TlsProbe>,
     events: Option<EventProbe>,
+    cuda: Option<CudaProbe>,
+    pmc: Option<Pmc>,
     owners: Owners,
     loader: Loader,
 }
@@ -55,6 +62,9 @@ impl Probes {
         }
         if config.tls {
             TlsProbe::configure(&mut options);
+        }
+        if config.cuda {
+            CudaProbe::configure(&mut options);
         }
         let mut loader = Loader::new(&options)?;
         let mut owners = Owners::attach(&mut loader)?;
@@ -90,6 +100,20 @@ impl Probes {
         } else {
             None
         };
+        let cuda = if config.cuda {
+            let cuda = CudaProbe::attach(&mut loader);
+            cuda.inspect_err(|error| log::warn!("CUDA launches are not counted: {error}"))
+                .ok()
+        } else {
+            None
+        };
+        let pmc = if config.pmc {
+            let pmc = Pmc::start(pmc::HARDWARE);
+            pmc.inspect_err(|error| log::warn!("hardware counters: {error}"))
+                .ok()
+        } else {
+            None
+        };
         loader.settle();
         Ok(Self {
             requests,
@@ -97,6 +121,8 @@ impl Probes {
             syscalls,
             tls,
             events: None,
+            cuda,
+            pmc,
             owners,
             loader,
         })
@@ -128,10 +154,19 @@ impl Probes {
 
     /// From now on the process, and the children it makes, are the service's.
     pub(super) fn join(&mut self, pid: u32, service: ServiceId) {
+        let inherited = self.owners.get(pid) == Owner::Service(service);
         if !self.owners.set(pid, Owner::Service(service)) {
             log::warn!("process {pid} cannot be followed: the table of processes is full");
-        } else if let Some(tls) = &mut self.tls {
-            tls.join(pid, service);
+        } else {
+            if let Some(tls) = &mut self.tls {
+                tls.join(pid, service);
+            }
+            if let Some(cuda) = &mut self.cuda {
+                cuda.join(pid, service);
+            }
+        }
+        if let Some(pmc) = &mut self.pmc {
+            pmc.join(pid, service, inherited);
         }
         if let Some(probe) = &mut self.requests
             && let Err(error) = probe.resume(&mut self.loader)
@@ -147,6 +182,12 @@ impl Probes {
         }
         if let Some(tls) = &mut self.tls {
             tls.leave(pid, &self.owners);
+        }
+        if let Some(cuda) = &mut self.cuda {
+            cuda.leave(pid);
+        }
+        if let Some(pmc) = &mut self.pmc {
+            pmc.leave(pid);
         }
     }
 
@@ -171,6 +212,9 @@ impl Probes {
     pub(super) fn poll_requests(&mut self, out: &mut Vec<Observed>) -> Option<Timestamp> {
         if let Some(tls) = &mut self.tls {
             tls.poll(&mut self.loader, &self.owners);
+        }
+        if let Some(cuda) = &mut self.cuda {
+            cuda.poll(&mut self.loader);
         }
         let requests = self.requests.as_mut()?;
         requests.follow_rings(&mut self.loader);
@@ -206,19 +250,17 @@ impl Probes {
     /// Takes off the next optional probe, the one that is wanted least first, and returns its name;
     /// `why` is its verdict from now on. `None` if none is left.
     pub(super) fn thin(&mut self, why: &str) -> Option<&'static str> {
-        let (probe, program, what) = if let Some(syscalls) = self.syscalls.take() {
-            syscalls.detach(&mut self.loader);
-            ("syscalls", "sys_enter", "system calls")
-        } else if let Some(events) = self.events.take() {
-            let program = events.program();
-            events.detach(&mut self.loader);
-            ("events", program, "page faults and named tracepoints")
+        if self.syscalls.take().is_some() {
+            let why = format!("{why}: system calls are no longer counted");
+            self.loader.retire(SyscallProbe::PROGRAMS, &why);
+            Some("syscalls")
+        } else if self.events.take().is_some() {
+            let why = format!("{why}: page faults and tracepoints are no longer counted");
+            self.loader.retire(EventProbe::PROGRAMS, &why);
+            Some("events")
         } else {
-            return None;
-        };
-        let text = format!("{why}: {what} are no longer counted");
-        self.loader.mark(program, Verdict::Detached, text);
-        Some(probe)
+            None
+        }
     }
 
     /// Calls that should have been timed and were not, at most; `None` without the probe.
@@ -232,6 +274,24 @@ impl Probes {
             Some(probe) => (probe.read(&self.owners), probe.named().to_vec()),
             None => (Vec::new(), Vec::new()),
         }
+    }
+
+    /// What services asked of their GPUs since the last read. Empty without the probe.
+    pub(super) fn read_cuda(&mut self) -> Vec<CudaCalls> {
+        let cuda = self.cuda.as_mut();
+        cuda.map_or_else(Vec::new, |cuda| cuda.read(&self.owners))
+    }
+
+    /// Waits for GPUs that are in no figure; `None` without the probe.
+    pub(super) fn cuda_untimed(&self) -> Option<u64> {
+        self.cuda.as_ref().map(CudaProbe::untimed)
+    }
+
+    /// What hardware counted for services since the last read, and all threads so far whose counters
+    /// could not be opened. `None` without counters.
+    pub(super) fn read_pmc(&mut self) -> Option<(Vec<HardwareCounts>, u64)> {
+        let pmc = self.pmc.as_mut()?;
+        Some((pmc.read(), pmc.refused()))
     }
 
     /// What the request probe lost.
@@ -269,6 +329,7 @@ pub(super) fn examine(tier: Option<Tier>, log_level: log::LevelFilter) -> Vec<Fi
         syscalls: true,
         faults: true,
         tls: true,
+        cuda: true,
         request_tier: tier,
         trace_ids: true,
         log_level,
@@ -280,6 +341,8 @@ pub(super) fn examine(tier: Option<Tier>, log_level: log::LevelFilter) -> Vec<Fi
             let _ = probes.attach_events(&config);
             findings.extend(probes.requests.as_ref().map(chosen_tier));
             findings.extend(probes.tls.as_ref().map(|tls| tls_cost(tls.stop_cost())));
+            findings.extend(probes.cuda.as_ref().map(|cuda| cuda_cost(cuda.stop_cost())));
+            findings.push(pmc::examine(pmc::HARDWARE));
             let tried = |program: &ProgramHealth| program.verdict != Verdict::Off;
             let tried = probes.health().into_iter().filter(tried);
             findings.extend(tried.map(|program| {
@@ -311,7 +374,24 @@ fn tls_cost(cost: StopCost) -> Finding {
         format!(
             "a call of a TLS library would cost {emulated} ns (where the kernel must step \
              {stepped} ns), its return {returned} ns; taken off above {:.0} % of a core",
-            LIMIT * 100.0
+            guard::LIMIT * 100.0
+        ),
+    )
+}
+
+/// What counting launches (`--cuda`) would cost a service here.
+fn cuda_cost(cost: StopCost) -> Finding {
+    let StopCost {
+        emulated,
+        stepped,
+        returned,
+    } = cost;
+    Finding::pass(
+        "cuda",
+        format!(
+            "a CUDA launch would cost {emulated} ns more (where the kernel must step {stepped} ns), \
+             a wait's return {returned} ns; taken off above {:.0} % of a core",
+            guard::LIMIT * 100.0
         ),
     )
 }

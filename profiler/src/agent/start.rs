@@ -129,6 +129,7 @@ impl Agent {
             .map(|path| Recording::create(&path, "run", simulated))
             .transpose()?;
         let mut sinks = Sinks::new(recording, simulated);
+        sinks.summary.expect_activity(config.cuda, config.pmc);
         let mut ledger = Ledger::new(ledger::Config {
             requests: probes.as_ref().is_some_and(Probes::sees_requests),
             cpu: probes.as_ref().is_some_and(Probes::sees_cpu_time),

@@ -49,6 +49,12 @@ pub(super) struct Target {
     /// See requests inside TLS (OpenSSL, BoringSSL); slows every call of the service's TLS library
     #[arg(long)]
     tls: bool,
+    /// Count CUDA launches and the time spent waiting for the GPU; slows every launch a little
+    #[arg(long)]
+    cuda: bool,
+    /// Count cycles, instructions and cache misses, where the CPUs have counters
+    #[arg(long)]
+    pmc: bool,
     /// The kind of hook that sees requests: tp_btf, fexit, kprobe, raw_tp [default: the first
     /// that works]
     #[arg(long, value_name = "TIER")]
@@ -106,6 +112,8 @@ impl Target {
             faults: self.faults.then_some(true),
             events: list(self.event.is_empty()).map(|()| self.event.clone()),
             tls: self.tls.then_some(true),
+            cuda: self.cuda.then_some(true),
+            pmc: self.pmc.then_some(true),
             request_tier: self.request_tier,
             engine_metrics: self.no_engine_metrics.then_some(false),
             usage: self.no_usage.then_some(false),

@@ -86,6 +86,18 @@ families! {
         "Page faults by the kernel's own account: minor, or major where a page had to be read."
     TRACEPOINT_EVENTS Counter "perjoule_tracepoint_events_total" ["service", "event"]
         "Events of tracepoints that the user named, in a service's processes."
+    CUDA_LAUNCHES Counter "perjoule_cuda_launches_total" ["service", "kind"]
+        "Launches through CUDA's driver library, by kind: kernel or graph (of kernels, as one)."
+    CUDA_SYNCS Counter "perjoule_cuda_sync_total" ["service"]
+        "Calls that waited for the GPU (stream, event or context) and returned."
+    CUDA_SYNC_SECONDS Counter "perjoule_cuda_sync_seconds_total" ["service"]
+        "Time inside calls that waited for the GPU, summed over threads."
+    CPU_CYCLES Counter "perjoule_cpu_cycles_total" ["service"]
+        "Cycles of a service's threads by the CPUs' own counters; absent where there are none."
+    CPU_INSTRUCTIONS Counter "perjoule_cpu_instructions_total" ["service"]
+        "Instructions of a service's threads by the CPUs' own counters; absent where there are none."
+    CACHE_MISSES Counter "perjoule_cache_misses_total" ["service"]
+        "Cache misses of a service's threads, last level on most CPUs; absent where they are not counted."
     GPU_INFO Gauge "perjoule_gpu_info" ["device", "name", "driver"]
         "Constant 1: a GPU's name and driver."
     GPU_POWER Gauge "perjoule_gpu_power_watts" ["device"]

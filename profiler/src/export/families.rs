@@ -1,6 +1,7 @@
 //! Totals to the `prometheus` crate's metric families: the one place where integers become
 //! floating point. What is unknown has no series.
 
+mod activity;
 mod gpus;
 
 use std::collections::BTreeMap;
@@ -139,6 +140,7 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
     for (event, count) in &service.tracepoints {
         out.number(&TRACEPOINT_EVENTS, &[name, event], *count as f64);
     }
+    activity::families(out, name, service);
 }
 
 fn tokens(out: &mut Families, name: &str, service: &ServiceTotals) {

@@ -169,7 +169,7 @@ impl Metrics {
     }
 
     /// A service nobody described is `unknown`: its joules are kept.
-    fn service(&mut self, id: ServiceId) -> Option<&mut ServiceTotals> {
+    pub(super) fn service(&mut self, id: ServiceId) -> Option<&mut ServiceTotals> {
         let number = match self.services.get(&id) {
             Some(known) => known.number,
             None => {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::*;
+use crate::activity::{CudaCalls, HardwareCounts};
 use crate::clock::Timestamp;
 use crate::durations::Durations;
 use crate::ledger::*;
@@ -150,6 +151,23 @@ fn everything() -> Metrics {
     metrics.record_syscall_durations(ServiceId(0), "read", &durations);
     metrics.record_page_faults(ServiceId(0), "minor", 7);
     metrics.record_tracepoint(ServiceId(0), "sched:sched_migrate_task", 2);
+    metrics.record_cuda(&CudaCalls {
+        service: ServiceId(0),
+        kernels: 900,
+        graphs: 40,
+        syncs: 8,
+        sync_nanos: 250_000_000,
+        watched_nanos: SECOND,
+        complete: true,
+    });
+    metrics.record_hardware(&HardwareCounts {
+        service: ServiceId(0),
+        cycles: Some(3_000),
+        instructions: Some(4_000),
+        cache_misses: Some(5),
+        wanted_nanos: 1_000,
+        counted_nanos: 1_000,
+    });
     metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");
     metrics.record_gpu_power("GPU-1", Some(Watts(285.5)));
     metrics.record_node("dcmi", node(Some(612.0), 9));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::activity::{CudaTotals, HardwareTotals};
 use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL};
 use super::labels::Names;
 use super::saved::pairs;
@@ -124,6 +125,8 @@ pub(super) struct ServiceTotals {
     pub(super) syscall_durations: BTreeMap<Cow<'static, str>, Histogram<{ SYSCALL.len() }>>,
     pub(super) page_faults: BTreeMap<Cow<'static, str>, u64>,
     pub(super) tracepoints: BTreeMap<String, u64>,
+    pub(super) cuda: Option<CudaTotals>,
+    pub(super) hardware: HardwareTotals,
 }
 
 /// Which token counters of an engine are read at present.

@@ -21,11 +21,15 @@ use crate::ledger::{Owner, ServiceId};
 pub use names::{EventName, InvalidEventName};
 
 const EVENTS: &str = "OWNER_EVENTS";
+const MINOR: &str = "page_fault_minor";
+const MAJOR: &str = "page_fault_major";
 const FAULTS: [(&str, SoftwareEvent); 2] = [
-    ("page_fault_minor", SoftwareEvent::PageFaultsMin),
-    ("page_fault_major", SoftwareEvent::PageFaultsMaj),
+    (MINOR, SoftwareEvent::PageFaultsMin),
+    (MAJOR, SoftwareEvent::PageFaultsMaj),
 ];
-const PROGRAMS: [&str; NAMED] = [
+const PROGRAMS: [&str; FAULTS.len() + NAMED] = [
+    MINOR,
+    MAJOR,
     "named_event_0",
     "named_event_1",
     "named_event_2",
@@ -123,6 +127,9 @@ pub struct EventProbe {
 }
 
 impl EventProbe {
+    /// Its programs.
+    pub const PROGRAMS: &[&str] = &PROGRAMS;
+
     /// What the probe needs of the loader, beside what [`Owners::configure`] adds. Leave it out
     /// if the probe will not be asked for: its counters take 32 KiB on each CPU.
     pub fn configure(options: &mut Options) {
@@ -143,7 +150,7 @@ impl EventProbe {
             return Err(EventError::TooMany { given: named.len() });
         }
         let counts = loader.shared_array(EVENTS)?;
-        for (event, program) in named.iter().zip(PROGRAMS) {
+        for (event, program) in named.iter().zip(PROGRAMS.into_iter().skip(FAULTS.len())) {
             if let Err(error) = names::check(event) {
                 return Err(error);
             }
@@ -207,8 +214,7 @@ impl EventProbe {
 
     /// Takes every hook off.
     pub fn detach(self, loader: &mut Loader) {
-        let faults = FAULTS.map(|(program, _)| program);
-        for program in faults.into_iter().chain(PROGRAMS) {
+        for program in Self::PROGRAMS {
             loader.detach(program);
         }
     }

@@ -420,6 +420,24 @@ impl Loader {
         };
     }
 
+    /// Takes programs that run off for good, and keeps why as their verdict.
+    pub fn retire(&mut self, programs: &[&'static str], why: &str) {
+        log::warn!("{why}");
+        for program in programs {
+            let running = |fate: &&mut Fate| fate.verdict == Verdict::Ok;
+            let Some(fate) = self.fates.get_mut(program).filter(running) else {
+                continue;
+            };
+            let fate = Fate {
+                tier: fate.tier,
+                verdict: Verdict::Detached,
+                text: why.to_owned(),
+            };
+            self.detach(program);
+            self.fates.insert(program, fate);
+        }
+    }
+
     /// What a probe itself finds out about its program: attached, but it does no work; not for
     /// this machine.
     pub fn mark(&mut self, program: &'static str, verdict: Verdict, text: String) {

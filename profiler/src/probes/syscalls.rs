@@ -173,6 +173,9 @@ impl SyscallProbe {
     /// Services that can be counted at a time.
     pub const MOST_SERVICES: usize = ROWS - 1;
 
+    /// Its programs.
+    pub const PROGRAMS: &[&str] = &[ENTER, EXIT];
+
     /// What the probe needs of the loader, beside what [`Owners::configure`] adds. Leave it out
     /// if the probe will not be asked for: its counters take 132 KiB on each CPU.
     pub fn configure(options: &mut Options, timing: Timing, gpus: GpuDevices) {
@@ -270,8 +273,9 @@ impl SyscallProbe {
 
     /// Takes the hooks off; the machine's system calls cost what they did before.
     pub fn detach(self, loader: &mut Loader) {
-        loader.detach(ENTER);
-        loader.detach(EXIT);
+        for program in Self::PROGRAMS {
+            loader.detach(program);
+        }
     }
 
     fn row(&self, row: u8) -> Row {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::activity::{CudaReport, PmcReport};
 use super::full::IdlePolicy;
 use super::host::HostReport;
 use crate::ledger::{Class, Component, Source};
@@ -69,6 +70,12 @@ pub struct ServiceReport {
     /// What the host did for it; no key where that was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostReport>,
+    /// Null where it was not asked for.
+    #[serde(default)]
+    pub cuda: Option<CudaReport>,
+    /// Null where it was not asked for.
+    #[serde(default)]
+    pub pmc: Option<PmcReport>,
 }
 
 /// Requests that ended.

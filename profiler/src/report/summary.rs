@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::activity::Activity;
 use super::full::{FullEnergy, IdlePolicy};
 use super::host::HostSums;
 use super::model::{
@@ -10,6 +11,7 @@ use super::model::{
 };
 use super::quantiles::Quantiles;
 use super::tokens::{Figures, ServiceTokens};
+use crate::activity::{CudaCalls, HardwareCounts};
 use crate::clock::Timestamp;
 use crate::durations::Durations;
 use crate::export::labels::clean;
@@ -34,6 +36,9 @@ pub struct Summary {
     context_unknown: bool,
     lost_events: Option<u64>,
     lost_requests: Option<u64>,
+    /// CUDA's launches, and the CPUs' counters, were asked for.
+    expects_cuda: bool,
+    expects_pmc: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +76,9 @@ struct ServiceSums {
     duration: Quantiles,
     cpu_nanos: Option<u64>,
     host: HostSums,
+    activity: Activity,
+    /// On CPU packages, overhead included.
+    cpu_energy: Option<Microjoules>,
 }
 
 impl Summary {
@@ -153,6 +161,22 @@ impl Summary {
         self.service(id).host.add_tracepoint(event, count);
     }
 
+    /// What services did beside serving was asked for: what is not told of it is not known.
+    pub fn expect_activity(&mut self, cuda: bool, pmc: bool) {
+        self.expects_cuda = cuda;
+        self.expects_pmc = pmc;
+    }
+
+    /// More launches and waits of a service.
+    pub fn add_cuda(&mut self, calls: &CudaCalls) {
+        self.service(calls.service).activity.add_cuda(calls);
+    }
+
+    /// More of what hardware counted for a service.
+    pub fn add_hardware(&mut self, counts: &HardwareCounts) {
+        self.service(counts.service).activity.add_hardware(counts);
+    }
+
     /// All events and all request records that were lost in the window.
     pub fn set_losses(&mut self, events: u64, requests: u64) {
         self.lost_events = Some(events);
@@ -185,11 +209,15 @@ impl Summary {
         }
         let context = interval.accounts.context;
         self.context_unknown |= context > Microjoules::ZERO && interval.holders.is_none();
+        let is_package = meter.component == Component::Cpu;
         let holders = u64::from(interval.holders.unwrap_or(0));
         for (number, share) in (0..).zip(&interval.services) {
             let place = self.place_of(share.service);
             let service = &mut self.services[place].1;
             service.overhead += share.overhead;
+            if is_package {
+                *service.cpu_energy.get_or_insert_default() += share.requests + share.overhead;
+            }
             if let Some(part) = context.0.checked_div(holders) {
                 // The first ones take what does not divide.
                 let extra = u64::from(number < context.0 % holders);
@@ -344,6 +372,10 @@ impl Summary {
             cpu_s: service.cpu_nanos.map(|nanos| nanos as f64 / 1e9),
             run_queue_s: None,
             host: service.host.report(),
+            cuda: self.expects_cuda.then(|| service.activity.cuda()),
+            pmc: self
+                .expects_pmc
+                .then(|| service.activity.pmc(service.cpu_energy)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use super::activity::{write_cuda, write_pmc};
 use super::figures::{UNKNOWN, count, figure, known, percent, with_unit};
 use super::full::IdlePolicy;
 use super::model::{MeterReport, Report, ServiceReport};
@@ -161,6 +162,12 @@ fn write_service(out: &mut String, service: &ServiceReport, report: &Report) -> 
     };
     row(out, &known(service.cpu_s), "s", "on CPU", &cpus)?;
     row(out, &known(service.run_queue_s), "s", "in run queue", "")?;
+    if let Some(cuda) = &service.cuda {
+        write_cuda(out, cuda)?;
+    }
+    if let Some(pmc) = &service.pmc {
+        write_pmc(out, pmc)?;
+    }
     write_host(out, service)
 }
 
@@ -218,7 +225,13 @@ fn write_meter(out: &mut String, meter: &MeterReport, duration: Option<f64>) -> 
     Ok(())
 }
 
-fn row(out: &mut String, value: &str, unit: &str, what: &str, remark: &str) -> fmt::Result {
+pub(super) fn row(
+    out: &mut String,
+    value: &str,
+    unit: &str,
+    what: &str,
+    remark: &str,
+) -> fmt::Result {
     let unit = if value == UNKNOWN { "" } else { unit };
     let line = format!("{value:>18} {unit:<3}{what:<24}");
     let gap = if remark.is_empty() { "" } else { "# " };

@@ -218,6 +218,8 @@ fn json_has_exactly_the_keys_of_schema_1() {
         "error_ratio",
         "cpu_s",
         "run_queue_s",
+        "cuda",
+        "pmc",
     ] {
         expected.push(format!(".services[].{key}"));
     }
@@ -281,6 +283,8 @@ fn what_is_unknown_is_null_and_never_zero() {
             "error_ratio": null,
             "cpu_s": null,
             "run_queue_s": null,
+            "cuda": null,
+            "pmc": null,
         })
     );
     assert_eq!(json["duration_s"], Value::Null);

@@ -4,6 +4,8 @@
 mod guard;
 #[path = "tls/http2.rs"]
 mod http2;
+#[path = "tls/machine_code.rs"]
+mod machine_code;
 #[path = "tls/servers.rs"]
 mod servers;
 #[path = "tls/stack.rs"]

@@ -117,6 +117,8 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
         ("PERJOULE_NAMES", "vllm,tgi"),
         ("PERJOULE_SYSCALLS", "on"),
         ("PERJOULE_TLS", "on"),
+        ("PERJOULE_CUDA", "on"),
+        ("PERJOULE_PMC", "on"),
         ("PERJOULE_REQUEST_TIER", "tp_btf"),
         ("PERJOULE_ENGINE_METRICS", "off"),
         ("PERJOULE_USAGE", "off"),
@@ -136,7 +138,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
     assert_eq!(config.services.pids, [1, 2]);
     assert_eq!(config.services.ports, [8000]);
     assert_eq!(config.services.names, ["vllm", "tgi"]);
-    assert!(config.syscalls && config.tls);
+    assert!(config.syscalls && config.tls && config.cuda && config.pmc);
     assert!(!config.engine_metrics);
     assert_eq!(config.request_tier, Some(Tier::TpBtf));
     assert_eq!((config.usage, config.trace_ids), (false, true));

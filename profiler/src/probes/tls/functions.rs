@@ -8,23 +8,10 @@ use std::io;
 
 use memmap2::Mmap;
 use object::read::elf::ElfFile64;
-use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 use profiler_ebpf::tls::EXTENDED;
 
-use super::prologue::{self, LOOKED_AT};
-
-/// A place of a file where a program is to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Point {
-    /// The program.
-    pub(super) program: &'static str,
-    /// Of the instruction, in the file.
-    pub(super) offset: u64,
-    /// What the program learns of the function.
-    pub(super) cookie: u64,
-    /// True where the kernel carries the instruction out itself.
-    pub(super) emulated: bool,
-}
+use crate::probes::uprobes::prologue::{self, LOOKED_AT};
+use crate::probes::uprobes::{Point, addresses, file_offset};
 
 /// The programs, and what they run on.
 pub(super) const READ: &str = "ssl_read";
@@ -43,37 +30,19 @@ pub(super) fn find(file: &File) -> io::Result<Option<Vec<Point>>> {
 
 fn points(file: &[u8]) -> Option<Vec<Point>> {
     let elf = ElfFile64::<object::Endianness>::parse(file).ok()?;
-    let mut found: [Option<u64>; 5] = [None; 5];
-    let take = |found: &mut [Option<u64>; 5], name: object::Result<&[u8]>, address: u64| {
-        let place = match name {
-            Ok(b"SSL_read") => 0,
-            Ok(b"SSL_read_ex") => 1,
-            Ok(b"SSL_write") => 2,
-            Ok(b"SSL_write_ex") => 3,
-            Ok(b"SSL_free") => 4,
-            _ => return,
-        };
-        if address != 0
-            && let Some(found) = found.get_mut(place)
-        {
-            *found = Some(address);
-        }
-    };
-    for symbol in elf.dynamic_symbols() {
-        take(&mut found, symbol.name_bytes(), symbol.address());
-    }
-    // A program that has it inside may keep it for itself.
-    if !found.iter().any(Option::is_some) {
-        for symbol in elf.symbols() {
-            take(&mut found, symbol.name_bytes(), symbol.address());
-        }
-    }
+    let names: [&[u8]; 5] = [
+        b"SSL_read",
+        b"SSL_read_ex",
+        b"SSL_write",
+        b"SSL_write_ex",
+        b"SSL_free",
+    ];
+    let [read, read_ex, write, write_ex, free] = addresses(&elf, names);
     let code = |address: u64| {
-        let offset = offset(&elf, address)?;
+        let offset = file_offset(&elf, address)?;
         let code = file.get(usize::try_from(offset).ok()?..)?;
         Some((offset, code.get(..LOOKED_AT).unwrap_or(code)))
     };
-    let [read, read_ex, write, write_ex, free] = found;
     let mut reads = vec![(read, 0), (read_ex, EXTENDED)];
     if let Some(inner) = inner_read(read.zip(read_ex), code) {
         reads = vec![(Some(inner), EXTENDED)];
@@ -128,13 +97,4 @@ fn inner_read<'a>(
     let gains =
         !prologue::first(code(read)?.1).emulated && prologue::first(code(inner)?.1).emulated;
     (same && gains).then_some(inner)
-}
-
-/// Where the byte at `address` lies in the file.
-fn offset(elf: &ElfFile64<'_>, address: u64) -> Option<u64> {
-    elf.segments().find_map(|segment| {
-        let (start, length) = segment.file_range();
-        let inside = address.checked_sub(segment.address())?;
-        (inside < length).then_some(start + inside)
-    })
 }

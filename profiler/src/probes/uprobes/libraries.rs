@@ -1,8 +1,8 @@
-//! Which TLS libraries processes have, looked for on a thread of its own: /proc and symbol
+//! Which libraries of one kind processes have, looked for on a thread of its own: /proc and symbol
 //! tables are read.
 //!
-//! In: processes that join and leave. Out: [`Found`], with the open file, so that what is probed
-//! is what was looked at, whatever its name leads to by then.
+//! In: processes that join and leave, and what is [`Sought`]. Out: [`Found`], with the open file,
+//! so that what is probed is what was looked at, whatever its name leads to by then.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -15,25 +15,31 @@ use std::time::{Duration, Instant};
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
-use super::functions::{Point, find};
+use super::Point;
 
-/// A process loads its library before it listens, or with its first connection: it is looked at
-/// when it joins, and again after these times since; then each time the last has passed.
-const LOOKS: [Duration; 4] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(10),
-    Duration::from_secs(60),
-];
-
-/// Parts of the names of files that may hold a TLS library. A process's own program may too;
-/// anything else is not opened: models' libraries have symbol tables of many megabytes.
-const NAMES: [&str; 3] = ["ssl", "grpc", "netty_tcnative"];
+/// What kind of library is looked for, and how.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::probes) struct Sought {
+    /// What it is called in the log.
+    pub(in crate::probes) what: &'static str,
+    /// The name of the thread that looks.
+    pub(in crate::probes) thread: &'static str,
+    /// Parts of the names of files that may be one. Anything else is not opened: models' libraries
+    /// have symbol tables of many megabytes.
+    pub(in crate::probes) names: &'static [&'static str],
+    /// True if a process's own program may hold one.
+    pub(in crate::probes) programs: bool,
+    /// A process is looked at when it joins, and again after these times since; then each time the
+    /// last has passed.
+    pub(in crate::probes) looks: &'static [Duration],
+    /// The places of a file where probes go; `None` if it is none, or shows none of its functions.
+    pub(in crate::probes) find: fn(&File) -> io::Result<Option<Vec<Point>>>,
+}
 
 /// A file, whatever its path: device and inode.
 pub(super) type FileId = (u64, u64);
 
-/// A process, and a TLS library it has.
+/// A process, and a library it has.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) pid: u32,
@@ -58,12 +64,12 @@ enum Change {
 }
 
 impl Libraries {
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(sought: Sought) -> io::Result<Self> {
         let (changes, told) = mpsc::channel();
         let (sender, found) = mpsc::channel();
         thread::Builder::new()
-            .name("tls-libraries".into())
-            .spawn(move || look(&told, &sender))?;
+            .name(sought.thread.into())
+            .spawn(move || look(sought, &told, &sender))?;
         Ok(Self { changes, found })
     }
 
@@ -91,7 +97,7 @@ struct Due {
 
 type Known = HashMap<FileId, Option<(Arc<File>, Arc<Vec<Point>>)>>;
 
-fn look(told: &Receiver<Change>, found: &Sender<Found>) {
+fn look(sought: Sought, told: &Receiver<Change>, found: &Sender<Found>) {
     let mut processes: BTreeMap<u32, Due> = BTreeMap::new();
     let mut known = Known::new();
     loop {
@@ -117,13 +123,16 @@ fn look(told: &Receiver<Change>, found: &Sender<Found>) {
         }
         let now = Instant::now();
         for (pid, due) in processes.iter_mut().filter(|(_, due)| due.at <= now) {
-            let wait = LOOKS.get(due.looks).or(LOOKS.last()).copied();
+            let wait = sought.looks.get(due.looks).or(sought.looks.last()).copied();
             due.at = now + wait.unwrap_or(Duration::from_secs(60));
             due.looks += 1;
-            match libraries(*pid, &mut known) {
+            match libraries(sought, *pid, &mut known) {
                 Ok(libraries) => {
-                    if libraries.is_empty() && due.looks == LOOKS.len() {
-                        log::info!("process {pid}: no TLS library whose functions have names");
+                    if libraries.is_empty() && due.looks == sought.looks.len() {
+                        log::info!(
+                            "process {pid}: no {} whose functions have names",
+                            sought.what
+                        );
                     }
                     for library in libraries {
                         if found.send(library).is_err() {
@@ -138,10 +147,10 @@ fn look(told: &Receiver<Change>, found: &Sender<Found>) {
     }
 }
 
-/// The TLS libraries that `pid` has at this moment.
-fn libraries(pid: u32, known: &mut Known) -> io::Result<Vec<Found>> {
+/// The libraries that `pid` has at this moment.
+fn libraries(sought: Sought, pid: u32, known: &mut Known) -> io::Result<Vec<Found>> {
     let process = Process::new(pid as i32).map_err(io::Error::other)?;
-    let program = process.exe().ok();
+    let program = process.exe().ok().filter(|_| sought.programs);
     let maps = process.maps().map_err(io::Error::other)?;
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -153,7 +162,8 @@ fn libraries(pid: u32, known: &mut Known) -> io::Result<Vec<Found>> {
             .file_name()
             .map(|name| name.to_string_lossy())
             .unwrap_or_default();
-        let may_be = program.as_ref() == Some(path) || NAMES.iter().any(|part| name.contains(part));
+        let may_be =
+            program.as_ref() == Some(path) || sought.names.iter().any(|part| name.contains(part));
         if !may_be || !map.perms.contains(MMPermissions::EXECUTE) || !seen.insert(map.inode) {
             continue;
         }
@@ -167,7 +177,7 @@ fn libraries(pid: u32, known: &mut Known) -> io::Result<Vec<Found>> {
         let metadata = file.metadata()?;
         let id = (metadata.dev(), metadata.ino());
         let known = known.entry(id).or_insert_with(|| {
-            let points = find(&file)
+            let points = (sought.find)(&file)
                 .inspect_err(|error| log::debug!("{}: {error}", path.display()))
                 .ok()
                 .flatten()?;

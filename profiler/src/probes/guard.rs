@@ -1,4 +1,4 @@
-//! Watches what the probes cost, and says when that is more than they may.
+//! Watches what probes cost their processes, and says when that is more than they may.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,32 +1,18 @@
-//! Where in a function a probe is cheap.
-//!
-//! A probe replaces an instruction by a breakpoint. A few kinds of instruction the kernel then
-//! carries out itself (arch/x86/kernel/uprobes.c: `branch_setup_insn`, `push_setup_insn`); any
-//! other it steps through, which costs several times as much. So a probe at a function's entry is
-//! put at the first instruction of the cheap kind, if none before it changes an argument.
+//! x86-64: a few kinds of instruction are carried out by the kernel itself
+//! (arch/x86/kernel/uprobes.c: `branch_setup_insn`, `push_setup_insn`).
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpAccess,
     Register,
 };
 
-/// The most of a function that is looked at.
-pub(super) const LOOKED_AT: usize = 64;
+use super::Place;
 
 /// The arguments that are read.
 const ARGUMENTS: [Register; 3] = [Register::RDI, Register::RSI, Register::RDX];
 
-/// Where to put a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Bytes behind the function's first.
-    pub(super) offset: u64,
-    /// True where the kernel carries the instruction out itself.
-    pub(super) emulated: bool,
-}
-
 /// The best place for a probe that reads a function's arguments: `code` is its beginning.
-pub(super) fn entry(code: &[u8]) -> Place {
+pub(in crate::probes) fn entry(code: &[u8]) -> Place {
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
     let mut info = InstructionInfoFactory::new();
     let mut instruction = Instruction::default();
@@ -48,7 +34,7 @@ pub(super) fn entry(code: &[u8]) -> Place {
 }
 
 /// The function's first instruction, where a probe for its return must stand.
-pub(super) fn first(code: &[u8]) -> Place {
+pub(in crate::probes) fn first(code: &[u8]) -> Place {
     let instruction = Decoder::new(64, code, DecoderOptions::NONE).decode();
     Place {
         offset: 0,
@@ -58,7 +44,7 @@ pub(super) fn first(code: &[u8]) -> Place {
 
 /// Where a function that lies at `address` passes its first two arguments on to, unchanged: its
 /// first call, with no branch taken.
-pub(super) fn passes_on_to(code: &[u8], address: u64) -> Option<u64> {
+pub(in crate::probes) fn passes_on_to(code: &[u8], address: u64) -> Option<u64> {
     let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     let mut info = InstructionInfoFactory::new();
     let mut instruction = Instruction::default();

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use aya::programs::uprobe::UProbeScope;
 use procfs::process::{MMPermissions, Process};
 
-use super::functions::{FREE, READ, READ_RETURN};
 use crate::probes::load_error::ProbeError;
 use crate::probes::loader::Loader;
 use profiler_ebpf::cost::Program;
@@ -31,6 +30,17 @@ pub struct StopCost {
     pub returned: u64,
 }
 
+/// The programs that it is measured with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tried {
+    /// Runs at a function's entry.
+    pub(super) alone: Program,
+    /// Runs at the entry, where [`Self::returned`] runs at the return.
+    pub(super) entry: Program,
+    /// Runs at a function's return.
+    pub(super) returned: Program,
+}
+
 /// A function that begins with an instruction of the first kind.
 #[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
@@ -45,23 +55,42 @@ extern "C" fn begins_stepped() {
     core::arch::naked_asm!("sub rsp, 24", "add rsp, 24", "ret")
 }
 
-#[cfg(target_arch = "x86_64")]
+/// A function that begins with an instruction of the first kind: a branch
+/// (`arm_probe_decode_insn` in arch/arm64/kernel/probes/decode-insn.c).
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+extern "C" fn begins_emulated() {
+    core::arch::naked_asm!("b 2f", "2: ret")
+}
+
+/// A function that begins with one of the second.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+extern "C" fn begins_stepped() {
+    core::arch::naked_asm!("sub sp, sp, #16", "add sp, sp, #16", "ret")
+}
+
 impl StopCost {
     /// Measures; fails if the programs, which must be loaded, do not run here.
-    pub(super) fn measure(loader: &mut Loader) -> Result<Self, ProbeError> {
+    pub(super) fn measure(loader: &mut Loader, tried: Tried) -> Result<Self, ProbeError> {
+        let Tried {
+            alone,
+            entry,
+            returned,
+        } = tried;
         let bare = time(begins_emulated);
-        let before = loader.cost(Program::SslFree).runs;
-        let emulated = probed(loader, begins_emulated, &[FREE])?;
-        if loader.cost(Program::SslFree).runs == before {
-            return Err(ProbeError::Silent { program: FREE });
+        let before = loader.cost(alone).runs;
+        let emulated = probed(loader, begins_emulated, &[alone])?;
+        if loader.cost(alone).runs == before {
+            let program = alone.name();
+            return Err(ProbeError::Silent { program });
         }
-        let stepped = probed(loader, begins_stepped, &[FREE])?;
-        let before = loader.cost(Program::SslReadReturn).runs;
-        let both = probed(loader, begins_emulated, &[READ_RETURN, READ])?;
-        if loader.cost(Program::SslReadReturn).runs == before {
-            return Err(ProbeError::Silent {
-                program: READ_RETURN,
-            });
+        let stepped = probed(loader, begins_stepped, &[alone])?;
+        let before = loader.cost(returned).runs;
+        let both = probed(loader, begins_emulated, &[returned, entry])?;
+        if loader.cost(returned).runs == before {
+            let program = returned.name();
+            return Err(ProbeError::Silent { program });
         }
         Ok(Self {
             emulated: emulated.saturating_sub(bare),
@@ -71,22 +100,11 @@ impl StopCost {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-impl StopCost {
-    /// Only x86-64's instructions are known.
-    pub(super) fn measure(_: &mut Loader) -> Result<Self, ProbeError> {
-        Err(ProbeError::Unsupported {
-            program: READ,
-            reason: "TLS libraries are probed on x86-64 only".to_owned(),
-        })
-    }
-}
-
 /// Nanoseconds of a call of `function` with `programs` on it.
 fn probed(
     loader: &mut Loader,
     function: extern "C" fn(),
-    programs: &[&'static str],
+    programs: &[Program],
 ) -> Result<u64, ProbeError> {
     let offset = file_offset(function as usize as u64).map_err(|source| ProbeError::Machine {
         what: "this process's own code",
@@ -95,7 +113,7 @@ fn probed(
     let mut links = Vec::new();
     for program in programs {
         links.push(loader.attach_uprobe(
-            program,
+            program.name(),
             Path::new(THIS_PROGRAM),
             offset,
             0,
