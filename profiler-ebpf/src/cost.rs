@@ -30,11 +30,12 @@ pub enum Program {
     SysExit,
     IoUringReceived,
     IoUringSent,
+    StackSample,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
@@ -60,6 +61,7 @@ impl Program {
         Self::SysExit,
         Self::IoUringReceived,
         Self::IoUringSent,
+        Self::StackSample,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -90,6 +92,7 @@ impl Program {
             Self::SysExit => "sys_exit",
             Self::IoUringReceived => "io_uring_received",
             Self::IoUringSent => "io_uring_sent",
+            Self::StackSample => "stack_sample",
         }
     }
 }

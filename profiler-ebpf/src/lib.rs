@@ -12,6 +12,7 @@ pub mod io_uring;
 pub mod owners;
 pub mod request;
 pub mod sched;
+pub mod stacks;
 pub mod syscalls;
 pub mod tls;
 

@@ -4,6 +4,7 @@ mod cost;
 mod owners;
 mod requests;
 mod sched;
+mod stacks;
 mod syscalls;
 
 /// `BPF_F_MMAPABLE`: the agent reads the array as memory, without a system call.

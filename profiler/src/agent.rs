@@ -9,6 +9,7 @@ mod hops;
 mod memory;
 mod probes;
 mod sinks;
+mod stacks;
 mod start;
 mod state;
 mod tokens;
@@ -37,6 +38,7 @@ use config::Config;
 use hops::Hops;
 use probes::Probes;
 use sinks::Sinks;
+use stacks::Stacks;
 use state::{Keeper, Known};
 use tokens::Tokens;
 use watch::{Update, Watch};
@@ -71,6 +73,8 @@ pub struct Agent {
     probes: Option<Probes>,
     watch: Watch,
     tokens: Tokens,
+    /// Where stacks are sampled.
+    stacks: Option<Stacks>,
     /// By id.
     services: Vec<Service>,
     running: Option<Running>,
@@ -146,6 +150,9 @@ impl Agent {
             self.take_services(update);
         }
         self.poll_requests();
+        if let (Some(stacks), Some(probes)) = (&self.stacks, &self.probes) {
+            stacks.drain(|index| probes.sampled_service(index), &mut self.sinks);
+        }
         let now = Timestamp::now();
         self.watch.check(now);
         let rests = self.is_at_rest(now);
@@ -178,8 +185,14 @@ impl Agent {
                 log::warn!("the {name} thread hangs in a call and is left behind");
             }
         }
+        if let Some(probes) = &mut self.probes {
+            probes.stop_stacks();
+        }
         self.tick();
         self.read_cpu();
+        if let (Some(stacks), Some(probes)) = (self.stacks.take(), &self.probes) {
+            stacks.finish(|index| probes.sampled_service(index), &mut self.sinks);
+        }
         // After the last look at requests: all that ended until then is counted.
         self.tokens.finish(&mut self.sinks, &self.services);
         let now = Timestamp::now();
@@ -481,10 +494,15 @@ impl Agent {
                 metrics.record_dropped("tls_unbound", lost.unbound);
                 metrics.record_dropped("tls_busy", lost.busy);
             }
+            if let (Some(hertz), Some(counts)) = (self.config.stacks, probes.stack_counts()) {
+                metrics.record_dropped("stack_ring_full", counts.lost);
+                self.sinks.stack_counts(hertz, counts);
+            }
             self.sinks
                 .summary
                 .set_losses(losses.events(), losses.requests());
         }
+        let metrics = &mut self.sinks.metrics;
         // A counter's jump beyond what its device can draw; facts that came after their request
         // was booked.
         metrics.record_dropped("reading_refused", self.ledger.refused());

@@ -24,6 +24,7 @@ use thiserror::Error;
 use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::health::Tier;
+use crate::probes::stacks::MOST_HERTZ;
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
 
 /// The exporter's port.
@@ -53,6 +54,8 @@ pub struct Config {
     pub syscalls: bool,
     /// Read requests inside TLS at services' TLS libraries: each of their calls takes longer.
     pub tls: bool,
+    /// Sample the stacks of services so many times a second on each CPU; for a recording.
+    pub stacks: Option<u32>,
     /// The kind of hook that sees requests; `None`: the first that works.
     pub request_tier: Option<Tier>,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
@@ -106,6 +109,7 @@ impl Default for Config {
             services: Services::default(),
             syscalls: false,
             tls: false,
+            stacks: None,
             request_tier: None,
             engine_metrics: true,
             usage: true,
@@ -136,6 +140,8 @@ pub struct PartialConfig {
     pub services: PartialServices,
     pub syscalls: Option<bool>,
     pub tls: Option<bool>,
+    #[serde(default, deserialize_with = "stack_hertz")]
+    pub stacks: Option<u32>,
     pub request_tier: Option<Tier>,
     pub engine_metrics: Option<bool>,
     pub usage: Option<bool>,
@@ -195,6 +201,9 @@ pub enum ConfigError {
         /// What is wrong, with the key's name.
         message: String,
     },
+    /// Stacks are of no use without a recording.
+    #[error("stacks are sampled for a recording; add --record FILE, or leave --stacks out")]
+    StacksUnrecorded,
     /// A variable says something that is not understood.
     #[error("{variable}={value}: {reason}; correct the variable or unset it")]
     Variable {
@@ -255,6 +264,7 @@ impl Config {
             },
             syscalls: told.syscalls.unwrap_or(default.syscalls),
             tls: told.tls.unwrap_or(default.tls),
+            stacks: told.stacks,
             request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             usage: told.usage.unwrap_or(default.usage),
@@ -287,6 +297,7 @@ impl PartialConfig {
             },
             syscalls: self.syscalls.or(lower.syscalls),
             tls: self.tls.or(lower.tls),
+            stacks: self.stacks.or(lower.stacks),
             request_tier: self.request_tier.or(lower.request_tier),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
             usage: self.usage.or(lower.usage),
@@ -336,6 +347,11 @@ impl PartialConfig {
             },
             syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
             tls: variable(env, "PERJOULE_TLS", switch)?,
+            stacks: variable(env, "PERJOULE_STACKS", |text| {
+                text.parse()
+                    .map_err(|_| "not a whole number of samples a second".to_owned())
+                    .and_then(check_stack_hertz)
+            })?,
             request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
             usage: variable(env, "PERJOULE_USAGE", switch)?,
@@ -418,6 +434,21 @@ fn check_drain(millis: u64) -> Result<u64, String> {
 
 fn check_seldom(millis: u64) -> Result<u64, String> {
     within(millis, 100, 60_000)
+}
+
+fn check_stack_hertz(hertz: u32) -> Result<u32, String> {
+    if (1..=MOST_HERTZ).contains(&hertz) {
+        Ok(hertz)
+    } else {
+        Err(format!(
+            "{hertz} samples a second are not between 1 and {MOST_HERTZ}"
+        ))
+    }
+}
+
+fn stack_hertz<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    let hertz = u32::deserialize(from)?;
+    check_stack_hertz(hertz).map(Some).map_err(de::Error::custom)
 }
 
 fn within(millis: u64, low: u64, high: u64) -> Result<u64, String> {

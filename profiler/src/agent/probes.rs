@@ -14,6 +14,7 @@ use crate::probes::owners::Owners;
 use crate::probes::requests::{Losses, Observed, RequestProbe};
 use crate::probes::requirements;
 use crate::probes::sched::{CpuWindow, SchedProbe};
+use crate::probes::stacks::{self, StackCounts, StackProbe, StackReader};
 use crate::probes::syscalls::{SyscallCounts, SyscallProbe};
 use crate::probes::tls::{LIMIT, StopCost, TlsLosses, TlsProbe};
 use crate::services::routes::route;
@@ -26,6 +27,8 @@ pub(super) struct Probes {
     sched: Option<SchedProbe>,
     syscalls: Option<SyscallProbe>,
     tls: Option<TlsProbe>,
+    stacks: Option<StackProbe>,
+    stack_reader: Option<StackReader>,
     owners: Owners,
     loader: Loader,
 }
@@ -49,6 +52,9 @@ impl Probes {
         }
         if config.tls {
             TlsProbe::configure(&mut options);
+        }
+        if config.stacks.is_some() {
+            StackProbe::configure(&mut options);
         }
         let mut loader = Loader::new(&options)?;
         let mut owners = Owners::attach(&mut loader)?;
@@ -84,12 +90,19 @@ impl Probes {
         } else {
             None
         };
+        let stacks = config.stacks.and_then(|hertz| {
+            // The loader keeps the verdict.
+            StackProbe::attach(&mut loader, hertz).ok()
+        });
+        let (stacks, stack_reader) = stacks.unzip();
         loader.settle();
         Ok(Self {
             requests,
             sched,
             syscalls,
             tls,
+            stacks,
+            stack_reader,
             owners,
             loader,
         })
@@ -199,6 +212,31 @@ impl Probes {
         self.tls.as_ref().map(TlsProbe::losses)
     }
 
+    /// The end of the ring of stacks, once; `None` where none are sampled.
+    pub(super) fn take_stack_reader(&mut self) -> Option<StackReader> {
+        self.stack_reader.take()
+    }
+
+    /// What was sampled; `None` without the probe.
+    pub(super) fn stack_counts(&self) -> Option<StackCounts> {
+        self.stacks.as_ref().map(StackProbe::counts)
+    }
+
+    /// The service that a sample's index stands for.
+    pub(super) fn sampled_service(&self, index: u8) -> Option<ServiceId> {
+        match stacks::owner(&self.owners, index)? {
+            Owner::Service(service) => Some(service),
+            Owner::Other | Owner::Agent => None,
+        }
+    }
+
+    /// Takes the timers off.
+    pub(super) fn stop_stacks(&mut self) {
+        if let Some(stacks) = &self.stacks {
+            stacks.detach(&mut self.loader);
+        }
+    }
+
     pub(super) fn health(&self) -> Vec<ProgramHealth> {
         self.loader.health()
     }
@@ -221,6 +259,7 @@ pub(super) fn examine(tier: Option<Tier>, log_level: log::LevelFilter) -> Vec<Fi
     let config = Config {
         syscalls: true,
         tls: true,
+        stacks: Some(stacks::DEFAULT_HERTZ),
         request_tier: tier,
         trace_ids: true,
         log_level,

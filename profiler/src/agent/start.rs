@@ -13,6 +13,7 @@ use super::hops::Hops;
 use super::memory;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
+use super::stacks::Stacks;
 use super::state::{Keeper, State, StateError};
 use super::tokens::Tokens;
 use super::watch::Watch;
@@ -98,7 +99,7 @@ impl Agent {
             })
         });
 
-        let probes = match Probes::attach(&config) {
+        let mut probes = match Probes::attach(&config) {
             Ok(probes) => Some(probes),
             Err(error) if requests_required => return Err(StartError::Requests(told(&error))),
             Err(error) => {
@@ -176,6 +177,9 @@ impl Agent {
             }
         }
 
+        let reader = probes.as_mut().and_then(Probes::take_stack_reader);
+        let stacks = reader.map(Stacks::start).transpose()?;
+
         // Before the first request can be seen, so that every token of it is counted.
         let mut tokens = Tokens::default();
         if config.engine_metrics {
@@ -189,6 +193,7 @@ impl Agent {
             probes,
             watch,
             tokens,
+            stacks,
             services: Vec::new(),
             running: Some(running),
             news,

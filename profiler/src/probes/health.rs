@@ -35,6 +35,8 @@ pub enum Tier {
     RawTp,
     /// A probe at an instruction of a process's own code.
     Uprobe,
+    /// A CPU's timer.
+    PerfEvent,
 }
 
 impl Verdict {
@@ -62,6 +64,7 @@ impl Tier {
             Self::Kprobe => "kprobe",
             Self::RawTp => "raw_tp",
             Self::Uprobe => "uprobe",
+            Self::PerfEvent => "perf_event",
         }
     }
 }

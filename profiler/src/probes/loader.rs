@@ -12,7 +12,10 @@ use std::path::Path;
 
 use aya::maps::Map;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::programs::{BtfTracePoint, FExit, KProbe, ProgramError, RawTracePoint, UProbe};
+use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
+use aya::programs::{
+    BtfTracePoint, FExit, KProbe, PerfEvent, ProgramError, RawTracePoint, UProbe,
+};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
 use profiler_ebpf::ABSENT;
@@ -287,6 +290,54 @@ impl Loader {
         hook.take_link(link).map_err(refused)
     }
 
+    /// Loads `program` and runs it `hertz` times a second on each CPU that is online, whatever runs
+    /// there.
+    pub fn attach_timer(
+        &mut self,
+        program: &'static str,
+        hertz: u32,
+    ) -> Result<(), ProbeError> {
+        let outcome = self.try_attach_timer(program, hertz);
+        self.note(program, Tier::PerfEvent, &outcome);
+        if let Err(error) = &outcome {
+            log::warn!("{error}");
+            self.links.retain(|(of, _)| *of != program);
+        }
+        outcome
+    }
+
+    fn try_attach_timer(&mut self, program: &'static str, hertz: u32) -> Result<(), ProbeError> {
+        let cpus = aya::util::online_cpus().map_err(|(_, source)| ProbeError::Machine {
+            what: "the CPUs that are online",
+            source,
+        })?;
+        let hook: &mut PerfEvent = self
+            .object
+            .program_mut(program)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(ProbeError::NoProgram { program })?;
+        if self.loaded.insert(program) {
+            hook.load().map_err(|error| {
+                self.loaded.remove(program);
+                ProbeError::from_load(program, "", error)
+            })?;
+        }
+        let clock = PerfEventConfig::Software(SoftwareEvent::CpuClock);
+        for cpu in cpus {
+            let link = hook
+                .attach(
+                    clock,
+                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    SamplePolicy::Frequency(u64::from(hertz)),
+                    false,
+                )
+                .and_then(|id| hook.take_link(id))
+                .map_err(|error| ProbeError::from_attach(program, "CPU timer", error))?;
+            self.links.push((program, Box::new(link)));
+        }
+        Ok(())
+    }
+
     fn uprobe(&mut self, program: &'static str) -> Result<&mut UProbe, ProbeError> {
         self.object
             .program_mut(program)
@@ -413,6 +464,7 @@ impl Loader {
             Some(aya::programs::Program::FExit(loaded)) => loaded.unload(),
             Some(aya::programs::Program::KProbe(loaded)) => loaded.unload(),
             Some(aya::programs::Program::RawTracePoint(loaded)) => loaded.unload(),
+            Some(aya::programs::Program::PerfEvent(loaded)) => loaded.unload(),
             _ => Ok(()),
         };
     }
