@@ -66,10 +66,8 @@ fn stack_sample(ctx: PerfEventContext) -> i32 {
     }
     // SAFETY: the helpers have no preconditions.
     let (at, cpu) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_smp_processor_id()) };
-    let (Some(counts), Some(sample)) = (
-        STACK_COUNTS.get_ptr_mut(cpu),
-        STACK_SAMPLE.get_ptr_mut(0),
-    ) else {
+    let (Some(counts), Some(sample)) = (STACK_COUNTS.get_ptr_mut(cpu), STACK_SAMPLE.get_ptr_mut(0))
+    else {
         return 0;
     };
     const KERNEL_BYTES: u32 = KERNEL_FRAMES as u32 * 8;

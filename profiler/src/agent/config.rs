@@ -448,7 +448,9 @@ fn check_stack_hertz(hertz: u32) -> Result<u32, String> {
 
 fn stack_hertz<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     let hertz = u32::deserialize(from)?;
-    check_stack_hertz(hertz).map(Some).map_err(de::Error::custom)
+    check_stack_hertz(hertz)
+        .map(Some)
+        .map_err(de::Error::custom)
 }
 
 fn within(millis: u64, low: u64, high: u64) -> Result<u64, String> {

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::sinks::Sinks;
 use crate::clock::Timestamp;
+use crate::ledger::ServiceId;
 use crate::probes::stacks::{Sampled, StackReader};
 use crate::profiles::symbols::{Addresses, Symbols};
 use crate::recording::{RecordedSample, StackId};
-use crate::ledger::ServiceId;
 
 /// Between two looks into the ring. A process that ends within this time may go without names.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -49,25 +49,27 @@ impl Stacks {
     pub(super) fn start(mut reader: StackReader) -> io::Result<Self> {
         let (running, stop) = mpsc::channel::<()>();
         let (sender, named) = mpsc::channel();
-        thread::Builder::new().name("stacks".into()).spawn(move || {
-            let mut naming = Naming::default();
-            loop {
-                let is_last = stop.recv_timeout(PERIOD) == Err(RecvTimeoutError::Disconnected);
+        thread::Builder::new()
+            .name("stacks".into())
+            .spawn(move || {
+                let mut naming = Naming::default();
                 loop {
-                    let samples: Vec<Sampled> =
-                        std::iter::from_fn(|| reader.next()).take(BATCH).collect();
-                    if samples.is_empty() {
-                        break;
+                    let is_last = stop.recv_timeout(PERIOD) == Err(RecvTimeoutError::Disconnected);
+                    loop {
+                        let samples: Vec<Sampled> =
+                            std::iter::from_fn(|| reader.read()).take(BATCH).collect();
+                        if samples.is_empty() {
+                            break;
+                        }
+                        if sender.send(naming.name(&samples)).is_err() {
+                            return;
+                        }
                     }
-                    if sender.send(naming.name(&samples)).is_err() {
+                    if is_last {
                         return;
                     }
                 }
-                if is_last {
-                    return;
-                }
-            }
-        })?;
+            })?;
         Ok(Self {
             named,
             running: Some(running),

@@ -11,11 +11,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::Map;
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
-use aya::programs::{
-    BtfTracePoint, FExit, KProbe, PerfEvent, ProgramError, RawTracePoint, UProbe,
-};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::programs::{BtfTracePoint, FExit, KProbe, PerfEvent, ProgramError, RawTracePoint, UProbe};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
 use profiler_ebpf::ABSENT;
@@ -292,11 +290,7 @@ impl Loader {
 
     /// Loads `program` and runs it `hertz` times a second on each CPU that is online, whatever runs
     /// there.
-    pub fn attach_timer(
-        &mut self,
-        program: &'static str,
-        hertz: u32,
-    ) -> Result<(), ProbeError> {
+    pub fn attach_timer(&mut self, program: &'static str, hertz: u32) -> Result<(), ProbeError> {
         let outcome = self.try_attach_timer(program, hertz);
         self.note(program, Tier::PerfEvent, &outcome);
         if let Err(error) = &outcome {

@@ -123,7 +123,7 @@ impl StackProbe {
 
 impl StackReader {
     /// The oldest sample that was not read yet.
-    pub fn next(&mut self) -> Option<Sampled> {
+    pub fn read(&mut self) -> Option<Sampled> {
         loop {
             // One that is not whole is none.
             if let Some(sampled) = parse(&self.ring.next()?) {
@@ -135,9 +135,9 @@ impl StackReader {
 
 fn parse(record: &[u8]) -> Option<Sampled> {
     let (head, frames) = record.split_at_checked(size_of::<Head>())?;
-    let mut words = head.chunks_exact(4).map(|word| {
-        word.try_into().map(u32::from_ne_bytes).unwrap_or_default()
-    });
+    let mut words = head
+        .chunks_exact(4)
+        .map(|word| word.try_into().map(u32::from_ne_bytes).unwrap_or_default());
     let mut word = || words.next().unwrap_or_default();
     let [low, high] = if cfg!(target_endian = "little") {
         [word(), word()]

@@ -91,7 +91,13 @@ impl<'a> Placer<'a> {
             shared += energy;
             let put = |frame: &str, energy: Microjoules, place: &mut dyn FnMut(Placed)| {
                 let stack = self.stack(share.service, frame);
-                place(placed(component, interval.to, Some(share.service), stack, energy));
+                place(placed(
+                    component,
+                    interval.to,
+                    Some(share.service),
+                    stack,
+                    energy,
+                ));
             };
             match component {
                 Component::Gpu => gpu_frames(share, |frame, energy| put(frame, energy, &mut place)),
@@ -104,7 +110,10 @@ impl<'a> Placer<'a> {
         }
         for (name, energy) in unshared(&interval.accounts, shared) {
             if energy > Microjoules::ZERO {
-                let stack = Arc::from(format!("[{name}]{SEPARATOR}[{}]", component_name(component)));
+                let stack = Arc::from(format!(
+                    "[{name}]{SEPARATOR}[{}]",
+                    component_name(component)
+                ));
                 place(placed(component, interval.to, None, stack, energy));
             }
         }
@@ -167,7 +176,10 @@ impl<'a> Placer<'a> {
     }
 
     fn stack(&self, service: ServiceId, frames: &str) -> Arc<str> {
-        let name = self.names.get(&service).map_or("[unknown service]", |name| name);
+        let name = self
+            .names
+            .get(&service)
+            .map_or("[unknown service]", |name| name);
         Arc::from(format!("{name}{SEPARATOR}{frames}"))
     }
 }
@@ -216,7 +228,7 @@ fn gpu_frames(share: &ServiceShare, mut put: impl FnMut(&str, Microjoules)) {
             ("[GPU wait]", wait),
         ] {
             let energy = energy.min(left);
-            left = left - energy;
+            left -= energy;
             if energy > Microjoules::ZERO {
                 put(frame, energy);
             }

@@ -56,13 +56,16 @@ impl Tracks {
     }
 
     /// The profile, ready to be written as JSON. `interval_nanos`: between two samples of a CPU.
-    pub fn profile(mut self, title: &str, interval_nanos: u64) -> impl Serialize {
+    pub fn profile(mut self, title: &str, interval_nanos: u64) -> impl Serialize + use<> {
         // Within one moment in any order.
         self.placed.sort_by_key(|placed| placed.at);
         self.drawn.sort_by_key(|drawn| drawn.to);
         let first_drawn = self.drawn.iter().map(|drawn| drawn.from).min();
         let first_placed = self.placed.first().map(|placed| placed.at);
-        let begin = first_drawn.min(first_placed).or(first_placed).unwrap_or(Timestamp(0));
+        let begin = first_drawn
+            .min(first_placed)
+            .or(first_placed)
+            .unwrap_or(Timestamp(0));
         let since = |at: Timestamp| At::from_nanos_since_reference(at.since(begin));
         // A recording's clock is the machine's: of the date it knows nothing.
         let epoch = ReferenceTimestamp::from_millis_since_unix_epoch(0.0);
@@ -93,14 +96,13 @@ impl Tracks {
                 _ => ("no service".to_owned(), Arc::clone(&placed.stack)),
             };
             let next = processes.len() as u32 + 1;
-            let process = *processes.entry(service.clone()).or_insert_with(|| {
-                profile.add_process(&service, next, since(begin))
-            });
+            let process = *processes
+                .entry(service.clone())
+                .or_insert_with(|| profile.add_process(&service, next, since(begin)));
             let name = thread_name(placed.component);
             let number = threads.len() as u32 + 1;
-            let is_main = threads.keys().all(|(known, _)| *known != service);
             let thread = *threads.entry((service, name)).or_insert_with(|| {
-                let thread = profile.add_thread(process, number, since(begin), is_main);
+                let thread = profile.add_thread(process, number, since(begin), false);
                 profile.set_thread_name(thread, name);
                 profile.set_thread_samples_weight_type(thread, WeightType::Samples);
                 thread

@@ -29,9 +29,19 @@ mod tests {
 
     #[test]
     fn the_picture_holds_all_energy_and_asks_nobody_for_anything() {
-        let lines = ["vllm;[GPU decode] 2000000", "vllm;p;main;hot 30000", "[idle];[GPU] 70001"];
+        let lines = [
+            "vllm;[GPU decode] 2000000",
+            "vllm;p;main;hot 30000",
+            "[idle];[GPU] 70001",
+        ];
         let mut svg = Vec::new();
-        draw("Energy", "SIMULATED GPU", &lines.map(str::to_owned), &mut svg).unwrap();
+        draw(
+            "Energy",
+            "SIMULATED GPU",
+            &lines.map(str::to_owned),
+            &mut svg,
+        )
+        .unwrap();
         let svg = String::from_utf8(svg).unwrap();
         assert!(svg.contains("total_samples=\"2100001\""));
         assert!(svg.contains("[GPU decode] (2,000 mJ"));

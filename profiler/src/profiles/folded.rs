@@ -38,7 +38,9 @@ impl Stacks {
 
     /// All stacks with what stands on each, in the order of their texts.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Weight)> {
-        self.weights.iter().map(|(stack, weight)| (&**stack, *weight))
+        self.weights
+            .iter()
+            .map(|(stack, weight)| (&**stack, *weight))
     }
 
     /// Lines of energy.
@@ -100,7 +102,12 @@ mod tests {
 
     #[test]
     fn a_line_holds_a_stack_once_and_names_break_nothing() {
-        let stacks = stacks(&[("a\nf<[u8; 4]>", 3), ("a", 1), ("a\nf<[u8; 4]>", 4), ("b", 0)]);
+        let stacks = stacks(&[
+            ("a\nf<[u8; 4]>", 3),
+            ("a", 1),
+            ("a\nf<[u8; 4]>", 4),
+            ("b", 0),
+        ]);
         assert_eq!(stacks.lines(), ["a 1", "a;f<[u8: 4]> 7"]);
     }
 

@@ -75,7 +75,13 @@ mod tests {
             0x10,
         ];
         let names = names_in(list.as_bytes(), &ask).unwrap();
-        let expected = [Some("in_module"), Some("write"), Some("read"), Some("read"), None];
+        let expected = [
+            Some("in_module"),
+            Some("write"),
+            Some("read"),
+            Some("read"),
+            None,
+        ];
         assert_eq!(names, expected.map(|name| name.map(str::to_owned)));
     }
 

@@ -199,7 +199,9 @@ mod tests {
     #[test]
     fn a_profile_that_is_written_reads_back_with_its_values_and_names() {
         let mut stacks = Stacks::default();
-        for (stack, microjoules, samples) in [("s\np\nmain\nhot", 40, 2), ("s\n[GPU decode]", 60, 0)] {
+        for (stack, microjoules, samples) in
+            [("s\np\nmain\nhot", 40, 2), ("s\n[GPU decode]", 60, 0)]
+        {
             let weight = Weight {
                 microjoules,
                 samples,
@@ -214,7 +216,9 @@ mod tests {
         let mut file = Vec::new();
         write(&profile(&stacks, about), &mut file).unwrap();
         let mut bytes = Vec::new();
-        GzDecoder::new(file.as_slice()).read_to_end(&mut bytes).unwrap();
+        GzDecoder::new(file.as_slice())
+            .read_to_end(&mut bytes)
+            .unwrap();
         let read = Profile::decode(bytes.as_slice()).unwrap();
         let text = |place: i64| read.string_table[place as usize].as_str();
         assert_eq!(text(0), "");
@@ -228,7 +232,12 @@ mod tests {
         let samples: Vec<(Vec<&str>, &[i64])> = read
             .sample
             .iter()
-            .map(|sample| (sample.location_id.iter().map(name).collect(), &*sample.value))
+            .map(|sample| {
+                (
+                    sample.location_id.iter().map(name).collect(),
+                    &*sample.value,
+                )
+            })
             .collect();
         assert_eq!(
             samples,

@@ -236,8 +236,9 @@ mod tests {
     #[test]
     fn a_perf_map_names_what_a_jit_made() {
         let file = format!("/tmp/perf-{}.map", std::process::id());
-        // Where no file is mapped: the heap, as a JIT's code is.
-        let code = vec![0u8; 64];
+        // Executable, and of no file, as a JIT's code is.
+        let code = memmap2::MmapMut::map_anon(4_096).unwrap();
+        let code = code.make_exec().unwrap();
         let start = code.as_ptr() as u64;
         fs::write(&file, format!("{start:x} 40 py::serve:/srv/app.py\n")).unwrap();
         let mut symbols = Symbols::default();

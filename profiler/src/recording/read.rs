@@ -11,8 +11,8 @@ use super::{RecordedRequest, RecordingError, StackId};
 use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, Booked, BookedInterval, BookedRequest, End, ErrorRatios, Floor, FloorSource,
-    GpuPhases, Input,
-    Meter, MeterId, Request, RequestId, ServiceId, ServiceShare, TokenCount, TokenDelta,
+    GpuPhases, Input, Meter, MeterId, Request, RequestId, ServiceId, ServiceShare, TokenCount,
+    TokenDelta,
 };
 use crate::units::{Microjoules, Watts};
 
@@ -259,7 +259,8 @@ impl Recorded {
     /// # Errors
     /// If the file cannot be read.
     pub fn has_samples(&self) -> Result<bool, RecordingError> {
-        Ok(self.has("samples", "at_ns")? && self.count("SELECT EXISTS (SELECT 1 FROM samples)")? > 0)
+        Ok(self.has("samples", "at_ns")?
+            && self.count("SELECT EXISTS (SELECT 1 FROM samples)")? > 0)
     }
 
     /// A service's samples in (from, to], in order; in one package, if it is named. Only where
@@ -274,7 +275,8 @@ impl Recorded {
         package: Option<u32>,
         mut each: impl FnMut(Timestamp, StackId),
     ) -> Result<(), RecordingError> {
-        let sql = "SELECT at_ns, stack FROM samples WHERE service = ?1 AND at_ns > ?2 AND at_ns <= ?3
+        let sql =
+            "SELECT at_ns, stack FROM samples WHERE service = ?1 AND at_ns > ?2 AND at_ns <= ?3
             AND (?4 IS NULL OR package IS NULL OR package = ?4) ORDER BY at_ns";
         let mut read = || -> rusqlite::Result<()> {
             let mut statement = self.connection.prepare_cached(sql)?;
@@ -388,7 +390,11 @@ fn interval(row: &Row<'_>) -> rusqlite::Result<BookedInterval> {
 
 fn phases(row: &Row<'_>) -> rusqlite::Result<Option<GpuPhases>> {
     let energy = |column| Ok::<_, rusqlite::Error>(known(row, column)?.map(Microjoules));
-    let parts = (energy("prefill_uj")?, energy("decode_uj")?, energy("wait_uj")?);
+    let parts = (
+        energy("prefill_uj")?,
+        energy("decode_uj")?,
+        energy("wait_uj")?,
+    );
     Ok(match parts {
         (Some(prefill), Some(decode), Some(wait)) => Some(GpuPhases {
             prefill,

@@ -8,8 +8,8 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, Booked, BookedInterval, Class, Component, Counts, End, EngineInfo, ErrorRatios,
-    Floor, FloorSource, GpuPhases, Input, Meter, MeterId, Outcome, Request, RequestId, Route, ServiceId,
-    ServiceShare, Source, TokenCount, TokenDelta, TokenSource, TraceId,
+    Floor, FloorSource, GpuPhases, Input, Meter, MeterId, Outcome, Request, RequestId, Route,
+    ServiceId, ServiceShare, Source, TokenCount, TokenDelta, TokenSource, TraceId,
 };
 use crate::units::{Microjoules, Watts};
 
@@ -447,7 +447,10 @@ fn samples_are_read_back_by_service_time_and_package() {
 
     let recorded = Recorded::open(&path).unwrap();
     assert!(recorded.has_samples().unwrap());
-    assert_eq!(recorded.fact("stacks_hertz").unwrap().as_deref(), Some("49"));
+    assert_eq!(
+        recorded.fact("stacks_hertz").unwrap().as_deref(),
+        Some("49")
+    );
     assert_eq!(recorded.fact("nothing").unwrap(), None);
     let mut stacks = Vec::new();
     recorded

@@ -9,8 +9,8 @@ use rusqlite::{Connection, ToSql, params};
 use super::schema::{APPLICATION_ID, SCHEMA, TABLES, integer};
 use super::{RecordedRequest, RecordedSample, RecordingError, StackId};
 use crate::ledger::{
-    Booked, BookedInterval, EngineInfo, Floor, FloorSource, GpuPhases, Input, Meter, MeterId, RequestId,
-    ServiceId, TokenDelta, TraceId,
+    Booked, BookedInterval, EngineInfo, Floor, FloorSource, GpuPhases, Input, Meter, MeterId,
+    RequestId, ServiceId, TokenDelta, TraceId,
 };
 use crate::units::Microjoules;
 

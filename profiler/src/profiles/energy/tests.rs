@@ -7,7 +7,11 @@ use super::*;
 const MS: u64 = 1_000_000;
 
 fn names() -> HashMap<ServiceId, String> {
-    [(ServiceId(1), "vllm".to_owned()), (ServiceId(2), "other".to_owned())].into()
+    [
+        (ServiceId(1), "vllm".to_owned()),
+        (ServiceId(2), "other".to_owned()),
+    ]
+    .into()
 }
 
 fn share(service: u32, requests: u64, overhead: u64, phases: Option<GpuPhases>) -> ServiceShare {
@@ -47,7 +51,10 @@ fn sample(at: u64, stack: &str) -> Sample {
 }
 
 /// Places intervals, each with the samples of service 1 in it; stacks with their energy.
-fn place(component: Component, intervals: &[(BookedInterval, Option<Vec<Sample>>)]) -> Vec<(String, u64)> {
+fn place(
+    component: Component,
+    intervals: &[(BookedInterval, Option<Vec<Sample>>)],
+) -> Vec<(String, u64)> {
     let names = names();
     let mut placer = Placer::new(&names);
     let mut all = Vec::new();
@@ -64,7 +71,9 @@ fn place(component: Component, intervals: &[(BookedInterval, Option<Vec<Sample>>
 
 fn found(all: &[(String, u64)], stack: &str) -> Option<u64> {
     let energies = all.iter().filter(|(known, _)| known == stack);
-    energies.map(|(_, energy)| *energy).reduce(|one, other| one + other)
+    energies
+        .map(|(_, energy)| *energy)
+        .reduce(|one, other| one + other)
 }
 
 #[test]
@@ -96,7 +105,14 @@ fn a_cpus_energy_follows_the_samples_of_its_own_interval() {
     let all = place(
         Component::Cpu,
         &[
-            (busy(0), Some(vec![sample(10, "p\nmain\nhot"), sample(30, "p\nmain\nhot"), sample(60, "p\nmain")])),
+            (
+                busy(0),
+                Some(vec![
+                    sample(10, "p\nmain\nhot"),
+                    sample(30, "p\nmain\nhot"),
+                    sample(60, "p\nmain"),
+                ]),
+            ),
             (busy(100), Some(vec![sample(150, "p\nmain\ncold")])),
         ],
     );
@@ -111,12 +127,20 @@ fn energy_without_a_sample_waits_for_the_next_one_but_not_for_long() {
     let none = || Some(Vec::new());
     let soon = place(
         Component::Cpu,
-        &[(busy(0), none()), (busy(100), none()), (busy(200), Some(vec![sample(250, "p\nf")]))],
+        &[
+            (busy(0), none()),
+            (busy(100), none()),
+            (busy(200), Some(vec![sample(250, "p\nf")])),
+        ],
     );
     assert_eq!(found(&soon, "vllm;p;f"), Some(300));
     let late = place(
         Component::Cpu,
-        &[(busy(0), none()), (busy(5_000), Some(vec![sample(5_050, "p\nf")])), (busy(5_100), none())],
+        &[
+            (busy(0), none()),
+            (busy(5_000), Some(vec![sample(5_050, "p\nf")])),
+            (busy(5_100), none()),
+        ],
     );
     assert_eq!(found(&late, "vllm;p;f"), Some(100));
     assert_eq!(found(&late, "vllm;[CPU, no sample]"), Some(200));
