@@ -19,7 +19,7 @@ use crate::recording::{Recorded, RecordingError, StackId};
 
 /// Which energy.
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct Which {
     /// Only the energy of these meters
     #[arg(long, value_enum)]
     component: Option<Only>,
@@ -54,7 +54,7 @@ pub(super) enum Form {
     Firefox,
 }
 
-impl Options {
+impl Which {
     /// True if an option was given that is for these formats alone.
     pub(super) fn is_given(&self) -> bool {
         self.component.is_some() || self.against.is_some()
@@ -65,7 +65,7 @@ impl Options {
 pub(super) fn print(
     form: Form,
     file: &Path,
-    options: &Options,
+    options: &Which,
     mut out: impl Write,
 ) -> Result<io::Result<()>> {
     if options.against.is_some() && matches!(form, Form::Pprof | Form::Firefox) {

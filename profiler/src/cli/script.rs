@@ -25,7 +25,7 @@ pub(super) struct Options {
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
     #[command(flatten)]
-    profile: profile::Options,
+    profile: profile::Which,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

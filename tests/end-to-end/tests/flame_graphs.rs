@@ -173,7 +173,7 @@ fn every_format_holds_every_microjoule_of_the_ledger_on_named_stacks() {
     assert_eq!(on("[idle]"), idle);
     // The stack's own code, under its name and its program's.
     let own = |(frames, _): &&(Vec<&str>, Vec<u64>)| {
-        frames.len() > 3 && frames[1].starts_with("inference-sim")
+        frames.len() > 2 && frames[1].starts_with("inference-sim")
     };
     let own: u64 = stacks
         .iter()
@@ -187,8 +187,10 @@ fn every_format_holds_every_microjoule_of_the_ledger_on_named_stacks() {
         WHERE component = 'cpu'",
     );
     println!("{own} of {service_cpu} uJ of the service's CPU energy on stacks");
+    // While it does next to nothing the timer may not find it for seconds.
+    assert_eq!(own + on("[CPU, no sample]"), service_cpu);
     assert!(
-        own * 10 > service_cpu * 9,
+        own * 4 > service_cpu * 3,
         "{own} of {service_cpu} on stacks"
     );
     let unknown = |(frames, _): &&(Vec<&str>, Vec<u64>)| frames.last() == Some(&"[unknown]");
