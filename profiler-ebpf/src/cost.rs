@@ -44,11 +44,12 @@ pub enum Program {
     CudaLaunch,
     CudaSync,
     CudaSyncReturn,
+    StackSample,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
@@ -88,6 +89,7 @@ impl Program {
         Self::CudaLaunch,
         Self::CudaSync,
         Self::CudaSyncReturn,
+        Self::StackSample,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -132,6 +134,7 @@ impl Program {
             Self::CudaLaunch => "cuda_launch",
             Self::CudaSync => "cuda_sync",
             Self::CudaSyncReturn => "cuda_sync_return",
+            Self::StackSample => "stack_sample",
         }
     }
 }

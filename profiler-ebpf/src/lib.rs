@@ -14,6 +14,7 @@ pub mod io_uring;
 pub mod owners;
 pub mod request;
 pub mod sched;
+pub mod stacks;
 pub mod syscalls;
 pub mod tls;
 

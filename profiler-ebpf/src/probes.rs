@@ -7,6 +7,7 @@ mod owners;
 mod registers;
 mod requests;
 mod sched;
+mod stacks;
 mod syscalls;
 
 /// `BPF_F_MMAPABLE`: the agent reads the array as memory, without a system call.

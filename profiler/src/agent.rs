@@ -11,6 +11,7 @@ mod host;
 mod memory;
 mod probes;
 mod sinks;
+mod stacks;
 mod start;
 mod state;
 mod tokens;
@@ -41,6 +42,7 @@ use hops::Hops;
 use host::Host;
 use probes::Probes;
 use sinks::Sinks;
+use stacks::Stacks;
 use state::{Keeper, Known};
 use tokens::Tokens;
 use watch::{Update, Watch};
@@ -75,6 +77,8 @@ pub struct Agent {
     probes: Option<Probes>,
     watch: Watch,
     tokens: Tokens,
+    /// Where stacks are sampled.
+    stacks: Option<Stacks>,
     /// By id.
     services: Vec<Service>,
     running: Option<Running>,
@@ -151,6 +155,9 @@ impl Agent {
             self.take_services(update);
         }
         self.poll_requests();
+        if let (Some(stacks), Some(probes)) = (&self.stacks, &self.probes) {
+            stacks.drain(|index| probes.sampled_service(index), &mut self.sinks);
+        }
         let now = Timestamp::now();
         self.watch.check(now);
         let rests = self.is_at_rest(now);
@@ -183,8 +190,14 @@ impl Agent {
                 log::warn!("the {name} thread hangs in a call and is left behind");
             }
         }
+        if let Some(probes) = &mut self.probes {
+            probes.stop_stacks();
+        }
         self.tick();
         self.read_cpu();
+        if let (Some(stacks), Some(probes)) = (self.stacks.take(), &self.probes) {
+            stacks.finish(|index| probes.sampled_service(index), &mut self.sinks);
+        }
         // After the last look at requests: all that ended until then is counted.
         self.tokens.finish(&mut self.sinks, &self.services);
         let now = Timestamp::now();
@@ -484,6 +497,10 @@ impl Agent {
             if let Some(lost) = probes.tls_losses() {
                 metrics.record_dropped("tls_unbound", lost.unbound);
                 metrics.record_dropped("tls_busy", lost.busy);
+            }
+            if let (Some(hertz), Some(counts)) = (self.config.stacks, probes.stack_counts()) {
+                metrics.record_dropped("stack_ring_full", counts.lost);
+                self.sinks.stack_counts(hertz, counts);
             }
             self.sinks
                 .summary

@@ -1,6 +1,7 @@
 //! The command line: one module a verb. Results go to stdout, chatter to stderr.
 
 mod doctor;
+mod profile;
 mod replay;
 mod report;
 mod run;
@@ -44,7 +45,7 @@ enum Verb {
     Stat(stat::Options),
     /// Print a summary of a recording
     Report(report::Options),
-    /// Print a recording's requests, for other tools
+    /// Print a recording's requests, or its energy by stack, for other tools
     Script(script::Options),
     /// Book any tool's power and request logs into a recording
     Replay(replay::Options),

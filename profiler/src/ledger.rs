@@ -40,6 +40,8 @@ pub use floor::{Floor, FloorSource, TypicalIdle};
 pub use tokens::{Counts, EngineInfo, EngineLoad, TokenCount, TokenDelta, TokenSource};
 pub use values::*;
 
+pub(crate) use split::split;
+
 use cpu::CpuTimes;
 use flights::Flights;
 use holding::{Held, InstanceHeld};

@@ -1,7 +1,7 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
 //! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `http`, `exposition`
-//! < `ledger` < `activity` < `probes`, `meters`, `services`, `tokens` (sources) and `export`, `recording`
+//! < `ledger` < `activity` < `probes`, `meters`, `services`, `tokens`, `profiles` (sources) and `export`, `recording`
 //! (sinks) < `agent`, `replay`, `report` < `cli`. See `docs/architecture.md`.
 
 pub mod activity;
@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod meters;
 pub mod perf_event;
 pub mod probes;
+pub mod profiles;
 pub mod recording;
 pub mod replay;
 pub mod report;

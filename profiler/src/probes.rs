@@ -14,6 +14,7 @@ pub mod requests;
 pub mod requirements;
 pub mod sched;
 pub mod shared_memory;
+pub mod stacks;
 pub mod syscalls;
 pub mod tls;
 pub mod uprobes;

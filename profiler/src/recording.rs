@@ -18,7 +18,8 @@ pub use read::Recorded;
 pub use write::Recording;
 pub(crate) use write::{check_replaceable, remove, replace};
 
-use crate::ledger::BookedRequest;
+use crate::clock::Timestamp;
+use crate::ledger::{BookedRequest, ServiceId};
 
 /// A request as it stands in a recording.
 #[derive(Debug, Clone)]
@@ -29,6 +30,23 @@ pub struct RecordedRequest {
     pub name: Option<String>,
     /// False where nobody saw the chunks of its response.
     pub chunks_seen: bool,
+}
+
+/// A stack's number in recordings: the same stack has the same one, in other recordings too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StackId(pub i64);
+
+/// A thread of a service, seen on a CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordedSample {
+    /// Whose.
+    pub service: ServiceId,
+    /// When.
+    pub at: Timestamp,
+    /// The package of the CPU, if that is known.
+    pub package: Option<u32>,
+    /// Where it was.
+    pub stack: StackId,
 }
 
 impl From<BookedRequest> for RecordedRequest {

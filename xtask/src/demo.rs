@@ -7,6 +7,7 @@ pub(crate) mod stack;
 mod summary;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -149,10 +150,9 @@ fn measure(options: &Options, live: bool) -> Result<Summary> {
     }
     recording.read_on()?;
     let summary = Summary::new(&recording, &stack, &load_summary)?;
-    fs::write(folder.join("report.md"), stack::report(&stack.recording())?)
-        .context("cannot write the report")?;
+    write_reports(&folder, &stack.recording())?;
     eprint!("{}", summary.to_text());
-    eprintln!("report for a planner: target/demo/report.md");
+    eprintln!("{REPORTS}");
     if options.keep {
         eprintln!(
             "metrics stay up at {}; end with Ctrl-C",
@@ -181,6 +181,7 @@ fn measure_real(options: &Options, driver: &str) -> Result<()> {
     let mut stat = Command::new(target("release/perjoule"));
     stat.args([
         "stat",
+        "--stacks",
         "--duration",
         &options.seconds.to_string(),
         "--record",
@@ -190,8 +191,21 @@ fn measure_real(options: &Options, driver: &str) -> Result<()> {
         stat.arg("--json");
     }
     run_command(&mut stat)?;
-    fs::write(folder.join("report.md"), stack::report(&recording)?)
-        .context("cannot write the report")?;
-    eprintln!("report for a planner: target/demo/report.md");
+    write_reports(&folder, &recording)?;
+    eprintln!("{REPORTS}");
     Ok(())
+}
+
+/// What there is to look at after a run.
+const REPORTS: &str = "report for a planner: target/demo/report.md; where the energy went: \
+                       target/demo/flamegraph.svg";
+
+fn write_reports(folder: &Path, recording: &Path) -> Result<()> {
+    fs::write(folder.join("report.md"), stack::report(recording)?)
+        .context("cannot write the report")?;
+    fs::write(
+        folder.join("flamegraph.svg"),
+        stack::flame_graph(recording)?,
+    )
+    .context("cannot write the flame graph")
 }

@@ -27,6 +27,7 @@ use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::events::EventName;
 use crate::probes::health::Tier;
+use crate::probes::stacks::MOST_HERTZ;
 use crate::probes::syscalls::Timing;
 pub use cpu_budget::{CpuBudget, ParseCpuBudgetError};
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
@@ -71,6 +72,8 @@ pub struct Config {
     pub cuda: bool,
     /// Count services' cycles, instructions and cache misses by the CPUs' own counters.
     pub pmc: bool,
+    /// Sample the stacks of services so many times a second on each CPU; for a recording.
+    pub stacks: Option<u32>,
     /// The kind of hook that sees requests; `None`: the first that works.
     pub request_tier: Option<Tier>,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
@@ -132,6 +135,7 @@ impl Default for Config {
             tls: false,
             cuda: false,
             pmc: false,
+            stacks: None,
             request_tier: None,
             engine_metrics: true,
             usage: true,
@@ -167,6 +171,8 @@ pub struct PartialConfig {
     pub tls: Option<bool>,
     pub cuda: Option<bool>,
     pub pmc: Option<bool>,
+    #[serde(default, deserialize_with = "stack_hertz")]
+    pub stacks: Option<u32>,
     pub request_tier: Option<Tier>,
     pub engine_metrics: Option<bool>,
     pub usage: Option<bool>,
@@ -227,6 +233,9 @@ pub enum ConfigError {
         /// What is wrong, with the key's name.
         message: String,
     },
+    /// Stacks are of no use without a recording.
+    #[error("stacks are sampled for a recording; add --record FILE, or leave --stacks out")]
+    StacksUnrecorded,
     /// A variable says something that is not understood.
     #[error("{variable}={value}: {reason}; correct the variable or unset it")]
     Variable {
@@ -295,6 +304,7 @@ impl Config {
             tls: told.tls.unwrap_or(default.tls),
             cuda: told.cuda.unwrap_or(default.cuda),
             pmc: told.pmc.unwrap_or(default.pmc),
+            stacks: told.stacks,
             request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             usage: told.usage.unwrap_or(default.usage),
@@ -332,6 +342,7 @@ impl PartialConfig {
             tls: self.tls.or(lower.tls),
             cuda: self.cuda.or(lower.cuda),
             pmc: self.pmc.or(lower.pmc),
+            stacks: self.stacks.or(lower.stacks),
             request_tier: self.request_tier.or(lower.request_tier),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
             usage: self.usage.or(lower.usage),
@@ -386,6 +397,11 @@ impl PartialConfig {
             tls: variable(env, "PERJOULE_TLS", switch)?,
             cuda: variable(env, "PERJOULE_CUDA", switch)?,
             pmc: variable(env, "PERJOULE_PMC", switch)?,
+            stacks: variable(env, "PERJOULE_STACKS", |text| {
+                text.parse()
+                    .map_err(|_| "not a whole number of samples a second".to_owned())
+                    .and_then(check_stack_hertz)
+            })?,
             request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
             usage: variable(env, "PERJOULE_USAGE", switch)?,
@@ -469,6 +485,23 @@ fn check_drain(millis: u64) -> Result<u64, String> {
 
 fn check_seldom(millis: u64) -> Result<u64, String> {
     within(millis, 100, 60_000)
+}
+
+fn check_stack_hertz(hertz: u32) -> Result<u32, String> {
+    if (1..=MOST_HERTZ).contains(&hertz) {
+        Ok(hertz)
+    } else {
+        Err(format!(
+            "{hertz} samples a second are not between 1 and {MOST_HERTZ}"
+        ))
+    }
+}
+
+fn stack_hertz<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    let hertz = u32::deserialize(from)?;
+    check_stack_hertz(hertz)
+        .map(Some)
+        .map_err(de::Error::custom)
 }
 
 fn within(millis: u64, low: u64, high: u64) -> Result<u64, String> {

@@ -19,6 +19,7 @@ use crate::probes::pmc::{self, Pmc};
 use crate::probes::requests::{Losses, Observed, RequestProbe};
 use crate::probes::requirements;
 use crate::probes::sched::{CpuWindow, SchedProbe};
+use crate::probes::stacks::{self, StackCounts, StackProbe, StackReader};
 use crate::probes::syscalls::{GpuDevices, SyscallCounts, SyscallProbe};
 use crate::probes::tls::{TlsLosses, TlsProbe};
 use crate::probes::uprobes::StopCost;
@@ -35,6 +36,8 @@ pub(super) struct Probes {
     events: Option<EventProbe>,
     cuda: Option<CudaProbe>,
     pmc: Option<Pmc>,
+    stacks: Option<StackProbe>,
+    stack_reader: Option<StackReader>,
     owners: Owners,
     loader: Loader,
 }
@@ -65,6 +68,9 @@ impl Probes {
         }
         if config.cuda {
             CudaProbe::configure(&mut options);
+        }
+        if config.stacks.is_some() {
+            StackProbe::configure(&mut options);
         }
         let mut loader = Loader::new(&options)?;
         let mut owners = Owners::attach(&mut loader)?;
@@ -114,6 +120,11 @@ impl Probes {
         } else {
             None
         };
+        let stacks = config.stacks.and_then(|hertz| {
+            // The loader keeps the verdict.
+            StackProbe::attach(&mut loader, hertz).ok()
+        });
+        let (stacks, stack_reader) = stacks.unzip();
         loader.settle();
         Ok(Self {
             requests,
@@ -123,6 +134,8 @@ impl Probes {
             events: None,
             cuda,
             pmc,
+            stacks,
+            stack_reader,
             owners,
             loader,
         })
@@ -247,20 +260,19 @@ impl Probes {
         counts
     }
 
-    /// Takes off the next optional probe, the one that is wanted least first, and returns its name;
-    /// `why` is its verdict from now on. `None` if none is left.
+    /// Takes off the next optional probe that runs, the one that is wanted least first, and returns
+    /// its name; `why` is its verdict from now on. `None` if none is left.
     pub(super) fn thin(&mut self, why: &str) -> Option<&'static str> {
-        if self.syscalls.take().is_some() {
-            let why = format!("{why}: system calls are no longer counted");
-            self.loader.retire(SyscallProbe::PROGRAMS, &why);
-            Some("syscalls")
-        } else if self.events.take().is_some() {
-            let why = format!("{why}: page faults and tracepoints are no longer counted");
-            self.loader.retire(EventProbe::PROGRAMS, &why);
-            Some("events")
-        } else {
-            None
-        }
+        let optional = [
+            ("stacks", StackProbe::PROGRAMS),
+            ("syscalls", SyscallProbe::PROGRAMS),
+            ("events", EventProbe::PROGRAMS),
+        ];
+        let retired = |(probe, programs): &(&str, &[&'static str])| {
+            let why = format!("{why}: {probe} are no longer seen");
+            self.loader.retire(programs, &why)
+        };
+        optional.into_iter().find(retired).map(|(probe, _)| probe)
     }
 
     /// Calls that should have been timed and were not, at most; `None` without the probe.
@@ -306,6 +318,31 @@ impl Probes {
         self.tls.as_ref().map(TlsProbe::losses)
     }
 
+    /// The end of the ring of stacks, once; `None` where none are sampled.
+    pub(super) fn take_stack_reader(&mut self) -> Option<StackReader> {
+        self.stack_reader.take()
+    }
+
+    /// What was sampled; `None` without the probe.
+    pub(super) fn stack_counts(&self) -> Option<StackCounts> {
+        self.stacks.as_ref().map(StackProbe::counts)
+    }
+
+    /// The service that a sample's index stands for.
+    pub(super) fn sampled_service(&self, index: u8) -> Option<ServiceId> {
+        match stacks::owner(&self.owners, index)? {
+            Owner::Service(service) => Some(service),
+            Owner::Other | Owner::Agent => None,
+        }
+    }
+
+    /// Takes the timers off.
+    pub(super) fn stop_stacks(&mut self) {
+        if let Some(stacks) = &self.stacks {
+            stacks.detach(&mut self.loader);
+        }
+    }
+
     pub(super) fn health(&self) -> Vec<ProgramHealth> {
         self.loader.health()
     }
@@ -330,6 +367,7 @@ pub(super) fn examine(tier: Option<Tier>, log_level: log::LevelFilter) -> Vec<Fi
         faults: true,
         tls: true,
         cuda: true,
+        stacks: Some(stacks::DEFAULT_HERTZ),
         request_tier: tier,
         trace_ids: true,
         log_level,

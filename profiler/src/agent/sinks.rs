@@ -8,8 +8,9 @@ use crate::export::{BeforeShown, Metrics};
 use crate::ledger::{
     Booked, CpuTime, EngineInfo, Floor, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
 };
+use crate::probes::stacks::StackCounts;
 use crate::probes::syscalls::ClassCalls;
-use crate::recording::{Recording, RecordingError};
+use crate::recording::{RecordedSample, Recording, RecordingError, StackId};
 use crate::report::Summary;
 
 /// All sinks of one agent.
@@ -69,6 +70,26 @@ impl Sinks {
 
     pub(super) fn trace(&mut self, request: RequestId, trace: TraceId) {
         self.write(|recording| recording.trace(request, trace));
+    }
+
+    pub(super) fn stack(&mut self, stack: StackId, frames: &str) {
+        self.write(|recording| recording.stack(stack, frames));
+    }
+
+    pub(super) fn stack_sample(&mut self, sample: &RecordedSample) {
+        self.write(|recording| recording.sample(sample));
+    }
+
+    /// Tells the recording how stacks were sampled, and how many are missing.
+    pub(super) fn stack_counts(&mut self, hertz: u32, counts: StackCounts) {
+        for (key, value) in [
+            ("stacks_hertz", u64::from(hertz)),
+            ("stacks_taken", counts.taken),
+            ("stacks_lost", counts.lost),
+            ("stacks_cut", counts.cut),
+        ] {
+            self.write(|recording| recording.fact(key, &value.to_string()));
+        }
     }
 
     pub(super) fn cpu(&mut self, cpu: &CpuTime) {

@@ -15,6 +15,7 @@ use super::host::Host;
 use super::memory;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
+use super::stacks::Stacks;
 use super::state::{Keeper, State, StateError};
 use super::tokens::Tokens;
 use super::watch::Watch;
@@ -104,7 +105,7 @@ impl Agent {
             })
         });
 
-        let probes = match Probes::attach(&config) {
+        let mut probes = match Probes::attach(&config) {
             Ok(mut probes) => {
                 probes.attach_events(&config)?;
                 Some(probes)
@@ -186,6 +187,9 @@ impl Agent {
             }
         }
 
+        let reader = probes.as_mut().and_then(Probes::take_stack_reader);
+        let stacks = reader.map(Stacks::start).transpose()?;
+
         // Before the first request can be seen, so that every token of it is counted.
         let mut tokens = Tokens::default();
         if config.engine_metrics {
@@ -200,6 +204,7 @@ impl Agent {
             probes,
             watch,
             tokens,
+            stacks,
             services: Vec::new(),
             running: Some(running),
             news,

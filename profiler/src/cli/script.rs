@@ -1,4 +1,4 @@
-//! `perjoule script`: a recording's requests, raw, for other tools.
+//! `perjoule script`: a recording's requests, raw, or its energy by stack, for other tools.
 
 use std::collections::HashMap;
 use std::io::{self, BufWriter};
@@ -6,10 +6,12 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::profile::{self, Form};
+use super::{EXIT_USAGE, usage};
 use crate::clock::Timestamp;
 use crate::ledger::ServiceId;
 use crate::recording::{Recorded, RecordedRequest, RecordingError};
@@ -22,12 +24,22 @@ pub(super) struct Options {
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
+    #[command(flatten)]
+    profile: profile::Which,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
     /// One JSON object a line, one line a request
     Jsonl,
+    /// A stack a line with its energy in microjoules, as flame graph tools read it
+    Folded,
+    /// An energy flame graph
+    Svg,
+    /// For `go tool pprof`: cpu in nanoseconds, energy in microjoules
+    Pprof,
+    /// For profiler.firefox.com: tracks of power, and samples weighted by microjoules
+    Firefox,
 }
 
 /// One line. What is not known is null.
@@ -58,9 +70,21 @@ struct Energy {
 
 /// Prints the requests on stdout.
 pub(super) fn run(options: Options) -> Result<ExitCode> {
-    let Format::Jsonl = options.format;
-    let recorded = Recorded::open(&options.file)?;
-    match write(&recorded, BufWriter::new(io::stdout().lock()))? {
+    let out = BufWriter::new(io::stdout().lock());
+    let by_stack = |form, out| profile::print(form, &options.file, &options.profile, out);
+    let written = match options.format {
+        Format::Jsonl if options.profile.is_given() => {
+            let message =
+                anyhow!("--component and --against need --format folded, svg, pprof or firefox");
+            return Ok(usage(message.as_ref(), EXIT_USAGE));
+        }
+        Format::Jsonl => write(&Recorded::open(&options.file)?, out)?,
+        Format::Folded => by_stack(Form::Folded, out)?,
+        Format::Svg => by_stack(Form::Svg, out)?,
+        Format::Pprof => by_stack(Form::Pprof, out)?,
+        Format::Firefox => by_stack(Form::Firefox, out)?,
+    };
+    match written {
         // A reader that has seen enough is no failure.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),

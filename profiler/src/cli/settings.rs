@@ -55,6 +55,11 @@ pub(super) struct Target {
     /// Count cycles, instructions and cache misses, where the CPUs have counters
     #[arg(long)]
     pmc: bool,
+    /// Sample the stacks of the services this often a second on each CPU [default: 49], for `perjoule
+    /// script --format svg`; needs --record
+    #[arg(long, value_name = "HZ", num_args = 0..=1, default_missing_value = "49",
+        value_parser = clap::value_parser!(u32).range(1..=999))]
+    stacks: Option<u32>,
     /// The kind of hook that sees requests: tp_btf, fexit, kprobe, raw_tp [default: the first
     /// that works]
     #[arg(long, value_name = "TIER")]
@@ -114,6 +119,7 @@ impl Target {
             tls: self.tls.then_some(true),
             cuda: self.cuda.then_some(true),
             pmc: self.pmc.then_some(true),
+            stacks: self.stacks,
             request_tier: self.request_tier,
             engine_metrics: self.no_engine_metrics.then_some(false),
             usage: self.no_usage.then_some(false),
@@ -124,7 +130,11 @@ impl Target {
             log_level: level(verbose),
             ..PartialConfig::default()
         };
-        load(file, flags)
+        let config = load(file, flags)?;
+        if config.stacks.is_some() && self.record.is_none() {
+            return Err(ConfigError::StacksUnrecorded);
+        }
+        Ok(config)
     }
 }
 

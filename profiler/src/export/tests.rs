@@ -60,6 +60,7 @@ fn interval(meter: u32, requests: u64, overhead: u64) -> Booked {
             service: ServiceId(0),
             requests: Microjoules(requests),
             overhead: Microjoules(overhead),
+            phases: None,
         }],
         holders: Some(1),
     })

@@ -180,12 +180,17 @@ impl Ledger {
         meter.account(&division.accounts);
         self.furthest = self.furthest.max(meter.walk.until());
         let component = meter.component();
+        let meter_component = meter.meter.component;
         let holders = meter.holding.held_at(pending.to).map(Held::holders);
         let mut shares = Vec::with_capacity(division.shares.len());
-        for (service, share) in division.shares {
-            if let Some(service) = self.flights.services.get_mut(service as usize) {
+        for (place, share) in &division.shares {
+            if let Some(service) = self.flights.services.get_mut(*place as usize) {
                 service.given[component] += i128::from(share.requests);
-                shares.push(share.of(service.id));
+                let share = share.of(service.id);
+                shares.push(match meter_component {
+                    Component::Gpu => share.in_phases(division.phases_of(*place)),
+                    Component::Cpu | Component::Dram => share,
+                });
             }
         }
         self.booked.push(Booked::Interval(BookedInterval {

@@ -21,7 +21,7 @@ use super::holding::Held;
 use super::split::split;
 use super::walk::Stretch;
 use super::work::{CHUNK, KINDS, Kind, RATE_ONE, Timeline};
-use super::{Accounts, ServiceShare};
+use super::{Accounts, GpuPhases, ServiceShare};
 use crate::units::Microjoules;
 
 /// A service that has put something out has had this time at least, seconds.
@@ -85,6 +85,20 @@ pub(super) struct Division {
 }
 
 impl Division {
+    /// A service's energy by what its requests did.
+    pub(super) fn phases_of(&self, service: u32) -> GpuPhases {
+        let kinds = self.energies.get(service as usize);
+        let energy = |kind: Kind| {
+            let energy = kinds.and_then(|kinds| kinds.get(kind as usize));
+            Microjoules(energy.copied().unwrap_or(0))
+        };
+        GpuPhases {
+            prefill: energy(Kind::Prefill),
+            decode: energy(Kind::Decode),
+            wait: energy(Kind::Residency),
+        }
+    }
+
     /// µJ of requests that were shared by time in service.
     pub(super) fn by_time(&self) -> f64 {
         let [unstreamed, resident] = [Kind::Unstreamed as usize, Kind::Residency as usize];
@@ -151,6 +165,7 @@ impl ServiceShareParts {
             service,
             requests: Microjoules(self.requests),
             overhead: Microjoules(self.overhead),
+            phases: None,
         }
     }
 }

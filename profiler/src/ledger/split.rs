@@ -3,7 +3,7 @@
 
 /// Parts of `total` in proportion to `weights`; they sum to `total` if any weight is positive,
 /// else all are 0. A weight that is not positive and finite gets nothing.
-pub(super) fn split(total: u64, weights: &[f64]) -> Vec<u64> {
+pub(crate) fn split(total: u64, weights: &[f64]) -> Vec<u64> {
     let counts = |weight: f64| weight > 0.0 && weight.is_finite();
     let largest = weights
         .iter()

@@ -398,6 +398,30 @@ pub struct ServiceShare {
     pub requests: Microjoules,
     /// With nothing of its in flight.
     pub overhead: Microjoules,
+    /// What its requests did with their part; `None` on other meters than GPUs, and where nobody wrote it
+    /// down.
+    pub phases: Option<GpuPhases>,
+}
+
+impl ServiceShare {
+    pub(super) fn in_phases(self, phases: GpuPhases) -> Self {
+        Self {
+            phases: Some(phases),
+            ..self
+        }
+    }
+}
+
+/// A service's part of a GPU's interval by what its requests did. What is left of the part is of
+/// responses that do not stream: their phases are not seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GpuPhases {
+    /// Reading prompts.
+    pub prefill: Microjoules,
+    /// Producing tokens that were streamed.
+    pub decode: Microjoules,
+    /// In flight while none was seen to do either.
+    pub wait: Microjoules,
 }
 
 /// One closed interval of one meter.

@@ -8,7 +8,7 @@ mod names;
 
 use std::collections::BTreeMap;
 
-use aya::programs::perf_event::SoftwareEvent;
+use aya::programs::perf_event::{SamplePolicy, SoftwareEvent};
 use profiler_ebpf::events::{CpuEvents, FIRST_NAMED, KINDS, MAJOR_FAULTS, MINOR_FAULTS, NAMED};
 use profiler_ebpf::owners::FIRST_SERVICE;
 use thiserror::Error;
@@ -165,7 +165,9 @@ impl EventProbe {
         }
         let mut are_counted = faults;
         for (program, event) in FAULTS {
-            are_counted = are_counted && loader.attach_software_event(program, event).is_ok();
+            let every = SamplePolicy::Period(1);
+            let counted = loader.attach_software_event(program, event, every);
+            are_counted = are_counted && counted.is_ok();
         }
         Ok(Self {
             counts,

@@ -35,8 +35,8 @@ pub enum Tier {
     RawTp,
     /// A probe at an instruction of a process's own code.
     Uprobe,
-    /// One of the kernel's own software events, on each CPU.
-    SoftwareEvent,
+    /// One of the kernel's own events on each CPU: its timer, its account of faults.
+    PerfEvent,
 }
 
 impl Verdict {
@@ -64,7 +64,7 @@ impl Tier {
             Self::Kprobe => "kprobe",
             Self::RawTp => "raw_tp",
             Self::Uprobe => "uprobe",
-            Self::SoftwareEvent => "software_event",
+            Self::PerfEvent => "perf_event",
         }
     }
 }

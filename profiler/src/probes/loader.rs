@@ -420,22 +420,28 @@ impl Loader {
         };
     }
 
-    /// Takes programs that run off for good, and keeps why as their verdict.
-    pub fn retire(&mut self, programs: &[&'static str], why: &str) {
-        log::warn!("{why}");
-        for program in programs {
-            let running = |fate: &&mut Fate| fate.verdict == Verdict::Ok;
-            let Some(fate) = self.fates.get_mut(program).filter(running) else {
-                continue;
-            };
+    /// Takes programs that run off for good and keeps why as their verdict. `false` if none of
+    /// them ran.
+    pub fn retire(&mut self, programs: &[&'static str], why: &str) -> bool {
+        let runs = |program: &&&'static str| {
+            let fate = self.fates.get(**program);
+            fate.is_some_and(|fate| fate.verdict == Verdict::Ok)
+        };
+        let running: Vec<&'static str> = programs.iter().filter(runs).copied().collect();
+        if !running.is_empty() {
+            log::warn!("{why}");
+        }
+        for program in &running {
+            let tier = self.fates.get(program).map(|fate| fate.tier);
+            self.detach(program);
             let fate = Fate {
-                tier: fate.tier,
+                tier: tier.unwrap_or(Tier::TpBtf),
                 verdict: Verdict::Detached,
                 text: why.to_owned(),
             };
-            self.detach(program);
             self.fates.insert(program, fate);
         }
+        !running.is_empty()
     }
 
     /// What a probe itself finds out about its program: attached, but it does no work; not for

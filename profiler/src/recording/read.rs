@@ -4,14 +4,15 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::FromSql;
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
-use super::schema::{APPLICATION_ID, SCHEMA, counter, named};
-use super::{RecordedRequest, RecordingError};
+use super::schema::{APPLICATION_ID, SCHEMA, counter, integer, named};
+use super::{RecordedRequest, RecordingError, StackId};
 use crate::clock::Timestamp;
 use crate::ledger::{
-    Accounts, Booked, BookedInterval, BookedRequest, End, ErrorRatios, Floor, FloorSource, Input,
-    Meter, MeterId, Request, RequestId, ServiceId, ServiceShare, TokenCount, TokenDelta,
+    Accounts, Booked, BookedInterval, BookedRequest, End, ErrorRatios, Floor, FloorSource,
+    GpuPhases, Input, Meter, MeterId, Request, RequestId, ServiceId, ServiceShare, TokenCount,
+    TokenDelta,
 };
 use crate::units::{Microjoules, Watts};
 
@@ -153,11 +154,19 @@ impl Recorded {
     /// # Errors
     /// If the file cannot be read.
     pub fn intervals(&self, mut each: impl FnMut(Booked)) -> Result<(), RecordingError> {
-        let sql = "SELECT i.*, s.service AS share, s.requests_uj AS share_requests_uj,
-                s.overhead_uj AS share_overhead_uj
-            FROM intervals i LEFT JOIN interval_services s USING (interval) ORDER BY interval";
+        // Files of earlier versions do not have all columns.
+        let columns = if self.has("interval_services", "prefill_uj")? {
+            "s.prefill_uj, s.decode_uj, s.wait_uj"
+        } else {
+            "NULL AS prefill_uj, NULL AS decode_uj, NULL AS wait_uj"
+        };
+        let sql = format!(
+            "SELECT i.*, s.service AS share, s.requests_uj AS share_requests_uj,
+                s.overhead_uj AS share_overhead_uj, {columns}
+            FROM intervals i LEFT JOIN interval_services s USING (interval) ORDER BY interval"
+        );
         let mut latest: Option<(i64, BookedInterval)> = None;
-        self.rows(sql, |row| {
+        self.rows(&sql, |row| {
             let id: i64 = row.get("interval")?;
             if latest.as_ref().is_none_or(|(latest, _)| *latest != id)
                 && let Some((_, whole)) = latest.replace((id, interval(row)?))
@@ -169,6 +178,7 @@ impl Recorded {
                     service: ServiceId(service),
                     requests: energy(row, "share_requests_uj")?,
                     overhead: energy(row, "share_overhead_uj")?,
+                    phases: phases(row)?,
                 });
             }
             Ok(())
@@ -214,6 +224,104 @@ impl Recorded {
             Ok(flow.is_continue())
         })?;
         Ok(flow)
+    }
+
+    /// A fact about the file, if it is there.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn fact(&self, key: &str) -> Result<Option<String>, RecordingError> {
+        self.connection
+            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| {
+                row.get(0)
+            })
+            .optional()
+            .map_err(RecordingError::sqlite(&self.path))
+    }
+
+    /// All stacks: names of their frames, the outermost first, one a line.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn stacks(&self, mut each: impl FnMut(StackId, &str)) -> Result<(), RecordingError> {
+        if !self.has("stacks", "frames")? {
+            return Ok(());
+        }
+        self.rows("SELECT stack, frames FROM stacks", |row| {
+            let frames: String = row.get("frames")?;
+            each(StackId(row.get("stack")?), &frames);
+            Ok(())
+        })
+    }
+
+    /// True if the file has samples of stacks.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn has_samples(&self) -> Result<bool, RecordingError> {
+        Ok(self.has("samples", "at_ns")?
+            && self.count("SELECT EXISTS (SELECT 1 FROM samples)")? > 0)
+    }
+
+    /// A service's samples in (from, to], in order; in one package, if it is named. Only where
+    /// [`Self::has_samples`].
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn samples(
+        &self,
+        service: ServiceId,
+        (from, to): (Timestamp, Timestamp),
+        package: Option<u32>,
+        mut each: impl FnMut(Timestamp, StackId),
+    ) -> Result<(), RecordingError> {
+        let sql =
+            "SELECT at_ns, stack FROM samples WHERE service = ?1 AND at_ns > ?2 AND at_ns <= ?3
+            AND (?4 IS NULL OR package IS NULL OR package = ?4) ORDER BY at_ns";
+        let mut read = || -> rusqlite::Result<()> {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let values = params![service.0, integer(from.0), integer(to.0), package];
+            let mut rows = statement.query(values)?;
+            while let Some(row) = rows.next()? {
+                each(time(row, "at_ns")?, StackId(row.get("stack")?));
+            }
+            Ok(())
+        };
+        read().map_err(RecordingError::sqlite(&self.path))
+    }
+
+    /// How often each service was seen in each stack.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn sample_counts(
+        &self,
+        mut each: impl FnMut(ServiceId, StackId, u64),
+    ) -> Result<(), RecordingError> {
+        if !self.has("samples", "at_ns")? {
+            return Ok(());
+        }
+        let sql = "SELECT service, stack, count(*) AS seen FROM samples GROUP BY service, stack";
+        self.rows(sql, |row| {
+            let (service, stack) = (ServiceId(row.get("service")?), StackId(row.get("stack")?));
+            each(service, stack, count(row, "seen")?);
+            Ok(())
+        })
+    }
+
+    fn has(&self, table: &str, column: &str) -> Result<bool, RecordingError> {
+        let sql = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
+        let found: i64 = self
+            .connection
+            .query_row(sql, [table, column], |row| row.get(0))
+            .map_err(RecordingError::sqlite(&self.path))?;
+        Ok(found > 0)
+    }
+
+    fn count(&self, sql: &str) -> Result<i64, RecordingError> {
+        self.connection
+            .query_row(sql, [], |row| row.get(0))
+            .map_err(RecordingError::sqlite(&self.path))
     }
 
     /// When the first interval begins and the last one ends.
@@ -277,6 +385,23 @@ fn interval(row: &Row<'_>) -> rusqlite::Result<BookedInterval> {
         },
         services: Vec::new(),
         holders: row.get("holders")?,
+    })
+}
+
+fn phases(row: &Row<'_>) -> rusqlite::Result<Option<GpuPhases>> {
+    let energy = |column| Ok::<_, rusqlite::Error>(known(row, column)?.map(Microjoules));
+    let parts = (
+        energy("prefill_uj")?,
+        energy("decode_uj")?,
+        energy("wait_uj")?,
+    );
+    Ok(match parts {
+        (Some(prefill), Some(decode), Some(wait)) => Some(GpuPhases {
+            prefill,
+            decode,
+            wait,
+        }),
+        _ => None,
     })
 }
 

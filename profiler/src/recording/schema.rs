@@ -86,6 +86,9 @@ CREATE TABLE interval_services (
     service INTEGER NOT NULL REFERENCES services,
     requests_uj INTEGER NOT NULL,
     overhead_uj INTEGER NOT NULL,
+    prefill_uj INTEGER,
+    decode_uj INTEGER,
+    wait_uj INTEGER,
     PRIMARY KEY (interval, service)
 ) WITHOUT ROWID;
 CREATE TABLE engines (
@@ -111,6 +114,17 @@ CREATE TABLE traces (
     request INTEGER PRIMARY KEY,
     trace TEXT NOT NULL
 );
+CREATE TABLE stacks (
+    stack INTEGER PRIMARY KEY,
+    frames TEXT NOT NULL
+);
+CREATE TABLE samples (
+    service INTEGER NOT NULL REFERENCES services,
+    at_ns INTEGER NOT NULL,
+    package INTEGER,
+    stack INTEGER NOT NULL REFERENCES stacks
+);
+CREATE INDEX samples_at ON samples (service, at_ns);
 ";
 
 /// A counter in a column: SQLite's integers have a sign. 2⁶³ ns are 292 years, 2⁶³ µJ 9 TJ.

@@ -8,8 +8,8 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, Booked, BookedInterval, Class, Component, Counts, End, EngineInfo, ErrorRatios,
-    Floor, FloorSource, Input, Meter, MeterId, Outcome, Request, RequestId, Route, ServiceId,
-    ServiceShare, Source, TokenCount, TokenDelta, TokenSource, TraceId,
+    Floor, FloorSource, GpuPhases, Input, Meter, MeterId, Outcome, Request, RequestId, Route,
+    ServiceId, ServiceShare, Source, TokenCount, TokenDelta, TokenSource, TraceId,
 };
 use crate::units::{Microjoules, Watts};
 
@@ -93,11 +93,17 @@ fn interval() -> BookedInterval {
                 service: ServiceId(1),
                 requests: Microjoules(3),
                 overhead: Microjoules(0),
+                phases: Some(GpuPhases {
+                    prefill: Microjoules(1),
+                    decode: Microjoules(2),
+                    wait: Microjoules(0),
+                }),
             },
             ServiceShare {
                 service: ServiceId(2),
                 requests: Microjoules(0),
                 overhead: Microjoules(4),
+                phases: None,
             },
         ],
         holders: Some(3),
@@ -412,4 +418,92 @@ fn a_killed_writer_leaves_a_file_with_whole_commits() {
         .close()
         .unwrap();
     assert_eq!(requests(&Recorded::open(&path).unwrap()).len(), 0);
+}
+
+#[test]
+fn samples_are_read_back_by_service_time_and_package() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    let mut recording = Recording::create(&path, "run", false).unwrap();
+    recording.fact("stacks_hertz", "49").unwrap();
+    for (stack, frames) in [(-7, "a\nmain"), (8, "a\nread\nvfs_read_[k]"), (8, "again")] {
+        recording.stack(StackId(stack), frames).unwrap();
+    }
+    for (service, at, package, stack) in [
+        (1, 10, Some(0), -7),
+        (1, 20, Some(1), 8),
+        (1, 30, None, 8),
+        (2, 20, Some(0), 8),
+    ] {
+        let sample = RecordedSample {
+            service: ServiceId(service),
+            at: Timestamp(at),
+            package,
+            stack: StackId(stack),
+        };
+        recording.sample(&sample).unwrap();
+    }
+    recording.close().unwrap();
+
+    let recorded = Recorded::open(&path).unwrap();
+    assert!(recorded.has_samples().unwrap());
+    assert_eq!(
+        recorded.fact("stacks_hertz").unwrap().as_deref(),
+        Some("49")
+    );
+    assert_eq!(recorded.fact("nothing").unwrap(), None);
+    let mut stacks = Vec::new();
+    recorded
+        .stacks(|id, frames| stacks.push((id.0, frames.to_owned())))
+        .unwrap();
+    stacks.sort();
+    let expected = [(-7, "a\nmain"), (8, "a\nread\nvfs_read_[k]")];
+    assert_eq!(stacks, expected.map(|(id, frames)| (id, frames.to_owned())));
+    let seen = |from, to, package| {
+        let mut seen = Vec::new();
+        let window = (Timestamp(from), Timestamp(to));
+        recorded
+            .samples(ServiceId(1), window, package, |at, stack| {
+                seen.push((at.0, stack.0));
+            })
+            .unwrap();
+        seen
+    };
+    assert_eq!(seen(10, 30, None), [(20, 8), (30, 8)]);
+    assert_eq!(seen(0, 30, Some(0)), [(10, -7), (30, 8)]);
+    let mut counts = Vec::new();
+    recorded
+        .sample_counts(|service, stack, count| counts.push((service.0, stack.0, count)))
+        .unwrap();
+    assert_eq!(counts, [(1, -7, 1), (1, 8, 2), (2, 8, 1)]);
+}
+
+#[test]
+fn a_file_of_the_version_before_stacks_is_still_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    let mut recording = Recording::create(&path, "run", false).unwrap();
+    recording.meter(MeterId(0), &meter()).unwrap();
+    recording.book(&Booked::Interval(interval())).unwrap();
+    recording.close().unwrap();
+    let plain = Connection::open(&path).unwrap();
+    plain
+        .execute_batch(
+            "DROP TABLE samples; DROP TABLE stacks;
+            ALTER TABLE interval_services DROP COLUMN prefill_uj;
+            ALTER TABLE interval_services DROP COLUMN decode_uj;
+            ALTER TABLE interval_services DROP COLUMN wait_uj;",
+        )
+        .unwrap();
+    drop(plain);
+    let recorded = Recorded::open(&path).unwrap();
+    let mut intervals = Vec::new();
+    recorded.intervals(|booked| intervals.push(booked)).unwrap();
+    let [Booked::Interval(read)] = intervals.as_slice() else {
+        panic!("one interval, not {intervals:?}")
+    };
+    assert_eq!(read.accounts, interval().accounts);
+    assert!(read.services.iter().all(|share| share.phases.is_none()));
+    assert!(!recorded.has_samples().unwrap());
+    recorded.stacks(|_, _| panic!("it has none")).unwrap();
 }

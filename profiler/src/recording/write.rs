@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ToSql, params};
 
 use super::schema::{APPLICATION_ID, SCHEMA, TABLES, integer};
-use super::{RecordedRequest, RecordingError};
+use super::{RecordedRequest, RecordedSample, RecordingError, StackId};
 use crate::ledger::{
-    Booked, BookedInterval, EngineInfo, Floor, FloorSource, Input, Meter, MeterId, RequestId,
-    ServiceId, TokenDelta, TraceId,
+    Booked, BookedInterval, EngineInfo, Floor, FloorSource, GpuPhases, Input, Meter, MeterId,
+    RequestId, ServiceId, TokenDelta, TraceId,
 };
 use crate::units::Microjoules;
 
@@ -25,11 +25,15 @@ const REQUEST: &str = "INSERT INTO requests VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 
     ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)";
 const INTERVAL: &str = "INSERT INTO intervals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
     ?11, ?12, ?13, ?14)";
-const SHARE: &str = "INSERT INTO interval_services VALUES (?1, ?2, ?3, ?4)";
+const SHARE: &str = "INSERT INTO interval_services VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 const ENGINE: &str = "INSERT INTO engines VALUES (?1, ?2, ?3, ?4)";
 const TOKENS: &str = "INSERT INTO tokens VALUES (?1, ?2, ?3, ?4, ?5)";
 const HOLE: &str = "INSERT INTO holes VALUES (?1, ?2, ?3, ?4)";
 const TRACE: &str = "INSERT OR REPLACE INTO traces VALUES (?1, ?2)";
+
+const META: &str = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
+const STACK: &str = "INSERT OR IGNORE INTO stacks VALUES (?1, ?2)";
+const SAMPLE: &str = "INSERT INTO samples VALUES (?1, ?2, ?3, ?4)";
 
 /// Writes a recording. What was written is in the file with the next [`Self::commit`].
 #[derive(Debug)]
@@ -166,6 +170,36 @@ impl Recording {
         self.insert(TRACE, params![request.0.cast_signed(), trace.to_string()])
     }
 
+    /// Tells a fact about the file as it is known now.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn fact(&mut self, key: &str, value: &str) -> Result<(), RecordingError> {
+        self.insert(META, params![key, value])
+    }
+
+    /// Writes a stack, unless it is there: names of its frames, the outermost first, one a line.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn stack(&mut self, stack: StackId, frames: &str) -> Result<(), RecordingError> {
+        self.insert(STACK, params![stack.0, frames])
+    }
+
+    /// Writes that a thread of a service was seen in a stack.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn sample(&mut self, sample: &RecordedSample) -> Result<(), RecordingError> {
+        let RecordedSample {
+            service,
+            at,
+            package,
+            stack,
+        } = *sample;
+        self.insert(SAMPLE, params![service.0, integer(at.0), package, stack.0])
+    }
+
     /// Writes what was booked.
     ///
     /// # Errors
@@ -224,7 +258,21 @@ impl Recording {
         )?;
         for share in &booked.services {
             let (requests, overhead) = (integer(share.requests.0), integer(share.overhead.0));
-            self.insert(SHARE, params![id, share.service.0, requests, overhead])?;
+            let phase = |of: fn(&GpuPhases) -> Microjoules| {
+                share.phases.map(|phases| integer(of(&phases).0))
+            };
+            self.insert(
+                SHARE,
+                params![
+                    id,
+                    share.service.0,
+                    requests,
+                    overhead,
+                    phase(|phases| phases.prefill),
+                    phase(|phases| phases.decode),
+                    phase(|phases| phases.wait),
+                ],
+            )?;
         }
         Ok(())
     }

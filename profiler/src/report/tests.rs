@@ -80,6 +80,7 @@ fn share(service: u32, requests: u64, overhead: u64) -> ServiceShare {
         service: ServiceId(service),
         requests: Microjoules(requests),
         overhead: Microjoules(overhead),
+        phases: None,
     }
 }
 

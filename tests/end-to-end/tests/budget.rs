@@ -42,7 +42,7 @@ fn above_its_budget_the_agent_takes_optional_probes_off_and_says_so_in_metric_an
     assert_eq!(agent.requests().len(), 1, "{}", agent.log());
     let log = agent.log();
     assert!(log.contains("above its budget of 0.00 %"), "{log}");
-    assert!(log.contains("system calls are no longer counted"), "{log}");
+    assert!(log.contains("syscalls are no longer seen"), "{log}");
 }
 
 #[test]

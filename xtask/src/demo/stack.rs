@@ -62,7 +62,8 @@ impl Stack {
         let mut agent = Process::start(
             "agent",
             Command::new(target("release/perjoule"))
-                .args(["run", "--listen", "127.0.0.1:0", "--nvml-library"])
+                .args(["run", "--stacks", "--listen", "127.0.0.1:0"])
+                .arg("--nvml-library")
                 .arg(&library)
                 .arg("--record")
                 .arg(folder.join("perjoule.pj"))
@@ -202,15 +203,24 @@ impl Stack {
 
 /// A recording as Markdown for a planner.
 pub(super) fn report(recording: &Path) -> Result<String> {
+    printed("report", recording, "md")
+}
+
+/// Its energy flame graph.
+pub(super) fn flame_graph(recording: &Path) -> Result<String> {
+    printed("script", recording, "svg")
+}
+
+fn printed(verb: &str, recording: &Path, format: &str) -> Result<String> {
     let output = Command::new(target("release/perjoule"))
-        .arg("report")
+        .arg(verb)
         .arg(recording)
-        .args(["--format", "md"])
+        .args(["--format", format])
         .output()
-        .context("cannot run perjoule report")?;
+        .with_context(|| format!("cannot run perjoule {verb}"))?;
     if !output.status.success() {
         bail!(
-            "perjoule report: {}",
+            "perjoule {verb}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }

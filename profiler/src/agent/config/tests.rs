@@ -122,6 +122,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
         ("PERJOULE_REQUEST_TIER", "tp_btf"),
         ("PERJOULE_ENGINE_METRICS", "off"),
         ("PERJOULE_USAGE", "off"),
+        ("PERJOULE_STACKS", "99"),
         ("PERJOULE_TRACE_IDS", "on"),
         ("PERJOULE_IDLE_WATTS", "83,GPU-2=66"),
         ("PERJOULE_NODE_POWER", "/run/watts"),
@@ -139,6 +140,7 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
     assert_eq!(config.services.ports, [8000]);
     assert_eq!(config.services.names, ["vllm", "tgi"]);
     assert!(config.syscalls && config.tls && config.cuda && config.pmc);
+    assert_eq!(config.stacks, Some(99));
     assert!(!config.engine_metrics);
     assert_eq!(config.request_tier, Some(Tier::TpBtf));
     assert_eq!((config.usage, config.trace_ids), (false, true));
@@ -175,6 +177,7 @@ fn a_wrong_value_is_named_with_its_line() {
         ("\nsyscalls = \"maybe\"", 2, "expected a boolean"),
         ("log_level = \"loud\"", 1, "one of off, error"),
         ("idle_watts = -5", 1, "neither watts nor DEVICE=watts"),
+        ("stacks = 0", 1, "0 samples a second are not between"),
         ("node_power = \"https://pdu/\"", 1, "only plain http://"),
         ("[calibration]\nG = { slope = 9 }", 2, "a slope of 9 is no"),
         ("idle_watts = [5]", 1, "a number of watts, or a table"),
@@ -209,6 +212,7 @@ fn a_wrong_variable_is_named() {
         ("PERJOULE_IDLE_WATTS", "=5", "`=5` is neither watts"),
         ("PERJOULE_PUBLISH_MS", "1", "not between"),
         ("PERJOULE_DRAIN_MS", "1.5", "whole number"),
+        ("PERJOULE_STACKS", "5000", "not between 1 and 999"),
     ] {
         let said = from_env(&[(variable, value)]).unwrap_err();
         assert!(said.starts_with(&format!("{variable}={value}: ")), "{said}");

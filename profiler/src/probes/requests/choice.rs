@@ -76,7 +76,7 @@ impl Choice {
     /// What is worse on this tier than on the first; `None` where nothing is.
     pub const fn drawback(&self) -> Option<&'static str> {
         match self.tier {
-            Tier::TpBtf | Tier::Fexit | Tier::Uprobe | Tier::SoftwareEvent => None,
+            Tier::TpBtf | Tier::Fexit | Tier::Uprobe | Tier::PerfEvent => None,
             Tier::Kprobe => Some(
                 "of more threads that block in a receive at once than twice the CPUs, some \
                  requests are missed (and counted); Linux 6.3 or later has better hooks",

@@ -155,8 +155,8 @@ const fn parts(tier: Tier) -> &'static [Part] {
         Tier::Fexit => FEXIT,
         Tier::Kprobe => KPROBE,
         Tier::RawTp => RAW_TP,
-        // Beside the tiers: for what they see as ciphertext, and for other probes.
-        Tier::Uprobe | Tier::SoftwareEvent => &[],
+        // Beside the tiers: for what they see as ciphertext, and for no requests.
+        Tier::Uprobe | Tier::PerfEvent => &[],
     }
 }
 

@@ -130,6 +130,7 @@ fn book(metrics: &mut Metrics, tick: u64) {
             service: ServiceId(service),
             requests: Microjoules(20_000_000),
             overhead: Microjoules(500_000),
+            phases: None,
         };
         metrics.book(&Booked::Interval(BookedInterval {
             meter: MeterId(meter),

@@ -1,0 +1,200 @@
+//! Stacks of services' threads, as a timer on each CPU finds them. Opt-in: the timer wakes CPUs that
+//! have nothing to do.
+//!
+//! In: the ring. Out: [`Sampled`], addresses with their moment, process and owner. Names are
+//! `profiles`' business.
+//!
+//! The timer is the kernel's clock and not a counter of cycles: it is on every machine, virtual ones
+//! too, and each of its samples stands for the same time. What runs with interrupts off is seen where they
+//! are let in again.
+
+use aya::maps::{MapData, RingBuf};
+use aya::programs::perf_event::{SamplePolicy, SoftwareEvent};
+use profiler_ebpf::stacks::{CpuSamples, Head};
+
+use super::load_error::ProbeError;
+use super::loader::{Loader, Options, possible_cpus};
+use super::owners::Owners;
+use super::shared_memory::{SharedArray, Words};
+use crate::clock::Timestamp;
+use crate::ledger::Owner;
+
+const PROGRAM: &str = "stack_sample";
+const RING: &str = "STACK_RING";
+const COUNTS: &str = "STACK_COUNTS";
+
+/// Samples of 40 frames take 344 bytes: 4 MiB hold twelve thousand, a second of 120 busy CPUs at
+/// 99 Hz, and they are read four times as often.
+const RING_BYTES: u32 = 4 << 20;
+
+/// Samples a second on each CPU where nothing else is asked for: not a divisor of what programs do
+/// 10 or 100 times a second.
+pub const DEFAULT_HERTZ: u32 = 49;
+/// The most that may be asked for.
+pub const MOST_HERTZ: u32 = 999;
+
+// SAFETY: repr(C), u64 only.
+unsafe impl Words for CpuSamples {}
+
+/// One sample: where a thread of a service was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sampled {
+    /// When.
+    pub at: Timestamp,
+    /// The process.
+    pub pid: u32,
+    /// The CPU.
+    pub cpu: u32,
+    /// The service's index among the owners, see [`owner`].
+    pub owner: u8,
+    /// Addresses in the kernel, the innermost first.
+    pub kernel: Vec<u64>,
+    /// Addresses in the process, the innermost first.
+    pub user: Vec<u64>,
+}
+
+/// Whose a sample is, by the owners of now.
+pub fn owner(owners: &Owners, sampled: u8) -> Option<Owner> {
+    owners.name(sampled)
+}
+
+/// What was sampled so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StackCounts {
+    /// Samples of services' threads.
+    pub taken: u64,
+    /// Of these, lost because the ring was full.
+    pub lost: u64,
+    /// Of these, deeper than a sample holds.
+    pub cut: u64,
+}
+
+/// The running probe.
+#[derive(Debug)]
+pub struct StackProbe {
+    counts: SharedArray<CpuSamples>,
+}
+
+/// The end of the ring, for a thread of its own.
+pub struct StackReader {
+    ring: RingBuf<MapData>,
+}
+
+impl std::fmt::Debug for StackReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StackReader").finish_non_exhaustive()
+    }
+}
+
+impl StackProbe {
+    /// Its programs.
+    pub const PROGRAMS: &[&str] = &[PROGRAM];
+
+    /// What the probe needs of the loader, beside what [`Owners::configure`] adds. Leave it out if the
+    /// probe will not be asked for: its ring takes 4 MiB.
+    pub fn configure(options: &mut Options) {
+        options
+            .map_entries(RING, RING_BYTES)
+            .map_entries(COUNTS, possible_cpus());
+    }
+
+    /// Starts the timers.
+    pub fn attach(loader: &mut Loader, hertz: u32) -> Result<(Self, StackReader), ProbeError> {
+        let counts = loader.shared_array(COUNTS)?;
+        let often = SamplePolicy::Frequency(hertz.clamp(1, MOST_HERTZ).into());
+        loader.attach_software_event(PROGRAM, SoftwareEvent::CpuClock, often)?;
+        let ring = RingBuf::try_from(loader.take_map(RING)?)
+            .map_err(|_| ProbeError::MapShape { map: RING })?;
+        Ok((Self { counts }, StackReader { ring }))
+    }
+
+    /// Stops the timers. What is in the ring can still be read.
+    pub fn detach(&self, loader: &mut Loader) {
+        loader.detach(PROGRAM);
+    }
+
+    /// What was sampled so far. No system call.
+    pub fn counts(&self) -> StackCounts {
+        let mut sum = StackCounts::default();
+        for cpu in 0..self.counts.len() {
+            let word = |at| self.counts.word(cpu, at).unwrap_or(0);
+            sum.taken = sum.taken.wrapping_add(word(0));
+            sum.lost = sum.lost.wrapping_add(word(1));
+            sum.cut = sum.cut.wrapping_add(word(2));
+        }
+        sum
+    }
+}
+
+impl StackReader {
+    /// The oldest sample that was not read yet.
+    pub fn read(&mut self) -> Option<Sampled> {
+        loop {
+            // One that is not whole is none.
+            if let Some(sampled) = parse(&self.ring.next()?) {
+                return Some(sampled);
+            }
+        }
+    }
+}
+
+fn parse(record: &[u8]) -> Option<Sampled> {
+    let (head, frames) = record.split_at_checked(size_of::<Head>())?;
+    let mut words = head
+        .chunks_exact(4)
+        .map(|word| word.try_into().map(u32::from_ne_bytes).unwrap_or_default());
+    let mut word = || words.next().unwrap_or_default();
+    let [low, high] = if cfg!(target_endian = "little") {
+        [word(), word()]
+    } else {
+        let [high, low] = [word(), word()];
+        [low, high]
+    };
+    let [tgid, cpu, owner, lengths] = [word(), word(), word(), word()];
+    let lengths = lengths.to_ne_bytes();
+    let length = |at: usize| {
+        let bytes = lengths.get(at..at + 2)?;
+        Some(usize::from(u16::from_ne_bytes(bytes.try_into().ok()?)))
+    };
+    let (kernel, user) = (length(0)?, length(2)?);
+    let mut addresses = frames
+        .chunks_exact(8)
+        .map(|bytes| bytes.try_into().map(u64::from_ne_bytes).unwrap_or_default());
+    Some(Sampled {
+        at: Timestamp(u64::from(high) << 32 | u64::from(low)),
+        pid: tgid,
+        cpu,
+        owner: u8::try_from(owner).ok()?,
+        kernel: addresses.by_ref().take(kernel).collect(),
+        user: addresses.take(user).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_taken_apart_as_the_kernel_side_put_it_together() {
+        let head = Head {
+            at: 0x1_0000_0002,
+            tgid: 7,
+            cpu: 3,
+            owner: 4,
+            kernel_frames: 1,
+            user_frames: 2,
+        };
+        // SAFETY: repr(C), integers only, no padding.
+        let bytes: [u8; size_of::<Head>()] = unsafe { std::mem::transmute(head) };
+        let mut record = bytes.to_vec();
+        for address in [0xffff_u64, 0x10, 0x20] {
+            record.extend(address.to_ne_bytes());
+        }
+        let sampled = parse(&record).unwrap();
+        assert_eq!(sampled.at, Timestamp(0x1_0000_0002));
+        assert_eq!((sampled.pid, sampled.cpu, sampled.owner), (7, 3, 4));
+        assert_eq!(sampled.kernel, [0xffff]);
+        assert_eq!(sampled.user, [0x10, 0x20]);
+        assert_eq!(parse(&record[..20]), None);
+    }
+}
