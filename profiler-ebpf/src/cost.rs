@@ -30,11 +30,13 @@ pub enum Program {
     SysExit,
     IoUringReceived,
     IoUringSent,
+    SchedWakeup,
+    SchedWakeupNew,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
@@ -60,6 +62,8 @@ impl Program {
         Self::SysExit,
         Self::IoUringReceived,
         Self::IoUringSent,
+        Self::SchedWakeup,
+        Self::SchedWakeupNew,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -90,6 +94,8 @@ impl Program {
             Self::SysExit => "sys_exit",
             Self::IoUringReceived => "io_uring_received",
             Self::IoUringSent => "io_uring_sent",
+            Self::SchedWakeup => "sched_wakeup",
+            Self::SchedWakeupNew => "sched_wakeup_new",
         }
     }
 }

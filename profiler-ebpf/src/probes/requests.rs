@@ -8,7 +8,7 @@
 
 mod calls;
 mod clients;
-mod descriptors;
+pub(super) mod descriptors;
 mod exchange;
 mod fexit;
 mod http2;
