@@ -4,14 +4,18 @@
 //! feeds the ledger and publishes; devices and /proc have threads of their own.
 
 pub mod config;
+mod engines;
 mod gpus;
 mod hops;
 mod memory;
 mod probes;
 mod sinks;
 mod start;
+mod starvation;
 mod state;
+mod threads;
 mod tokens;
+mod waits;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
@@ -34,10 +38,12 @@ use crate::report::Summary;
 use crate::services::Service;
 use crate::telemetry::CriticalErrors;
 use config::Config;
+use engines::Engines;
 use hops::Hops;
 use probes::Probes;
 use sinks::Sinks;
 use state::{Keeper, Known};
+use threads::Threads;
 use tokens::Tokens;
 use watch::{Update, Watch};
 
@@ -95,6 +101,11 @@ pub struct Agent {
     lost_requests: u64,
     /// Where totals are left to the next agent, if anywhere.
     state: Option<Keeper>,
+    /// Which thread feeds which GPU.
+    engines: Engines,
+    /// Where each thread is asked for.
+    threads: Option<Threads>,
+    swept: Timestamp,
     /// System calls already told, by service and class.
     syscalls: HashMap<(ServiceId, &'static str), u64>,
     began: Timestamp,
@@ -189,6 +200,7 @@ impl Agent {
         }
         self.sinks.summary.set_window(self.began, now);
         self.publish(now);
+        self.report_threads();
         if let Some(keeper) = &self.state {
             keeper.keep(now, self.known(), self.sinks.metrics.save());
         }
@@ -213,6 +225,7 @@ impl Agent {
             News::Event(Event::Reading(reading)) => {
                 let calibrated = self.calibrated.get_mut(&reading.meter);
                 let reading = calibrated.map_or(reading, |meter| meter.correct(reading));
+                self.feed_engines(&reading);
                 self.ledger.apply(Event::Reading(reading));
             }
             News::Event(event) => self.ledger.apply(event),
@@ -338,6 +351,7 @@ impl Agent {
             if let Some(probes) = &mut self.probes {
                 probes.forget(id);
             }
+            self.engines.forget(id);
         }
     }
 
@@ -395,6 +409,7 @@ impl Agent {
             if let Some(trace) = seen.trace.filter(|_| request.end.is_some()) {
                 self.sinks.trace(request.id, trace);
             }
+            self.engines.request(&request);
             self.ledger.apply(Event::Request { at, request });
         }
         self.observed = observed;
@@ -405,6 +420,7 @@ impl Agent {
         if lost > self.lost_requests {
             let count = lost - self.lost_requests;
             self.lost_requests = lost;
+            self.engines.requests_lost();
             self.ledger.apply(Event::RequestsLost { at: until, count });
         }
         self.ledger.apply(Event::RequestsUntil(until));
@@ -419,6 +435,10 @@ impl Agent {
             self.ledger.apply(Event::Cpu(time));
         }
         self.ledger.apply(Event::CpuUntil(window.to));
+        if let Some(probes) = &self.probes {
+            let holders = self.watch.holders();
+            self.engines.look(probes, &self.services, holders);
+        }
     }
 
     fn publish(&mut self, now: Timestamp) {
@@ -436,6 +456,8 @@ impl Agent {
                 metrics.record_gpu_power(&meter.device, None);
             }
         }
+        self.publish_waits(now);
+        let metrics = &mut self.sinks.metrics;
         if let Some(probes) = &mut self.probes {
             // One that nobody asked for is not down.
             let wanted = |program: &ProgramHealth| program.verdict != Verdict::Off;

@@ -14,11 +14,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod waits;
 
 pub use full::{FullEnergy, IdlePolicy};
 pub use model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
-    RequestCounts, Seconds, ServiceReport, SourceTokens, Tokens,
+    RequestCounts, Seconds, ServiceReport, SourceTokens, Switches, ThreadReport, Tokens,
 };
 pub use quantiles::Quantiles;
 pub use summary::Summary;

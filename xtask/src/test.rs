@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("python3", "python3"),
     ("wrk", "wrk"),
+    ("runqlat", "libbpf-tools"),
 ];
 const PROMETHEUS: &str = "prometheus";
 /// Tests that cannot run without a Prometheus, by parts of their names.

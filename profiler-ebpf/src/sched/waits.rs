@@ -123,7 +123,7 @@ pub const INVOLUNTARY: usize = 2;
 pub const MIGRATIONS: usize = 3;
 /// Looks for a slot that found none.
 pub const REFUSED: usize = 4;
-/// Blocked threads that ran again though nobody saw them woken.
+/// Threads found in a state that they cannot be in: a switch or a wake-up before was not seen.
 pub const UNSEEN: usize = 5;
 /// The first of [`REASONS`] cells: nanoseconds off CPU.
 pub const OFF_CPU: usize = 8;

@@ -24,6 +24,7 @@ use thiserror::Error;
 use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::health::Tier;
+use crate::probes::sched::Detail;
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
 
 /// The exporter's port.
@@ -51,6 +52,8 @@ pub struct Config {
     pub services: Services,
     /// Count system calls of services; slows every system call of the machine a little.
     pub syscalls: bool,
+    /// What is told of services' threads while they do not run.
+    pub waits: Detail,
     /// Read requests inside TLS at services' TLS libraries: each of their calls takes longer.
     pub tls: bool,
     /// The kind of hook that sees requests; `None`: the first that works.
@@ -105,6 +108,7 @@ impl Default for Config {
             model: None,
             services: Services::default(),
             syscalls: false,
+            waits: Detail::Reasons,
             tls: false,
             request_tier: None,
             engine_metrics: true,
@@ -135,6 +139,7 @@ pub struct PartialConfig {
     #[serde(default)]
     pub services: PartialServices,
     pub syscalls: Option<bool>,
+    pub waits: Option<Detail>,
     pub tls: Option<bool>,
     pub request_tier: Option<Tier>,
     pub engine_metrics: Option<bool>,
@@ -254,6 +259,7 @@ impl Config {
                 names: services.names.unwrap_or_default(),
             },
             syscalls: told.syscalls.unwrap_or(default.syscalls),
+            waits: told.waits.unwrap_or(default.waits),
             tls: told.tls.unwrap_or(default.tls),
             request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
@@ -286,6 +292,7 @@ impl PartialConfig {
                 names: self.services.names.or(lower.services.names),
             },
             syscalls: self.syscalls.or(lower.syscalls),
+            waits: self.waits.or(lower.waits),
             tls: self.tls.or(lower.tls),
             request_tier: self.request_tier.or(lower.request_tier),
             engine_metrics: self.engine_metrics.or(lower.engine_metrics),
@@ -335,6 +342,7 @@ impl PartialConfig {
                 names: variable(env, "PERJOULE_NAMES", list)?,
             },
             syscalls: variable(env, "PERJOULE_SYSCALLS", switch)?,
+            waits: variable(env, "PERJOULE_WAITS", str::parse)?,
             tls: variable(env, "PERJOULE_TLS", switch)?,
             request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
             engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,

@@ -10,8 +10,8 @@ use super::starvation::{Interval, Starvation, Starved};
 use crate::clock::Timestamp;
 use crate::ledger::{MeterId, Reading, Request, RequestId, ServiceId};
 use crate::meters::GpuProcess;
-use crate::probes::sched::ThreadTimes;
 use crate::services::Service;
+use crate::waits::ThreadTimes;
 
 /// Between two looks for the thread.
 const LOOK_NS: u64 = 1_000_000_000;

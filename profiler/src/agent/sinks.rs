@@ -10,6 +10,7 @@ use crate::ledger::{
 };
 use crate::recording::{Recording, RecordingError};
 use crate::report::Summary;
+use crate::waits::Waits;
 
 /// All sinks of one agent.
 #[derive(Debug)]
@@ -73,6 +74,16 @@ impl Sinks {
     pub(super) fn cpu(&mut self, cpu: &CpuTime) {
         self.metrics.record_cpu(cpu);
         self.summary.add_cpu(cpu);
+    }
+
+    pub(super) fn waits(&mut self, service: ServiceId, waits: &Waits) {
+        self.metrics.record_waits(service, waits);
+        self.summary.add_waits(service, waits);
+    }
+
+    pub(super) fn starved(&mut self, service: ServiceId, reason: &'static str, nanos: u64) {
+        self.metrics.record_starved(service, reason, nanos);
+        self.summary.add_starved(service, reason, nanos);
     }
 
     pub(super) fn book(&mut self, booked: &Booked) {

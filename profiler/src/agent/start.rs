@@ -8,12 +8,14 @@ use thiserror::Error;
 
 use super::Agent;
 use super::config::{self, Config};
+use super::engines::Engines;
 use super::gpus::{self, Registry};
 use super::hops::Hops;
 use super::memory;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
 use super::state::{Keeper, State, StateError};
+use super::threads::Threads;
 use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
@@ -63,6 +65,8 @@ pub struct Options {
     pub requests_required: bool,
     /// True if services are also found by their GPU contexts.
     pub on_gpus: bool,
+    /// True if the report is to tell each thread's times.
+    pub per_thread: bool,
 }
 
 impl Agent {
@@ -75,6 +79,7 @@ impl Agent {
             state,
             requests_required,
             on_gpus,
+            per_thread,
         } = options;
         let left = match &state {
             Some(path) => State::load(path)?,
@@ -205,6 +210,9 @@ impl Agent {
             hops: Hops::default(),
             lost_requests: 0,
             state: state.map(Keeper::new),
+            engines: Engines::default(),
+            threads: per_thread.then(Threads::default),
+            swept: now,
             syscalls: HashMap::new(),
             began: now,
             cpu_read: now,

@@ -12,10 +12,8 @@
 
 use std::collections::VecDeque;
 
-use profiler_ebpf::sched::waits::Reason;
-
 use crate::clock::Timestamp;
-use crate::probes::sched::ThreadTimes;
+use crate::waits::{Reason, ThreadTimes};
 
 /// Intervals from which the base is learned: a quarter of a minute of them, at ten a second.
 const KEPT: usize = 150;
@@ -237,16 +235,16 @@ mod tests {
                 tick: 1,
                 times: ThreadTimes::none(9, 9),
             };
-            let at = Timestamp::from_nanos(TICK);
+            let at = Timestamp(TICK);
             world.starvation.look(at, &world.times, true);
             world
         }
 
         /// One tick; what is starved in it.
         fn tick(&mut self, watts: f64, run_queue: u64, poll: u64, in_flight: bool) -> Option<Starved> {
-            let from = Timestamp::from_nanos(self.tick * TICK);
+            let from = Timestamp(self.tick * TICK);
             self.tick += 1;
-            let to = Timestamp::from_nanos(self.tick * TICK);
+            let to = Timestamp(self.tick * TICK);
             self.times.run_queue += run_queue;
             self.times.add_off_cpu(Reason::Poll, poll);
             self.starvation.look(to, &self.times, in_flight);

@@ -10,6 +10,7 @@ use log::LevelFilter;
 use crate::agent::config::{Config, ConfigError, IdleWatts, PartialConfig, PartialServices};
 use crate::meters::external::NodePower;
 use crate::probes::health::Tier;
+use crate::probes::sched::Detail;
 
 /// What to watch, and how; the same for every verb that measures.
 #[derive(Debug, Clone, Default, Args)]
@@ -36,6 +37,10 @@ pub(super) struct Target {
     /// Count system calls by class; slows every system call of the machine a little
     #[arg(long)]
     syscalls: bool,
+    /// What is told of the services' threads while they do not run: off, run-queue (latency, switches,
+    /// migrations), reasons (also why they block) [default: reasons]
+    #[arg(long, value_name = "DETAIL")]
+    waits: Option<Detail>,
     /// See requests inside TLS (OpenSSL, BoringSSL); slows every call of the service's TLS library
     #[arg(long)]
     tls: bool,
@@ -89,6 +94,7 @@ impl Target {
                 names: list(self.name.is_empty()).map(|()| self.name.clone()),
             },
             syscalls: self.syscalls.then_some(true),
+            waits: self.waits,
             tls: self.tls.then_some(true),
             request_tier: self.request_tier,
             engine_metrics: self.no_engine_metrics.then_some(false),

@@ -11,7 +11,7 @@ use prometheus::proto::{
 };
 
 use super::catalog::*;
-use super::histogram::{DURATION, ENERGY, Histogram};
+use super::histogram::{DURATION, ENERGY, Histogram, WAIT};
 use super::process::ProcessUse;
 use super::totals::{ServiceTotals, Totals};
 use crate::clock::Timestamp;
@@ -128,6 +128,26 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
     out.known(&CPU_SECONDS, &[name], cpu);
     for (class, count) in &service.syscalls {
         out.number(&SYSCALLS, &[name, class], *count as f64);
+    }
+    waits(out, name, service);
+}
+
+fn waits(out: &mut Families, name: &str, service: &ServiceTotals) {
+    if let Some(waits) = &service.waits {
+        out.histogram(&RUN_QUEUE, &[name], &WAIT, &waits.run_queue, NANOS);
+        for (reason, nanos) in &waits.off_cpu {
+            out.number(&OFF_CPU, &[name, reason], *nanos as f64 / NANOS);
+        }
+        for (kind, count) in [
+            ("voluntary", waits.voluntary),
+            ("involuntary", waits.involuntary),
+        ] {
+            out.number(&CONTEXT_SWITCHES, &[name, kind], count as f64);
+        }
+        out.number(&MIGRATIONS, &[name], waits.migrations as f64);
+    }
+    for (reason, nanos) in &service.starved {
+        out.number(&GPU_STARVED, &[name, reason], *nanos as f64 / NANOS);
     }
 }
 

@@ -24,6 +24,7 @@ use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
 use crate::ledger::{CpuTime, Owner, ServiceId};
 use crate::perf_event::{self, Counted};
+use crate::waits::{ThreadTimes, Waits};
 
 mod cpu_reader;
 mod cycles;
@@ -32,7 +33,7 @@ mod waits;
 use cpu_reader::CpuReader;
 use cycles::{CycleCounters, CycleRates};
 use waits::WaitReader;
-pub use waits::{Detail, ThreadTimes, WaitLosses, Waits};
+pub use waits::{Detail, UnknownDetail, WaitLosses};
 
 const PROGRAM: &str = "sched_switch";
 /// What follows threads, beside the program at the switch.
@@ -178,7 +179,9 @@ impl SchedProbe {
         for program in WAKE_UPS {
             if let Err(error) = loader.attach_btf_tracepoint(program, program) {
                 // One without the other would time half of the waits.
-                WAKE_UPS.map(|program| loader.release(program));
+                for program in WAKE_UPS {
+                    loader.release(program);
+                }
                 loader.mark(program, error.verdict(), error.to_string());
                 return Err(error);
             }
@@ -224,6 +227,14 @@ impl SchedProbe {
     /// One thread's times up to now; `None` once it has ended.
     pub fn thread_at(&self, place: usize, tid: u32) -> Option<ThreadTimes> {
         self.waits.as_ref()?.thread_at(place, tid)
+    }
+
+    /// Frees the slots of threads whose end was not seen, of those that have been in one state for
+    /// longer than `quiet`. Asks /proc for each.
+    pub fn sweep_threads(&mut self, quiet: Duration) {
+        if let Some(waits) = &mut self.waits {
+            waits.sweep(quiet.as_nanos() as u64);
+        }
     }
 
     /// What could not be followed; `None` where threads are not.

@@ -9,6 +9,7 @@ use super::model::{
 };
 use super::quantiles::Quantiles;
 use super::tokens::{Figures, ServiceTokens};
+use super::waits::WaitSums;
 use crate::clock::Timestamp;
 use crate::export::labels::clean;
 use crate::ids::Ids;
@@ -17,6 +18,7 @@ use crate::ledger::{
     Floor, FloorSource, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
 };
 use crate::units::Microjoules;
+use crate::waits::{ThreadTimes, Waits};
 
 /// A running summary of everything that was booked.
 #[derive(Debug, Default)]
@@ -68,6 +70,7 @@ struct ServiceSums {
     first_token: Quantiles,
     duration: Quantiles,
     cpu_nanos: Option<u64>,
+    waits: WaitSums,
 }
 
 impl Summary {
@@ -133,6 +136,21 @@ impl Summary {
         if let Owner::Service(id) = cpu.owner {
             *self.service(id).cpu_nanos.get_or_insert_default() += cpu.on_cpu;
         }
+    }
+
+    /// What a service's threads waited for since this was told last.
+    pub fn add_waits(&mut self, id: ServiceId, waits: &Waits) {
+        self.service(id).waits.add(waits);
+    }
+
+    /// `nanos` more in which a service's GPU starved for a reason.
+    pub fn add_starved(&mut self, id: ServiceId, reason: &'static str, nanos: u64) {
+        self.service(id).waits.add_starved(reason, nanos);
+    }
+
+    /// One of a service's threads; once each.
+    pub fn add_thread(&mut self, id: ServiceId, name: &str, times: ThreadTimes) {
+        self.service(id).waits.add_thread(&clean(name), times);
     }
 
     /// All events and all request records that were lost in the window.
@@ -289,7 +307,7 @@ impl Summary {
             output,
             both,
         } = service.tokens.figures(active);
-        ServiceReport {
+        let mut report = ServiceReport {
             service: name.to_owned(),
             model: service.model.clone(),
             requests: RequestCounts {
@@ -325,7 +343,15 @@ impl Summary {
             error_ratio: service.active.error_ratio(),
             cpu_s: service.cpu_nanos.map(|nanos| nanos as f64 / 1e9),
             run_queue_s: None,
-        }
+            run_queue_wait_s: seconds(&Quantiles::default()),
+            off_cpu_s: None,
+            switches: None,
+            migrations: None,
+            gpu_starved_s: None,
+            threads: None,
+        };
+        service.waits.report(&mut report);
+        report
     }
 }
 

@@ -217,6 +217,13 @@ fn json_has_exactly_the_keys_of_schema_1() {
         "error_ratio",
         "cpu_s",
         "run_queue_s",
+        "run_queue_wait_s",
+        "run_queue_wait_s.p50",
+        "run_queue_wait_s.p99",
+        "off_cpu_s",
+        "switches",
+        "migrations",
+        "gpu_starved_s",
     ] {
         expected.push(format!(".services[].{key}"));
     }
@@ -280,6 +287,11 @@ fn what_is_unknown_is_null_and_never_zero() {
             "error_ratio": null,
             "cpu_s": null,
             "run_queue_s": null,
+            "run_queue_wait_s": {"p50": null, "p99": null},
+            "off_cpu_s": null,
+            "switches": null,
+            "migrations": null,
+            "gpu_starved_s": null,
         })
     );
     assert_eq!(json["duration_s"], Value::Null);

@@ -13,6 +13,8 @@ use profiler::probes::loader::{Loader, Options};
 use profiler::probes::owners::Owners;
 use profiler::probes::sched::{CpuWindow, Detail, SchedProbe};
 
+#[path = "sched/peers.rs"]
+mod peers;
 #[path = "sched/waits.rs"]
 mod waits;
 

@@ -238,7 +238,8 @@ pub(super) unsafe fn leave(task: *const u8, owner: OwnerIndex, now: u64, cpu: u3
     // SAFETY: the caller's promise; the slot is this thread's.
     unsafe {
         let (tid, state) = (task_field(task, &TASK_PID), task_field(task, &TASK_STATE));
-        if state & TASK_DEAD != 0 {
+        // One that is preempted on its way out runs once more.
+        if state & TASK_DEAD != 0 && !preempted {
             if let Some(slot) = find(tid) {
                 write_volatile(&raw mut (*slot).holder, 0);
             }
@@ -251,6 +252,8 @@ pub(super) unsafe fn leave(task: *const u8, owner: OwnerIndex, now: u64, cpu: u3
         let (before, _, _, lasted) = state_of(slot, now);
         if before == RUNNING {
             add(&raw mut (*slot).on_cpu, lasted);
+        } else if before != UNKNOWN {
+            row.add(UNSEEN, 1);
         }
         // One that is preempted on its way to sleep stays in the run queue, whatever its state says;
         // and one that a signal keeps from sleeping has been set to running again (0).

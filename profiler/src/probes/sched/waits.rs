@@ -5,10 +5,15 @@
 //! them. Out: [`Waits`] since the last read, and [`ThreadTimes`]. A wait is in a service's counters
 //! once it has ended; a thread's times also hold the one that lasts.
 
+use std::path::Path;
+use std::str::FromStr;
+
 use profiler_ebpf::sched::waits::{
-    BLOCKED, BUCKETS, CELLS, CpuWaits, INVOLUNTARY, MIGRATIONS, OFF_CPU, PUT_OFF, REASONS, REFUSED,
+    BLOCKED, CELLS, CpuWaits, INVOLUNTARY, MIGRATIONS, OFF_CPU, PUT_OFF, REASONS, REFUSED,
     ROWS, RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNSEEN, VOLUNTARY, WAITS, WOKEN,
 };
+use serde::Deserialize;
+use thiserror::Error;
 
 use super::monotonic;
 use crate::ledger::ServiceId;
@@ -16,6 +21,7 @@ use crate::probes::load_error::ProbeError;
 use crate::probes::loader::{Field, Loader, Options, possible_cpus};
 use crate::probes::owners::Owners;
 use crate::probes::shared_memory::{SharedArray, SharedMemory, Words};
+use crate::waits::{ThreadTimes, Waits};
 
 const THREADS: &str = "THREADS";
 const ROW_TABLE: &str = "WAIT_ROWS";
@@ -51,9 +57,11 @@ unsafe impl Words for CpuWaits {}
 unsafe impl Words for ThreadSlot {}
 
 /// What is told of threads that do not run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Detail {
     /// Nothing: only on-CPU time is booked.
+    #[serde(rename = "off")]
     Nothing,
     /// The run queue, switches, migrations; of time off CPU only what is preempted, all else is
     /// `other`.
@@ -62,141 +70,83 @@ pub enum Detail {
     Reasons,
 }
 
-/// What the threads of one service did, summed up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waits {
-    /// Nanoseconds in the run queue: since waking up, or since losing the CPU.
-    pub run_queue: u64,
-    /// Such waits by length: bucket `b` holds those of 2^b to 2^(b+1) nanoseconds, the last one also
-    /// all that are longer.
-    pub histogram: [u64; BUCKETS],
-    off_cpu: [u64; REASONS],
-    /// Switches by which threads blocked.
-    pub voluntary: u64,
-    /// Switches by which threads stayed runnable.
-    pub involuntary: u64,
-    /// Times threads ran on another CPU than before.
-    pub migrations: u64,
+/// What lies between two readings of a row.
+fn between(before: &[u64; CELLS], after: &[u64; CELLS]) -> Waits {
+    let gained = |cell: usize| {
+        let at = |row: &[u64; CELLS]| row.get(cell).copied().unwrap_or(0);
+        at(after).wrapping_sub(at(before))
+    };
+    Waits {
+        run_queue: gained(RUN_QUEUE),
+        histogram: std::array::from_fn(|bucket| gained(WAITS + bucket)),
+        off_cpu: std::array::from_fn(|reason| gained(OFF_CPU + reason)),
+        voluntary: gained(VOLUNTARY),
+        involuntary: gained(INVOLUNTARY),
+        migrations: gained(MIGRATIONS),
+    }
 }
 
-impl Default for Waits {
-    fn default() -> Self {
-        Self {
-            run_queue: 0,
-            histogram: [0; BUCKETS],
-            off_cpu: [0; REASONS],
-            voluntary: 0,
-            involuntary: 0,
-            migrations: 0,
+/// What a slot tells up to `now`; `None` for a free one.
+fn times_of(slot: &ThreadSlot, now: u64) -> Option<ThreadTimes> {
+    let (tid, tgid) = (slot.holder as u32, (slot.holder >> 32) as u32);
+    if tid == 0 {
+        return None;
+    }
+    let mut times = ThreadTimes {
+        tid,
+        tgid,
+        on_cpu: slot.on_cpu,
+        run_queue: slot.run_queue,
+        off_cpu: slot.off_cpu,
+        voluntary: slot.voluntary,
+        involuntary: slot.involuntary,
+        migrations: slot.migrations,
+    };
+    let lasted = now.saturating_sub(slot.since);
+    let mut off = |reason: usize| {
+        if let Some(sum) = times.off_cpu.get_mut(reason) {
+            *sum += lasted;
+        }
+    };
+    match slot.state as u8 {
+        RUNNING => times.on_cpu += lasted,
+        WOKEN => times.run_queue += lasted,
+        PUT_OFF => {
+            off(Reason::Preempted as usize);
+            times.run_queue += lasted;
+        }
+        BLOCKED => off((slot.state >> 8) as usize & (REASONS - 1)),
+        _ => {}
+    }
+    Some(times)
+}
+
+impl FromStr for Detail {
+    type Err = UnknownDetail;
+
+    fn from_str(name: &str) -> Result<Self, UnknownDetail> {
+        match name {
+            "off" => Ok(Self::Nothing),
+            "run-queue" => Ok(Self::RunQueue),
+            "reasons" => Ok(Self::Reasons),
+            _ => Err(UnknownDetail),
         }
     }
 }
 
-impl Waits {
-    /// Nanoseconds off CPU for a reason. What is preempted is a part of [`Self::run_queue`].
-    pub fn off_cpu(&self, reason: Reason) -> u64 {
-        self.off_cpu.get(reason as usize).copied().unwrap_or(0)
-    }
-
-    /// Adds what came later.
-    pub fn add(&mut self, more: &Self) {
-        self.run_queue += more.run_queue;
-        self.voluntary += more.voluntary;
-        self.involuntary += more.involuntary;
-        self.migrations += more.migrations;
-        let buckets = self.histogram.iter_mut().zip(more.histogram);
-        for (sum, more) in buckets.chain(self.off_cpu.iter_mut().zip(more.off_cpu)) {
-            *sum += more;
-        }
-    }
-
-    /// What lies between two readings of a row.
-    fn between(before: &[u64; CELLS], after: &[u64; CELLS]) -> Self {
-        let gained = |cell: usize| {
-            let at = |row: &[u64; CELLS]| row.get(cell).copied().unwrap_or(0);
-            at(after).wrapping_sub(at(before))
-        };
-        Self {
-            run_queue: gained(RUN_QUEUE),
-            histogram: std::array::from_fn(|bucket| gained(WAITS + bucket)),
-            off_cpu: std::array::from_fn(|reason| gained(OFF_CPU + reason)),
-            voluntary: gained(VOLUNTARY),
-            involuntary: gained(INVOLUNTARY),
-            migrations: gained(MIGRATIONS),
-        }
-    }
-}
-
-/// What one thread did since it was first seen, the state that lasts included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ThreadTimes {
-    /// The thread.
-    pub tid: u32,
-    /// Its process.
-    pub tgid: u32,
-    /// Nanoseconds on CPU.
-    pub on_cpu: u64,
-    /// Nanoseconds in the run queue.
-    pub run_queue: u64,
-    off_cpu: [u64; REASONS],
-    /// Switches by which it blocked.
-    pub voluntary: u64,
-    /// Switches by which it stayed runnable.
-    pub involuntary: u64,
-    /// Times it ran on another CPU than before.
-    pub migrations: u64,
-}
-
-impl ThreadTimes {
-    /// Nanoseconds off CPU for a reason. What is preempted is a part of [`Self::run_queue`].
-    pub fn off_cpu(&self, reason: Reason) -> u64 {
-        self.off_cpu.get(reason as usize).copied().unwrap_or(0)
-    }
-
-    /// `None` for a free slot.
-    fn of(slot: &ThreadSlot, now: u64) -> Option<Self> {
-        let (tid, tgid) = (slot.holder as u32, (slot.holder >> 32) as u32);
-        if tid == 0 {
-            return None;
-        }
-        let mut times = Self {
-            tid,
-            tgid,
-            on_cpu: slot.on_cpu,
-            run_queue: slot.run_queue,
-            off_cpu: slot.off_cpu,
-            voluntary: slot.voluntary,
-            involuntary: slot.involuntary,
-            migrations: slot.migrations,
-        };
-        let lasted = now.saturating_sub(slot.since);
-        let mut off = |reason: usize| {
-            if let Some(sum) = times.off_cpu.get_mut(reason) {
-                *sum += lasted;
-            }
-        };
-        match slot.state as u8 {
-            RUNNING => times.on_cpu += lasted,
-            WOKEN => times.run_queue += lasted,
-            PUT_OFF => {
-                off(Reason::Preempted as usize);
-                times.run_queue += lasted;
-            }
-            BLOCKED => off((slot.state >> 8) as usize & (REASONS - 1)),
-            _ => {}
-        }
-        Some(times)
-    }
-}
+/// No [`Detail`] of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("expected off, run-queue or reasons")]
+pub struct UnknownDetail;
 
 /// What could not be followed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitLosses {
     /// Looks for a thread's slot that found none free: its times are in no figure.
     pub no_slot: u64,
-    /// Blocked threads that ran again though their wake-up was not seen: all of that time counts
-    /// as blocked.
-    pub unseen_wakeup: u64,
+    /// Switches and wake-ups that were not seen, as what came next tells: a blocked thread that ran again
+    /// counts as blocked until then, one in the run queue that left a CPU is told neither there nor on it.
+    pub unseen: u64,
     /// Services for which there was no row.
     pub no_row: u64,
 }
@@ -215,6 +165,8 @@ pub(super) struct WaitReader {
     rows: SharedMemory,
     counters: SharedArray<CpuWaits>,
     threads: SharedArray<ThreadSlot>,
+    /// The same memory, to free slots in.
+    slots: SharedMemory,
     counted: Vec<Counted>,
     no_row: u64,
 }
@@ -240,6 +192,7 @@ impl WaitReader {
             rows: loader.shared_bytes(ROW_TABLE)?,
             counters: loader.shared_array(COUNTERS)?,
             threads: loader.shared_array(THREADS)?,
+            slots: loader.shared_bytes(THREADS)?,
             counted: Vec::new(),
             no_row: 0,
         })
@@ -281,6 +234,26 @@ impl WaitReader {
         self.counted.retain(|counted| counted.service != service);
     }
 
+    /// Frees the slots of threads whose end was not seen. Asks /proc for each that has been in one state
+    /// for longer than `quiet` nanoseconds.
+    pub(super) fn sweep(&mut self, quiet: u64) {
+        let now = monotonic();
+        for place in 0..self.threads.len() {
+            let word = |word| self.threads.word(place, word).unwrap_or(0);
+            let (holder, since) = (word(0), word(1));
+            if holder == 0 || now.saturating_sub(since) < quiet {
+                continue;
+            }
+            let (tid, tgid) = (holder as u32, (holder >> 32) as u32);
+            if Path::new(&format!("/proc/{tgid}/task/{tid}")).exists() {
+                continue;
+            }
+            for byte in 0..8 {
+                self.slots.set_byte(place * size_of::<ThreadSlot>() + byte, 0);
+            }
+        }
+    }
+
     /// What each followed service's threads did since the last read.
     pub(super) fn read(&mut self) -> Vec<(ServiceId, Waits)> {
         let mut counted = std::mem::take(&mut self.counted);
@@ -289,7 +262,7 @@ impl WaitReader {
             .map(|counted| {
                 let now = self.row(counted.row);
                 let before = std::mem::replace(&mut counted.told, now);
-                (counted.service, Waits::between(&before, &now))
+                (counted.service, between(&before, &now))
             })
             .collect();
         self.counted = counted;
@@ -304,7 +277,7 @@ impl WaitReader {
         };
         WaitLosses {
             no_slot: sum(REFUSED),
-            unseen_wakeup: sum(UNSEEN),
+            unseen: sum(UNSEEN),
             no_row: self.no_row,
         }
     }
@@ -354,7 +327,7 @@ impl WaitReader {
             }
             slot = again;
         }
-        ThreadTimes::of(&slot, monotonic())
+        times_of(&slot, monotonic())
     }
 }
 
@@ -379,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_state_that_lasts_is_told_up_to_now() {
-        let times = |state| ThreadTimes::of(&slot(state), 1_500).unwrap();
+        let times = |state| times_of(&slot(state), 1_500).unwrap();
         let running = times(packed(RUNNING, 0, 3));
         assert_eq!((running.tid, running.tgid), (9, 7));
         assert_eq!((running.on_cpu, running.run_queue), (510, 20));
@@ -395,7 +368,7 @@ mod tests {
     fn a_free_slot_is_nobody() {
         let mut free = slot(0);
         free.holder = 0;
-        assert_eq!(ThreadTimes::of(&free, 2_000), None);
+        assert_eq!(times_of(&free, 2_000), None);
     }
 
     #[test]
@@ -405,9 +378,9 @@ mod tests {
         row[RUN_QUEUE] = 5;
         row[WAITS + 3] = 2;
         row[OFF_CPU + Reason::Disk as usize] = 11;
-        let gained = Waits::between(&before, &row);
+        let gained = between(&before, &row);
         assert_eq!((gained.run_queue, gained.histogram[3]), (5, 2));
         assert_eq!(gained.off_cpu(Reason::Disk), 11);
-        assert_eq!(Waits::between(&row, &row), Waits::default());
+        assert_eq!(between(&row, &row), Waits::default());
     }
 }
