@@ -37,10 +37,7 @@ const ON_X86_64: Groups = [
         &[42, 43, 44, 45, 46, 47, 288, 299, 307],
     ),
     // read, write, pread64, pwrite64, readv, writev, preadv, pwritev, preadv2, pwritev2
-    (
-        BY_DESCRIPTOR,
-        &[0, 1, 17, 18, 19, 20, 295, 296, 327, 328],
-    ),
+    (BY_DESCRIPTOR, &[0, 1, 17, 18, 19, 20, 295, 296, 327, 328]),
 ];
 
 const ON_AARCH64: Groups = [

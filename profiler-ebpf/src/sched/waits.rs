@@ -166,7 +166,11 @@ pub const fn bucket_of(nanos: u64) -> usize {
     if rest >= 2 {
         bucket += 1;
     }
-    if bucket < BUCKETS { bucket } else { BUCKETS - 1 }
+    if bucket < BUCKETS {
+        bucket
+    } else {
+        BUCKETS - 1
+    }
 }
 
 const _: () = assert!(size_of::<ThreadSlot>() == 128);

@@ -102,7 +102,10 @@ impl Engines {
         holders: &BTreeMap<MeterId, Vec<GpuProcess>>,
     ) {
         let now = Timestamp::now();
-        if self.looked.is_none_or(|looked| now.since(looked) >= LOOK_NS) {
+        if self
+            .looked
+            .is_none_or(|looked| now.since(looked) >= LOOK_NS)
+        {
             self.looked = Some(now);
             self.choose(probes, services, holders);
         }
@@ -128,7 +131,9 @@ impl Engines {
         let seen = probes.places_of(holds);
         let before = std::mem::take(&mut self.threads);
         for (place, times) in seen {
-            let ThreadTimes { tid, tgid, on_cpu, .. } = times;
+            let ThreadTimes {
+                tid, tgid, on_cpu, ..
+            } = times;
             let known = before.get(&tid).filter(|thread| thread.tgid == tgid);
             let recent = known.map_or(0.0, |thread| {
                 thread.recent * REMEMBERED + on_cpu.saturating_sub(thread.on_cpu) as f64

@@ -200,9 +200,7 @@ impl Starvation {
         }
         let earlier = self.moments.get(after.checked_sub(1)?)?;
         let part = at.since(earlier.at) as f64 / later.at.since(earlier.at) as f64;
-        let between = |one: u64, other: u64| {
-            one + (other.saturating_sub(one) as f64 * part) as u64
-        };
+        let between = |one: u64, other: u64| one + (other.saturating_sub(one) as f64 * part) as u64;
         let mut waited = earlier.waited;
         for (nanos, later) in waited.iter_mut().zip(later.waited) {
             *nanos = between(*nanos, later);
@@ -241,7 +239,13 @@ mod tests {
         }
 
         /// One tick; what is starved in it.
-        fn tick(&mut self, watts: f64, run_queue: u64, poll: u64, in_flight: bool) -> Option<Starved> {
+        fn tick(
+            &mut self,
+            watts: f64,
+            run_queue: u64,
+            poll: u64,
+            in_flight: bool,
+        ) -> Option<Starved> {
             let from = Timestamp(self.tick * TICK);
             self.tick += 1;
             let to = Timestamp(self.tick * TICK);

@@ -34,9 +34,7 @@ impl Threads {
                 known.times = times;
                 continue;
             }
-            let owner = services
-                .iter()
-                .find(|service| service.pids.contains(&tgid));
+            let owner = services.iter().find(|service| service.pids.contains(&tgid));
             if let Some(service) = owner
                 && self.0.len() < MOST
             {

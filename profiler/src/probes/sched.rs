@@ -206,14 +206,14 @@ impl SchedProbe {
 
     /// What the threads of each service that is followed did since the last read. No system call.
     pub fn read_waits(&mut self) -> Vec<(ServiceId, Waits)> {
-        self.waits
-            .as_mut()
-            .map_or_else(Vec::new, WaitReader::read)
+        self.waits.as_mut().map_or_else(Vec::new, WaitReader::read)
     }
 
     /// Every followed thread's times up to now.
     pub fn threads(&self) -> Vec<ThreadTimes> {
-        self.waits.as_ref().map_or_else(Vec::new, WaitReader::threads)
+        self.waits
+            .as_ref()
+            .map_or_else(Vec::new, WaitReader::threads)
     }
 
     /// The threads of the processes that are wanted, each with the place where

@@ -170,7 +170,13 @@ fn waits(out: &mut String, service: &ServiceReport) -> fmt::Result {
         (Some(p50), Some(p99)) => format!("p50 {}, p99 {} s a wait", figure(p50), figure(p99)),
         _ => String::new(),
     };
-    row(out, &known(service.run_queue_s), "s", "in run queue", &remark)?;
+    row(
+        out,
+        &known(service.run_queue_s),
+        "s",
+        "in run queue",
+        &remark,
+    )?;
     for (reason, time) in service.off_cpu_s.iter().flatten() {
         let remark = match reason.as_str() {
             "preempted" => "a part of the run queue",
@@ -183,7 +189,13 @@ fn waits(out: &mut String, service: &ServiceReport) -> fmt::Result {
     }
     if let Some(switches) = &service.switches {
         let involuntary = format!("{} involuntary", count(switches.involuntary));
-        row(out, &count(switches.voluntary), "", "voluntary switches", &involuntary)?;
+        row(
+            out,
+            &count(switches.voluntary),
+            "",
+            "voluntary switches",
+            &involuntary,
+        )?;
     }
     if let Some(migrations) = service.migrations {
         row(out, &count(migrations), "", "migrations", "")?;
@@ -205,8 +217,19 @@ fn write_threads(out: &mut String, threads: &[ThreadReport]) -> fmt::Result {
     writeln!(
         out,
         "\n {:>7} {:<15} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9} {:>6}",
-        "thread", "name", "on CPU", "run q.", "sleep", "disk", "futex", "poll", "socket", "other",
-        "volunt.", "involunt.", "migr."
+        "thread",
+        "name",
+        "on CPU",
+        "run q.",
+        "sleep",
+        "disk",
+        "futex",
+        "poll",
+        "socket",
+        "other",
+        "volunt.",
+        "involunt.",
+        "migr."
     )?;
     for thread in threads {
         let off = |reason| thread.off_cpu_s.get(reason).copied().unwrap_or(0.0);

@@ -17,9 +17,9 @@ use profiler_ebpf::ABSENT;
 use profiler_ebpf::http1::mask;
 use profiler_ebpf::owners::{FIRST_SERVICE, OWNERS, OwnerIndex, SELF_TEST};
 use profiler_ebpf::sched::waits::{
-    BLOCKED, CELLS, CpuWaits, INVOLUNTARY, MIGRATIONS, NO_CPU, OFF_CPU, PUT_OFF, REACH, REASONS, REFUSED,
-    ROWS, RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNKNOWN, UNSEEN, VOLUNTARY, WAITS, WOKEN,
-    bucket_of, home_of, packed,
+    BLOCKED, CELLS, CpuWaits, INVOLUNTARY, MIGRATIONS, NO_CPU, OFF_CPU, PUT_OFF, REACH, REASONS,
+    REFUSED, ROWS, RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNKNOWN, UNSEEN, VOLUNTARY,
+    WAITS, WOKEN, bucket_of, home_of, packed,
 };
 
 use super::reasons;
@@ -152,8 +152,8 @@ fn claim(tid: u32, holder: u64) -> Option<*mut ThreadSlot> {
         unsafe {
             let at = &raw mut (*slot).holder;
             let other = read_volatile(at);
-            let is_free = other == 0
-                || !(FIRST_SERVICE..SELF_TEST).contains(&owner_of((other >> 32) as u32));
+            let is_free =
+                other == 0 || !(FIRST_SERVICE..SELF_TEST).contains(&owner_of((other >> 32) as u32));
             if is_free && exchange_if(at, other, holder) == other {
                 clear(slot);
                 return Some(slot);
@@ -231,7 +231,13 @@ unsafe fn state_of(slot: *mut ThreadSlot, now: u64) -> (u8, u64, u32, u64) {
 /// # Safety
 /// `task` must be the tracepoint's argument.
 #[inline(always)]
-pub(super) unsafe fn leave(task: *const u8, owner: OwnerIndex, now: u64, cpu: u32, preempted: bool) {
+pub(super) unsafe fn leave(
+    task: *const u8,
+    owner: OwnerIndex,
+    now: u64,
+    cpu: u32,
+    preempted: bool,
+) {
     let Some(row) = Row::of(owner) else {
         return;
     };

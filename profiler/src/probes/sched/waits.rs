@@ -9,8 +9,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use profiler_ebpf::sched::waits::{
-    BLOCKED, CELLS, CpuWaits, INVOLUNTARY, MIGRATIONS, OFF_CPU, PUT_OFF, REASONS, REFUSED,
-    ROWS, RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNSEEN, VOLUNTARY, WAITS, WOKEN,
+    BLOCKED, CELLS, CpuWaits, INVOLUNTARY, MIGRATIONS, OFF_CPU, PUT_OFF, REASONS, REFUSED, ROWS,
+    RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNSEEN, VOLUNTARY, WAITS, WOKEN,
 };
 use serde::Deserialize;
 use thiserror::Error;
@@ -249,7 +249,8 @@ impl WaitReader {
                 continue;
             }
             for byte in 0..8 {
-                self.slots.set_byte(place * size_of::<ThreadSlot>() + byte, 0);
+                self.slots
+                    .set_byte(place * size_of::<ThreadSlot>() + byte, 0);
             }
         }
     }
@@ -271,7 +272,8 @@ impl WaitReader {
 
     pub(super) fn losses(&self) -> WaitLosses {
         let sum = |cell: usize| {
-            let rows = (0..ROWS).flat_map(|row| (0..self.counters.len()).map(move |cpu| (row, cpu)));
+            let rows =
+                (0..ROWS).flat_map(|row| (0..self.counters.len()).map(move |cpu| (row, cpu)));
             rows.filter_map(|(row, cpu)| self.counters.word(cpu, row * CELLS + cell))
                 .sum()
         };
@@ -293,7 +295,11 @@ impl WaitReader {
     /// Every followed thread.
     pub(super) fn threads(&self) -> Vec<ThreadTimes> {
         (0..self.threads.len())
-            .filter(|place| self.threads.word(*place, 0).is_some_and(|holder| holder != 0))
+            .filter(|place| {
+                self.threads
+                    .word(*place, 0)
+                    .is_some_and(|holder| holder != 0)
+            })
             .filter_map(|place| self.slot(place))
             .collect()
     }

@@ -1,8 +1,6 @@
 //! The same figures by other tools, and what many short-lived processes leave behind.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::fd::FromRawFd as _;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -95,10 +93,16 @@ fn waits_are_spread_as_runqlat_sees_them() {
     println!("ours {all}: {ours:?}\nrunqlat {peers}: {theirs:?}");
     assert!(peers > 1_000, "{peers}");
     // It has no time of a wait that began before it was there, and counts as it is ended.
-    assert!(all.abs_diff(peers) as f64 <= 0.01 * peers as f64 + 5.0, "{all} {peers}");
+    assert!(
+        all.abs_diff(peers) as f64 <= 0.01 * peers as f64 + 5.0,
+        "{all} {peers}"
+    );
     for quantile in [0.05, 0.25, 0.5, 0.75, 0.95, 0.99] {
         let (one, other) = (power_of(&ours, quantile), power_of(&theirs, quantile));
-        assert!(one.abs_diff(other) <= 1, "{quantile}: 2^{one} and 2^{other} µs");
+        assert!(
+            one.abs_diff(other) <= 1,
+            "{quantile}: 2^{one} and 2^{other} µs"
+        );
     }
 }
 
@@ -125,7 +129,7 @@ fn a_busy_threads_time_on_cpu_is_the_kernels_to_half_a_percent() {
     assert!(seen as f64 <= most as f64 * 1.005 + tick, "{seen} {most}");
 }
 
-/// Of one program, each waited for before the next.
+/// Of one shell, each waited for before the next.
 const PROCESSES: u32 = 100_000;
 
 #[test]
@@ -133,32 +137,15 @@ fn a_hundred_thousand_short_lived_processes_lose_no_time_and_leave_nothing() {
     if !is_root("short-lived processes") {
         return;
     }
-    if !Command::new("perl").arg("-v").stdout(Stdio::null()).status().is_ok_and(|s| s.success()) {
-        skipped("100,000 short-lived processes: no perl");
-        return;
-    }
     let count = PROCESSES / end_to_end::slowness();
     let mut running = start_following(Detail::Reasons);
-    // A pipe of the test's own holds it back.
-    let mut ends = [0; 2];
-    // SAFETY: room for two descriptors.
-    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
-    // SAFETY: both have just been made, and nobody else owns them.
-    let (reads, writes) = unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) };
-    let child = Command::new("perl")
-        .args(["-e", &format!(
-            "<STDIN>; for (1..{count}) {{ my $p = fork; if (!$p) {{ exec {{'/bin/true'}} 'true' if $_ % 100 == 0; \
-             require POSIX; POSIX::_exit(0) }} waitpid($p, 0) }}"
-        )])
-        .stdin(reads)
-        .spawn()
-        .expect("perl");
-    let maps = || -> u64 { running_maps() };
+    let script = format!("i=0; while [ $i -lt {count} ]; do (:); i=$((i+1)); done");
+    let mut child = gated(&script);
     assert!(running.owners.set(child.id(), SERVICE));
     running.probe.follow(&running.owners, SERVICE_ID);
     running.read();
-    let (memory, taken, begun) = (maps(), stolen(), Instant::now());
-    drop(writes);
+    let (memory, taken, begun) = (map_bytes(), stolen(), Instant::now());
+    child.release();
     // Read all along, as an agent does.
     let mut seen = 0;
     let pid = child.id();
@@ -180,7 +167,7 @@ fn a_hundred_thousand_short_lived_processes_lose_no_time_and_leave_nothing() {
         taken as f64 * 1e-9,
     );
     assert!(seen as f64 >= truth as f64 * 0.995, "{seen} {truth}");
-    assert_eq!(maps(), memory, "maps do not grow");
+    assert_eq!(map_bytes(), memory, "maps do not grow");
     let losses = running.probe.wait_losses().expect("followed");
     assert_eq!(losses.no_slot, 0, "{losses:?}");
     running.probe.sweep_threads(Duration::ZERO);
@@ -188,12 +175,16 @@ fn a_hundred_thousand_short_lived_processes_lose_no_time_and_leave_nothing() {
 }
 
 /// Bytes of kernel memory of all maps of this process.
-fn running_maps() -> u64 {
+fn map_bytes() -> u64 {
     let folder = std::fs::read_dir("/proc/self/fdinfo").expect("descriptors");
-    let texts = folder.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
-    let bytes = texts.filter(|text| text.contains("map_type:")).filter_map(|text| {
-        text.lines()
-            .find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok())
-    });
+    let texts = folder
+        .flatten()
+        .filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let bytes = texts
+        .filter(|text| text.contains("map_type:"))
+        .filter_map(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok())
+        });
     bytes.sum()
 }

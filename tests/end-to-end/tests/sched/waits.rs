@@ -79,7 +79,9 @@ fn wait_channel_call(pid: u32) -> Option<i64> {
 /// counts them.
 fn schedstat(task: &str) -> [u64; 3] {
     let text = fs::read_to_string(format!("{task}/schedstat")).expect("schedstat");
-    let mut numbers = text.split_whitespace().map(|word| word.parse().expect("a number"));
+    let mut numbers = text
+        .split_whitespace()
+        .map(|word| word.parse().expect("a number"));
     std::array::from_fn(|_| numbers.next().expect("three numbers"))
 }
 
@@ -89,7 +91,10 @@ fn switches(task: &str, kind: &str) -> u64 {
         .lines()
         .find_map(|line| line.strip_prefix(kind))
         .expect("a count");
-    line.trim_start_matches(':').trim().parse().expect("a number")
+    line.trim_start_matches(':')
+        .trim()
+        .parse()
+        .expect("a number")
 }
 
 fn tasks(pid: u32) -> Vec<String> {
@@ -307,7 +312,11 @@ fn each_threads_times_are_what_the_kernel_counted_of_it() {
     let threads = running.probe.threads();
     let mut seen = 0;
     for task in tasks(program.id()) {
-        let tid: u32 = task.rsplit('/').next().and_then(|tid| tid.parse().ok()).expect("a tid");
+        let tid: u32 = task
+            .rsplit('/')
+            .next()
+            .and_then(|tid| tid.parse().ok())
+            .expect("a tid");
         if tid == program.id() {
             // It was there before it was followed.
             continue;
@@ -326,12 +335,29 @@ fn each_threads_times_are_what_the_kernel_counted_of_it() {
         );
         assert_eq!(times.tgid, program.id());
         let close = |told: u64, truth: u64| {
-            told.abs_diff(truth) as f64 <= 0.02 * truth as f64 + 20e6 * f64::from(end_to_end::slowness())
+            told.abs_diff(truth) as f64
+                <= 0.02 * truth as f64 + 20e6 * f64::from(end_to_end::slowness())
         };
-        assert!(close(times.on_cpu, on_cpu), "on CPU {} {on_cpu}", times.on_cpu);
-        assert!(close(times.run_queue, run_queue), "run queue {} {run_queue}", times.run_queue);
-        assert!(times.voluntary.abs_diff(switches(&task, "voluntary_ctxt_switches")) <= 2);
-        assert!(times.off_cpu(Reason::Futex) > 500_000_000, "it waits for the end");
+        assert!(
+            close(times.on_cpu, on_cpu),
+            "on CPU {} {on_cpu}",
+            times.on_cpu
+        );
+        assert!(
+            close(times.run_queue, run_queue),
+            "run queue {} {run_queue}",
+            times.run_queue
+        );
+        assert!(
+            times
+                .voluntary
+                .abs_diff(switches(&task, "voluntary_ctxt_switches"))
+                <= 2
+        );
+        assert!(
+            times.off_cpu(Reason::Futex) > 500_000_000,
+            "it waits for the end"
+        );
         seen += 1;
     }
     assert_eq!(seen, 3);
