@@ -45,11 +45,13 @@ pub enum Program {
     CudaSync,
     CudaSyncReturn,
     StackSample,
+    SchedWakeup,
+    SchedWakeupNew,
 }
 
 impl Program {
     /// All of them; a program's place is its index.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::SchedSwitch,
         Self::SchedProcessFork,
         Self::SysEnter,
@@ -90,6 +92,8 @@ impl Program {
         Self::CudaSync,
         Self::CudaSyncReturn,
         Self::StackSample,
+        Self::SchedWakeup,
+        Self::SchedWakeupNew,
     ];
 
     /// The program's name in the object, and its label in metrics.
@@ -135,6 +139,8 @@ impl Program {
             Self::CudaSync => "cuda_sync",
             Self::CudaSyncReturn => "cuda_sync_return",
             Self::StackSample => "stack_sample",
+            Self::SchedWakeup => "sched_wakeup",
+            Self::SchedWakeupNew => "sched_wakeup_new",
         }
     }
 }

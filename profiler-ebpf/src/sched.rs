@@ -1,4 +1,7 @@
-//! On-CPU time and cycles: what each CPU publishes.
+//! On-CPU time and cycles: what each CPU publishes; and, in [`waits`], what threads wait for.
+
+pub mod calls;
+pub mod waits;
 
 use crate::owners::OWNERS;
 

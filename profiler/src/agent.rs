@@ -5,6 +5,7 @@
 
 mod budget;
 pub mod config;
+mod engines;
 mod gpus;
 mod hops;
 mod host;
@@ -13,8 +14,11 @@ mod probes;
 mod sinks;
 mod stacks;
 mod start;
+mod starvation;
 mod state;
+mod threads;
 mod tokens;
+mod waits;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
@@ -38,12 +42,14 @@ use crate::services::Service;
 use crate::telemetry::CriticalErrors;
 use budget::Budget;
 use config::Config;
+use engines::Engines;
 use hops::Hops;
 use host::Host;
 use probes::Probes;
 use sinks::Sinks;
 use stacks::Stacks;
 use state::{Keeper, Known};
+use threads::Threads;
 use tokens::Tokens;
 use watch::{Update, Watch};
 
@@ -106,6 +112,11 @@ pub struct Agent {
     /// Where totals are left to the next agent, if anywhere.
     state: Option<Keeper>,
     host: Host,
+    /// Which thread feeds which GPU.
+    engines: Engines,
+    /// Where each thread is asked for.
+    threads: Option<Threads>,
+    swept: Timestamp,
     began: Timestamp,
     cpu_read: Timestamp,
     published: Timestamp,
@@ -207,6 +218,7 @@ impl Agent {
         }
         self.sinks.summary.set_window(self.began, now);
         self.publish(now);
+        self.report_threads();
         if let Some(keeper) = &self.state {
             keeper.keep(now, self.known(), self.sinks.metrics.save());
         }
@@ -231,6 +243,7 @@ impl Agent {
             News::Event(Event::Reading(reading)) => {
                 let calibrated = self.calibrated.get_mut(&reading.meter);
                 let reading = calibrated.map_or(reading, |meter| meter.correct(reading));
+                self.feed_engines(&reading);
                 self.ledger.apply(Event::Reading(reading));
             }
             News::Event(event) => self.ledger.apply(event),
@@ -356,6 +369,7 @@ impl Agent {
             if let Some(probes) = &mut self.probes {
                 probes.forget(id);
             }
+            self.engines.forget(id);
         }
     }
 
@@ -413,6 +427,7 @@ impl Agent {
             if let Some(trace) = seen.trace.filter(|_| request.end.is_some()) {
                 self.sinks.trace(request.id, trace);
             }
+            self.engines.request(&request);
             self.ledger.apply(Event::Request { at, request });
         }
         self.observed = observed;
@@ -423,6 +438,7 @@ impl Agent {
         if lost > self.lost_requests {
             let count = lost - self.lost_requests;
             self.lost_requests = lost;
+            self.engines.requests_lost();
             self.ledger.apply(Event::RequestsLost { at: until, count });
         }
         self.ledger.apply(Event::RequestsUntil(until));
@@ -437,6 +453,10 @@ impl Agent {
             self.ledger.apply(Event::Cpu(time));
         }
         self.ledger.apply(Event::CpuUntil(window.to));
+        if let Some(probes) = &self.probes {
+            let holders = self.watch.holders();
+            self.engines.look(probes, &self.services, holders);
+        }
     }
 
     fn publish(&mut self, now: Timestamp) {
@@ -455,6 +475,8 @@ impl Agent {
                 metrics.record_gpu_power(&meter.device, None);
             }
         }
+        self.publish_waits(now);
+        let metrics = &mut self.sinks.metrics;
         if let Some(probes) = &mut self.probes {
             // One that nobody asked for is not down.
             let wanted = |program: &ProgramHealth| program.verdict != Verdict::Off;

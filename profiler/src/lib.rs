@@ -1,6 +1,6 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
-//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `http`, `exposition`
+//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `waits`, `http`, `exposition`
 //! < `ledger` < `activity` < `probes`, `meters`, `services`, `tokens`, `profiles` (sources) and `export`, `recording`
 //! (sinks) < `agent`, `replay`, `report` < `cli`. See `docs/architecture.md`.
 
@@ -26,3 +26,4 @@ pub mod services;
 pub mod telemetry;
 pub mod tokens;
 pub mod units;
+pub mod waits;

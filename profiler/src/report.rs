@@ -16,13 +16,14 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod waits;
 
 pub use activity::{CudaReport, PmcReport};
 pub use full::{FullEnergy, IdlePolicy};
 pub use host::{HostReport, SyscallReport};
 pub use model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
-    RequestCounts, Seconds, ServiceReport, SourceTokens, Tokens,
+    RequestCounts, Seconds, ServiceReport, SourceTokens, Switches, ThreadReport, Tokens,
 };
 pub use quantiles::Quantiles;
 pub use summary::Summary;

@@ -24,6 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("wrk", "wrk"),
     ("strace", "strace"),
     ("perf", "linux-perf"),
+    ("runqlat", "libbpf-tools"),
 ];
 const PROMETHEUS: &str = "prometheus";
 /// Tests that cannot run without a Prometheus, by parts of their names.

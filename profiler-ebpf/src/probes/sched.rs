@@ -1,6 +1,6 @@
 //! On-CPU time by owner, and cycles where the machine counts them. A slice is booked when it ends;
 //! what runs now, and since when, is published for the reader, which adds the slice that is still
-//! running.
+//! running. For the threads of services it also times what they wait for, see [`threads`].
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, bpf_perf_event_value};
@@ -16,6 +16,9 @@ use profiler_ebpf::sched::CpuAccount;
 use super::MMAPABLE;
 use super::cost::Running;
 use super::owners::{TASK_TGID, owner_of, task_field};
+
+mod reasons;
+mod threads;
 
 /// One account a CPU, sized by the loader. Not a per-CPU map: those cannot be read without a
 /// system call.
@@ -59,18 +62,18 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let Some(account) = CPU_ACCOUNTS.get_ptr_mut(cpu) else {
         return 0;
     };
-    let next: *const u8 = ctx.arg(2);
+    let (prev, next): (*const u8, *const u8) = (ctx.arg(1), ctx.arg(2));
     // SAFETY: `account` is this CPU's own, and switches on one CPU do not nest; `next` is the
     // tracepoint's own argument; an owner index is below the number of cells by its type.
     unsafe {
-        let next = task_field(next, &TASK_TGID);
+        let arriving = task_field(next, &TASK_TGID);
         let (since, previous) = ((*account).since, (*account).tgid as u32);
         core::ptr::write_volatile(&raw mut (*account).since, now);
-        core::ptr::write_volatile(&raw mut (*account).tgid, u64::from(next));
+        core::ptr::write_volatile(&raw mut (*account).tgid, u64::from(arriving));
         (*account).switches += 1;
+        let owner = owner_of(previous);
         // The fast clock may step back by a little when the kernel updates it.
         if since != 0 && now > since {
-            let owner = owner_of(previous);
             let cell = (&raw mut (*account).on_cpu)
                 .cast::<u64>()
                 .add(owner as usize);
@@ -89,6 +92,29 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
                 }
             }
         }
+        if threads::are_followed() {
+            let preempted: u64 = ctx.arg(0);
+            threads::leave(prev, owner, now, cpu, preempted & 1 != 0);
+            threads::arrive(next, arriving, now, cpu);
+        }
     }
+    0
+}
+
+/// `sched_wakeup(struct task_struct *p)`
+#[btf_tracepoint(function = "sched_wakeup")]
+fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
+    let _cost = Running::enter(Program::SchedWakeup);
+    // SAFETY: the tracepoint's own argument.
+    unsafe { threads::wake(ctx.arg(0)) };
+    0
+}
+
+/// `sched_wakeup_new(struct task_struct *p)`
+#[btf_tracepoint(function = "sched_wakeup_new")]
+fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
+    let _cost = Running::enter(Program::SchedWakeupNew);
+    // SAFETY: the tracepoint's own argument.
+    unsafe { threads::wake(ctx.arg(0)) };
     0
 }

@@ -27,6 +27,7 @@ use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::events::EventName;
 use crate::probes::health::Tier;
+use crate::probes::sched::Detail;
 use crate::probes::stacks::MOST_HERTZ;
 use crate::probes::syscalls::Timing;
 pub use cpu_budget::{CpuBudget, ParseCpuBudgetError};
@@ -60,6 +61,8 @@ pub struct Config {
     pub services: Services,
     /// Count system calls of services; slows every system call of the machine a little.
     pub syscalls: bool,
+    /// What is told of services' threads while they do not run.
+    pub waits: Detail,
     /// Which of them are timed.
     pub syscall_timing: Timing,
     /// Count services' page faults; slows every page fault of the machine a little.
@@ -129,6 +132,7 @@ impl Default for Config {
             model: None,
             services: Services::default(),
             syscalls: false,
+            waits: Detail::Reasons,
             syscall_timing: Timing::Exact,
             faults: false,
             events: Vec::new(),
@@ -168,6 +172,7 @@ pub struct PartialConfig {
     pub syscalls: Option<SyscallSetting>,
     pub faults: Option<bool>,
     pub events: Option<Vec<EventName>>,
+    pub waits: Option<Detail>,
     pub tls: Option<bool>,
     pub cuda: Option<bool>,
     pub pmc: Option<bool>,
@@ -301,6 +306,7 @@ impl Config {
                 .unwrap_or_default(),
             faults: told.faults.unwrap_or(default.faults),
             events: told.events.unwrap_or_default(),
+            waits: told.waits.unwrap_or(default.waits),
             tls: told.tls.unwrap_or(default.tls),
             cuda: told.cuda.unwrap_or(default.cuda),
             pmc: told.pmc.unwrap_or(default.pmc),
@@ -337,6 +343,7 @@ impl PartialConfig {
                 names: self.services.names.or(lower.services.names),
             },
             syscalls: self.syscalls.or(lower.syscalls),
+            waits: self.waits.or(lower.waits),
             faults: self.faults.or(lower.faults),
             events: self.events.or(lower.events),
             tls: self.tls.or(lower.tls),
@@ -394,6 +401,7 @@ impl PartialConfig {
             syscalls: variable(env, "PERJOULE_SYSCALLS", str::parse)?,
             faults: variable(env, "PERJOULE_FAULTS", switch)?,
             events: variable(env, "PERJOULE_EVENTS", list)?,
+            waits: variable(env, "PERJOULE_WAITS", str::parse)?,
             tls: variable(env, "PERJOULE_TLS", switch)?,
             cuda: variable(env, "PERJOULE_CUDA", switch)?,
             pmc: variable(env, "PERJOULE_PMC", switch)?,

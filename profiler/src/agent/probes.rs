@@ -1,6 +1,7 @@
 //! The kernel probes of one agent: loaded together, each failing alone.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::config::Config;
 use crate::activity::{CudaCalls, HardwareCounts};
@@ -18,12 +19,13 @@ use crate::probes::owners::Owners;
 use crate::probes::pmc::{self, Pmc};
 use crate::probes::requests::{Losses, Observed, RequestProbe};
 use crate::probes::requirements;
-use crate::probes::sched::{CpuWindow, SchedProbe};
+use crate::probes::sched::{CpuWindow, Detail, SchedProbe, WaitLosses};
 use crate::probes::stacks::{self, StackCounts, StackProbe, StackReader};
 use crate::probes::syscalls::{GpuDevices, SyscallCounts, SyscallProbe};
 use crate::probes::tls::{TlsLosses, TlsProbe};
 use crate::probes::uprobes::StopCost;
 use crate::services::routes::route;
+use crate::waits::{ThreadTimes, Waits};
 
 /// Whatever could be attached.
 #[derive(Debug)]
@@ -49,6 +51,7 @@ impl Probes {
         options.log_level = config.log_level;
         Owners::configure(&mut options);
         SchedProbe::configure(&mut options, perf_event::CYCLES);
+        SchedProbe::follow_threads(&mut options, config.waits);
         RequestProbe::configure(&mut options);
         if !config.usage {
             RequestProbe::without_usage(&mut options);
@@ -95,7 +98,13 @@ impl Probes {
                 None
             }
         };
-        let sched = SchedProbe::attach(&mut loader, &owners, perf_event::CYCLES).ok();
+        let mut sched = SchedProbe::attach(&mut loader, &owners, perf_event::CYCLES).ok();
+        if config.waits != Detail::Nothing
+            && let Some(probe) = &mut sched
+        {
+            // Its verdict is kept by the loader; on-CPU time is told without it.
+            let _ = probe.attach_threads(&mut loader);
+        }
         let syscalls = if config.syscalls {
             SyscallProbe::attach(&mut loader).ok()
         } else {
@@ -174,6 +183,9 @@ impl Probes {
             if let Some(tls) = &mut self.tls {
                 tls.join(pid, service);
             }
+            if let Some(sched) = &mut self.sched {
+                sched.follow(&self.owners, service);
+            }
             if let Some(cuda) = &mut self.cuda {
                 cuda.join(pid, service);
             }
@@ -207,6 +219,9 @@ impl Probes {
     /// The service has ended: its place is free for another. Behind the last one the requests'
     /// hooks are taken off.
     pub(super) fn forget(&mut self, service: ServiceId) {
+        if let Some(sched) = &mut self.sched {
+            sched.forget(&self.owners, service);
+        }
         self.owners.forget(service);
         self.pause_without_services();
     }
@@ -244,6 +259,45 @@ impl Probes {
     /// On-CPU time since the last read; `None` without the probe.
     pub(super) fn read_cpu(&mut self) -> Option<CpuWindow> {
         Some(self.sched.as_mut()?.read(&self.owners))
+    }
+
+    /// What the threads of each service waited for since the last call.
+    pub(super) fn read_waits(&mut self) -> Vec<(ServiceId, Waits)> {
+        self.sched
+            .as_mut()
+            .map_or_else(Vec::new, SchedProbe::read_waits)
+    }
+
+    /// Frees what threads have left whose end was not seen. Asks /proc for each that has been still
+    /// for ten seconds: to be called seldom.
+    pub(super) fn sweep_threads(&mut self) {
+        if let Some(sched) = &mut self.sched {
+            sched.sweep_threads(Duration::from_secs(10));
+        }
+    }
+
+    /// Every thread of a service.
+    pub(super) fn threads(&self) -> Vec<ThreadTimes> {
+        self.sched
+            .as_ref()
+            .map_or_else(Vec::new, SchedProbe::threads)
+    }
+
+    /// The threads of the processes that are wanted, and where each is found again.
+    pub(super) fn places_of(&self, is_wanted: impl Fn(u32) -> bool) -> Vec<(usize, ThreadTimes)> {
+        self.sched
+            .as_ref()
+            .map_or_else(Vec::new, |sched| sched.places_of(is_wanted))
+    }
+
+    /// One thread's times up to now; `None` once it has ended.
+    pub(super) fn thread_at(&self, place: usize, tid: u32) -> Option<ThreadTimes> {
+        self.sched.as_ref()?.thread_at(place, tid)
+    }
+
+    /// What of threads could not be followed; `None` where none is.
+    pub(super) fn wait_losses(&self) -> Option<WaitLosses> {
+        self.sched.as_ref()?.wait_losses()
     }
 
     /// Calls by class of each service that was counted so far, since it first was; these services

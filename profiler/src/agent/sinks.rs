@@ -12,6 +12,7 @@ use crate::probes::stacks::StackCounts;
 use crate::probes::syscalls::ClassCalls;
 use crate::recording::{RecordedSample, Recording, RecordingError, StackId};
 use crate::report::Summary;
+use crate::waits::Waits;
 
 /// All sinks of one agent.
 #[derive(Debug)]
@@ -114,6 +115,16 @@ impl Sinks {
     pub(super) fn tracepoint(&mut self, id: ServiceId, event: &str, count: u64) {
         self.metrics.record_tracepoint(id, event, count);
         self.summary.add_tracepoint(id, event, count);
+    }
+
+    pub(super) fn waits(&mut self, service: ServiceId, waits: &Waits) {
+        self.metrics.record_waits(service, waits);
+        self.summary.add_waits(service, waits);
+    }
+
+    pub(super) fn starved(&mut self, service: ServiceId, reason: &'static str, nanos: u64) {
+        self.metrics.record_starved(service, reason, nanos);
+        self.summary.add_starved(service, reason, nanos);
     }
 
     pub(super) fn book(&mut self, booked: &Booked) {

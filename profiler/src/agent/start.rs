@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::Agent;
 use super::budget::Budget;
 use super::config::{self, Config};
+use super::engines::Engines;
 use super::gpus::{self, Registry};
 use super::hops::Hops;
 use super::host::Host;
@@ -17,6 +18,7 @@ use super::probes::{self, Probes};
 use super::sinks::Sinks;
 use super::stacks::Stacks;
 use super::state::{Keeper, State, StateError};
+use super::threads::Threads;
 use super::tokens::Tokens;
 use super::watch::Watch;
 use crate::clock::Timestamp;
@@ -70,6 +72,8 @@ pub struct Options {
     pub requests_required: bool,
     /// True if services are also found by their GPU contexts.
     pub on_gpus: bool,
+    /// True if the report is to tell each thread's times.
+    pub per_thread: bool,
 }
 
 impl Agent {
@@ -82,6 +86,7 @@ impl Agent {
             state,
             requests_required,
             on_gpus,
+            per_thread,
         } = options;
         let left = match &state {
             Some(path) => State::load(path)?,
@@ -223,6 +228,9 @@ impl Agent {
             budget,
             state: state.map(Keeper::new),
             host: Host::default(),
+            engines: Engines::default(),
+            threads: per_thread.then(Threads::default),
+            swept: now,
             began: now,
             cpu_read: now,
             published: now,

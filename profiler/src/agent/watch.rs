@@ -93,6 +93,11 @@ impl Watch {
         }
     }
 
+    /// Who holds which GPU, as told last.
+    pub(super) const fn holders(&self) -> &BTreeMap<MeterId, Vec<GpuProcess>> {
+        &self.holders
+    }
+
     /// Wakes the thread if processes have come or gone; to be called with every tick. Here, since
     /// a thread that wakes for this alone costs more than the check.
     pub(super) fn check(&mut self, now: Timestamp) {

@@ -59,6 +59,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         state: options.state.or_else(default_state),
         requests_required: false,
         on_gpus: true,
+        per_thread: false,
     })?;
     log::info!("metrics on http://{address}/metrics");
 

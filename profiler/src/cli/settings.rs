@@ -13,6 +13,7 @@ use crate::agent::config::{
 use crate::meters::external::NodePower;
 use crate::probes::events::EventName;
 use crate::probes::health::Tier;
+use crate::probes::sched::Detail;
 
 /// What to watch, and how; the same for every verb that measures.
 #[derive(Debug, Clone, Default, Args)]
@@ -46,6 +47,10 @@ pub(super) struct Target {
     /// Count this tracepoint in services' processes, for example sched:sched_migrate_task; up to 8
     #[arg(long, value_name = "CATEGORY:NAME")]
     event: Vec<EventName>,
+    /// What is told of the services' threads while they do not run: off, run-queue (latency, switches,
+    /// migrations), reasons (also why they block) [default: reasons]
+    #[arg(long, value_name = "DETAIL")]
+    waits: Option<Detail>,
     /// See requests inside TLS (OpenSSL, BoringSSL); slows every call of the service's TLS library
     #[arg(long)]
     tls: bool,
@@ -116,6 +121,7 @@ impl Target {
             syscalls: self.syscalls,
             faults: self.faults.then_some(true),
             events: list(self.event.is_empty()).map(|()| self.event.clone()),
+            waits: self.waits,
             tls: self.tls.then_some(true),
             cuda: self.cuda.then_some(true),
             pmc: self.pmc.then_some(true),

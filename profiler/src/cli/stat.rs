@@ -39,6 +39,9 @@ pub(super) struct Options {
     /// End after this many seconds; a command that still runs then is ended
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     duration: Option<u64>,
+    /// Also tell each thread's time on CPU, in the run queue and off CPU, and its switches
+    #[arg(long)]
+    per_thread: bool,
     #[command(flatten)]
     full: FullEnergy,
     /// Runs while counting, two seconds after it began where a GPU's idle power must be learned
@@ -54,6 +57,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         mut target,
         json,
         duration,
+        per_thread,
         full,
         command,
     } = options;
@@ -88,6 +92,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             recording: target.record,
             state: None,
             requests_required: true,
+            per_thread,
         })?;
         let mut ticks = interval(agent.period());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

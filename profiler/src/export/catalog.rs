@@ -78,6 +78,16 @@ families! {
         "Requests in the engine by its own metrics: running or waiting."
     CPU_SECONDS Counter "perjoule_cpu_seconds_total" ["service"]
         "Time on CPU, summed over CPUs."
+    RUN_QUEUE Histogram "perjoule_run_queue_latency_seconds" ["service"]
+        "Time that threads were runnable and did not run: since waking up, or since losing the CPU."
+    OFF_CPU Counter "perjoule_off_cpu_seconds_total" ["service", "reason"]
+        "Time threads were off CPU, summed over threads, once each wait has ended; preempted is a part of the run queue's time, no other reason is."
+    CONTEXT_SWITCHES Counter "perjoule_context_switches_total" ["service", "kind"]
+        "Switches away from threads that blocked (voluntary) or stayed runnable (involuntary)."
+    MIGRATIONS Counter "perjoule_migrations_total" ["service"]
+        "Times threads ran on another CPU than before."
+    GPU_STARVED Counter "perjoule_gpu_starved_seconds_total" ["service", "reason"]
+        "Time that the thread which feeds a GPU waited, with requests in flight and the GPU below its busy base: in the run_queue, or blocked."
     SYSCALLS Counter "perjoule_syscalls_total" ["service", "class"]
         "System calls by class, of services that are profiled for them."
     SYSCALL_DURATION Histogram "perjoule_syscall_duration_seconds" ["service", "class"]

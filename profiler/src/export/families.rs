@@ -12,7 +12,7 @@ use prometheus::proto::{
 };
 
 use super::catalog::*;
-use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL};
+use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL, WAIT};
 use super::process::ProcessUse;
 use super::totals::{ServiceTotals, Totals};
 use crate::clock::Timestamp;
@@ -141,6 +141,26 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
         out.number(&TRACEPOINT_EVENTS, &[name, event], *count as f64);
     }
     activity::families(out, name, service);
+    waits(out, name, service);
+}
+
+fn waits(out: &mut Families, name: &str, service: &ServiceTotals) {
+    if let Some(waits) = &service.waits {
+        out.histogram(&RUN_QUEUE, &[name], &WAIT, &waits.run_queue, NANOS);
+        for (reason, nanos) in &waits.off_cpu {
+            out.number(&OFF_CPU, &[name, reason], *nanos as f64 / NANOS);
+        }
+        for (kind, count) in [
+            ("voluntary", waits.voluntary),
+            ("involuntary", waits.involuntary),
+        ] {
+            out.number(&CONTEXT_SWITCHES, &[name, kind], count as f64);
+        }
+        out.number(&MIGRATIONS, &[name], waits.migrations as f64);
+    }
+    for (reason, nanos) in &service.starved {
+        out.number(&GPU_STARVED, &[name, reason], *nanos as f64 / NANOS);
+    }
 }
 
 fn tokens(out: &mut Families, name: &str, service: &ServiceTotals) {

@@ -51,6 +51,20 @@ pub(super) const SYSCALL: [u64; 13] = {
     bounds
 };
 
+/// Upper bounds of run-queue buckets, nanoseconds: 2^10 (1 µs) to 2^33 (8.6 s), doubling, as the kernel side
+/// counts them.
+pub(super) const WAIT: [u64; 24] = {
+    let mut bounds = [1 << FIRST_WAIT; 24];
+    let mut i = 1;
+    while i < bounds.len() {
+        bounds[i] = bounds[i - 1] * 2;
+        i += 1;
+    }
+    bounds
+};
+
+const FIRST_WAIT: usize = 10;
+
 /// Counts between `N` upper bounds; what lies above the last is only in `count`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Histogram<const N: usize> {
@@ -106,6 +120,19 @@ impl<const N: usize> Histogram<N> {
         self.sum = self.sum.saturating_add(durations.nanos);
     }
 
+    /// Adds values that are counted by powers of two: `counts[b]` of them are of 2^b to 2^(b+1).
+    pub(super) fn add_powers_of_two(&mut self, bounds: &[u64; N], counts: &[u64], sum: u64) {
+        for (power, count) in counts.iter().enumerate() {
+            let end = 1u64 << (power + 1).min(63);
+            let bucket = bounds.partition_point(|&bound| bound < end);
+            if let Some(sum) = self.counts.get_mut(bucket) {
+                *sum += count;
+            }
+            self.count += count;
+        }
+        self.sum = self.sum.saturating_add(sum);
+    }
+
     /// How many values were at most each bound.
     pub(super) fn cumulative(&self) -> impl Iterator<Item = u64> {
         self.counts.iter().scan(0, |sum, count| {
@@ -145,6 +172,17 @@ mod tests {
             (cumulative[12], histogram.count, histogram.sum),
             (7, 15, 99)
         );
+    }
+
+    fn waits_that_are_counted_by_powers_of_two_fall_into_buckets_that_end_with_them() {
+        let mut histogram = Histogram::default();
+        let mut counts = [0; 40];
+        (counts[0], counts[9], counts[10], counts[32], counts[39]) = (1, 2, 4, 8, 16);
+        histogram.add_powers_of_two(&WAIT, &counts, 7);
+        let cumulative: Vec<u64> = histogram.cumulative().collect();
+        assert_eq!((cumulative[0], cumulative[1]), (3, 7));
+        assert_eq!((cumulative[22], cumulative[23]), (7, 15));
+        assert_eq!((histogram.count, histogram.sum), (31, 7));
     }
 
     #[test]

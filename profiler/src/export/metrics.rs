@@ -22,6 +22,7 @@ use crate::ledger::{
 };
 use crate::telemetry::GpuTelemetry;
 use crate::units::{Ratio, Watts};
+use crate::waits::Waits;
 
 /// The most service names that get series of their own; the rest share `other`.
 pub const MAX_SERVICES: usize = 200;
@@ -265,6 +266,20 @@ impl Metrics {
     pub fn record_tracepoint(&mut self, id: ServiceId, event: &str, count: u64) {
         if let Some(service) = self.service(id) {
             *service.tracepoints.entry(clean(event)).or_default() += count;
+        }
+    }
+
+    /// What a service's threads waited for since this was told last.
+    pub fn record_waits(&mut self, id: ServiceId, waits: &Waits) {
+        if let Some(service) = self.service(id) {
+            service.waits.get_or_insert_default().add(waits);
+        }
+    }
+
+    /// `nanos` more in which a service's GPU starved for a reason.
+    pub fn record_starved(&mut self, id: ServiceId, reason: &'static str, nanos: u64) {
+        if let Some(service) = self.service(id) {
+            *service.starved.entry(Cow::Borrowed(reason)).or_default() += nanos;
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::activity::{CudaTotals, HardwareTotals};
-use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL};
+use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL, WAIT};
 use super::labels::Names;
 use super::saved::pairs;
 use crate::clock::Timestamp;
@@ -20,6 +20,7 @@ use crate::ledger::{
 };
 use crate::telemetry::GpuTelemetry;
 use crate::units::{Microjoules, Ratio, Watts};
+use crate::waits::{Reason, Waits};
 
 /// All totals of one agent.
 #[derive(Debug, Clone)]
@@ -127,6 +128,36 @@ pub(super) struct ServiceTotals {
     pub(super) tracepoints: BTreeMap<String, u64>,
     pub(super) cuda: Option<CudaTotals>,
     pub(super) hardware: HardwareTotals,
+    /// Of threads that are followed.
+    pub(super) waits: Option<WaitTotals>,
+    /// Nanoseconds by reason.
+    pub(super) starved: BTreeMap<Cow<'static, str>, u64>,
+}
+
+/// What a service's threads waited for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct WaitTotals {
+    pub(super) run_queue: Histogram<{ WAIT.len() }>,
+    /// Nanoseconds by reason.
+    pub(super) off_cpu: BTreeMap<Cow<'static, str>, u64>,
+    pub(super) voluntary: u64,
+    pub(super) involuntary: u64,
+    pub(super) migrations: u64,
+}
+
+impl WaitTotals {
+    pub(super) fn add(&mut self, waits: &Waits) {
+        self.run_queue
+            .add_powers_of_two(&WAIT, &waits.histogram, waits.run_queue);
+        for reason in Reason::ALL {
+            let name = Cow::Borrowed(reason.name());
+            *self.off_cpu.entry(name).or_default() += waits.off_cpu(reason);
+        }
+        self.voluntary += waits.voluntary;
+        self.involuntary += waits.involuntary;
+        self.migrations += waits.migrations;
+    }
 }
 
 /// Which token counters of an engine are read at present.

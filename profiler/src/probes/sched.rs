@@ -4,7 +4,7 @@
 //! In: each CPU's account in shared memory. Out: [`CpuWindow`], in which every nanosecond of
 //! every CPU appears once: Σ owners + idle = CPUs × (to − from). Processes that came and went
 //! between two reads are in it. Time is wall time on the CPU: interrupts and hypervisor steal in
-//! a slice count to it.
+//! a slice count to it. What threads of services wait for is in [`waits`].
 
 use std::fs;
 use std::io;
@@ -22,16 +22,22 @@ use super::loader::{Loader, Options, possible_cpus};
 use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
-use crate::ledger::{CpuTime, Owner};
+use crate::ledger::{CpuTime, Owner, ServiceId};
 use crate::perf_event::{self, Counted};
+use crate::waits::{ThreadTimes, Waits};
 
 mod cpu_reader;
 mod cycles;
+mod waits;
 
 use cpu_reader::CpuReader;
 use cycles::{CycleCounters, CycleRates};
+use waits::WaitReader;
+pub use waits::{Detail, UnknownDetail, WaitLosses};
 
 const PROGRAM: &str = "sched_switch";
+/// What follows threads, beside the program at the switch.
+const WAKE_UPS: [&str; 2] = ["sched_wakeup", "sched_wakeup_new"];
 const ACCOUNTS: &str = "CPU_ACCOUNTS";
 const CPUS: &str = "/sys/devices/system/cpu";
 
@@ -92,6 +98,8 @@ pub struct SchedProbe {
     /// Numbers of the packages.
     packages: Vec<u32>,
     last: Timestamp,
+    /// Where threads are followed.
+    waits: Option<WaitReader>,
 }
 
 impl SchedProbe {
@@ -103,6 +111,11 @@ impl SchedProbe {
         if perf_event::open(counted, 0, true).is_ok() {
             options.global("CYCLES", [1]);
         }
+    }
+
+    /// Also follows the threads of services while they do not run; beside [`Self::configure`].
+    pub fn follow_threads(options: &mut Options, detail: Detail) {
+        waits::configure(options, detail);
     }
 
     /// Attaches the probe, lets each CPU publish its first slice, and checks that it does.
@@ -137,10 +150,96 @@ impl SchedProbe {
             readers: (0..cpus).map(|_| CpuReader::new(OWNERS)).collect(),
             looks: vec![Look::new(); cpus],
             last: Timestamp::now(),
+            waits: None,
         };
         // What lies before the first window is told to nobody.
         probe.read(owners);
         Ok(probe)
+    }
+
+    /// Attaches what follows threads, as asked for with [`Self::follow_threads`]; of no service yet.
+    /// Where that fails on-CPU time is told all the same.
+    pub fn attach_threads(&mut self, loader: &mut Loader) -> Result<(), ProbeError> {
+        let reader = WaitReader::new(loader)?;
+        let missing = loader
+            .missing_fields()
+            .find(|(field, _)| field.global == waits::STATE)
+            .map(|(field, reason)| ProbeError::MissingField {
+                program: PROGRAM,
+                structure: field.structure,
+                member: field.member,
+                reason: reason.to_owned(),
+            });
+        if let Some(error) = missing {
+            for program in WAKE_UPS {
+                loader.mark(program, error.verdict(), error.to_string());
+            }
+            return Err(error);
+        }
+        for program in WAKE_UPS {
+            if let Err(error) = loader.attach_btf_tracepoint(program, program) {
+                // One without the other would time half of the waits.
+                for program in WAKE_UPS {
+                    loader.release(program);
+                }
+                loader.mark(program, error.verdict(), error.to_string());
+                return Err(error);
+            }
+        }
+        self.waits = Some(reader);
+        Ok(())
+    }
+
+    /// The threads of this service, which has a process in `owners`, are followed from now on.
+    pub fn follow(&mut self, owners: &Owners, service: ServiceId) {
+        if let Some(waits) = &mut self.waits {
+            waits.follow(owners, service);
+        }
+    }
+
+    /// The service has ended, and is still in `owners`.
+    pub fn forget(&mut self, owners: &Owners, service: ServiceId) {
+        if let Some(waits) = &mut self.waits {
+            waits.forget(owners, service);
+        }
+    }
+
+    /// What the threads of each service that is followed did since the last read. No system call.
+    pub fn read_waits(&mut self) -> Vec<(ServiceId, Waits)> {
+        self.waits.as_mut().map_or_else(Vec::new, WaitReader::read)
+    }
+
+    /// Every followed thread's times up to now.
+    pub fn threads(&self) -> Vec<ThreadTimes> {
+        self.waits
+            .as_ref()
+            .map_or_else(Vec::new, WaitReader::threads)
+    }
+
+    /// The threads of the processes that are wanted, each with the place where
+    /// [`Self::thread_at`] finds it again.
+    pub fn places_of(&self, is_wanted: impl Fn(u32) -> bool) -> Vec<(usize, ThreadTimes)> {
+        self.waits
+            .as_ref()
+            .map_or_else(Vec::new, |waits| waits.places_of(is_wanted))
+    }
+
+    /// One thread's times up to now; `None` once it has ended.
+    pub fn thread_at(&self, place: usize, tid: u32) -> Option<ThreadTimes> {
+        self.waits.as_ref()?.thread_at(place, tid)
+    }
+
+    /// Frees the slots of threads whose end was not seen, of those that have been in one state for
+    /// longer than `quiet`. Asks /proc for each.
+    pub fn sweep_threads(&mut self, quiet: Duration) {
+        if let Some(waits) = &mut self.waits {
+            waits.sweep(quiet.as_nanos() as u64);
+        }
+    }
+
+    /// What could not be followed; `None` where threads are not.
+    pub fn wait_losses(&self) -> Option<WaitLosses> {
+        self.waits.as_ref().map(WaitReader::losses)
     }
 
     /// On-CPU time since the last read, by the owners of now. No system call but the clock's.

@@ -66,7 +66,23 @@ pub struct ServiceReport {
     /// Half-width of a 95 % interval ÷ value of `energy_j`.
     pub error_ratio: Option<f64>,
     pub cpu_s: Option<f64>,
+    /// Time that threads were runnable and did not run.
     pub run_queue_s: Option<f64>,
+    /// Of one such wait, from counts by powers of two.
+    #[serde(default = "Seconds::unknown")]
+    pub run_queue_wait_s: Seconds,
+    /// Time threads were off CPU by reason, waits that have ended; `preempted` is a part of
+    /// `run_queue_s`.
+    #[serde(default)]
+    pub off_cpu_s: Option<BTreeMap<String, f64>>,
+    #[serde(default)]
+    pub switches: Option<Switches>,
+    /// Times threads ran on another CPU than before.
+    #[serde(default)]
+    pub migrations: Option<u64>,
+    /// Time its GPUs starved by reason; null where it is not known what feeds them.
+    #[serde(default)]
+    pub gpu_starved_s: Option<BTreeMap<String, f64>>,
     /// What the host did for it; no key where that was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostReport>,
@@ -76,6 +92,32 @@ pub struct ServiceReport {
     /// Null where it was not asked for.
     #[serde(default)]
     pub pmc: Option<PmcReport>,
+    /// Where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<Vec<ThreadReport>>,
+}
+
+/// Switches away from threads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switches {
+    /// That blocked.
+    pub voluntary: u64,
+    /// That stayed runnable.
+    pub involuntary: u64,
+}
+
+/// One thread, as it was seen last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are the documentation's own words")]
+pub struct ThreadReport {
+    pub pid: u32,
+    pub tid: u32,
+    pub name: String,
+    pub cpu_s: f64,
+    pub run_queue_s: f64,
+    pub off_cpu_s: BTreeMap<String, f64>,
+    pub switches: Switches,
+    pub migrations: u64,
 }
 
 /// Requests that ended.
@@ -123,6 +165,15 @@ pub struct SourceTokens {
 pub struct Seconds {
     pub p50: Option<f64>,
     pub p99: Option<f64>,
+}
+
+impl Seconds {
+    const fn unknown() -> Self {
+        Self {
+            p50: None,
+            p99: None,
+        }
+    }
 }
 
 /// Energy by component.

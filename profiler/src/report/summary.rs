@@ -12,6 +12,7 @@ use super::model::{
 use super::quantiles::Quantiles;
 use super::tokens::{Figures, ServiceTokens};
 use crate::activity::{CudaCalls, HardwareCounts};
+use super::waits::WaitSums;
 use crate::clock::Timestamp;
 use crate::durations::Durations;
 use crate::export::labels::clean;
@@ -21,6 +22,7 @@ use crate::ledger::{
     Floor, FloorSource, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
 };
 use crate::units::Microjoules;
+use crate::waits::{ThreadTimes, Waits};
 
 /// A running summary of everything that was booked.
 #[derive(Debug, Default)]
@@ -79,6 +81,7 @@ struct ServiceSums {
     activity: Activity,
     /// On CPU packages, overhead included.
     cpu_energy: Option<Microjoules>,
+    waits: WaitSums,
 }
 
 impl Summary {
@@ -175,6 +178,21 @@ impl Summary {
     /// More of what hardware counted for a service.
     pub fn add_hardware(&mut self, counts: &HardwareCounts) {
         self.service(counts.service).activity.add_hardware(counts);
+    }
+
+    /// What a service's threads waited for since this was told last.
+    pub fn add_waits(&mut self, id: ServiceId, waits: &Waits) {
+        self.service(id).waits.add(waits);
+    }
+
+    /// `nanos` more in which a service's GPU starved for a reason.
+    pub fn add_starved(&mut self, id: ServiceId, reason: &'static str, nanos: u64) {
+        self.service(id).waits.add_starved(reason, nanos);
+    }
+
+    /// One of a service's threads; once each.
+    pub fn add_thread(&mut self, id: ServiceId, name: &str, times: ThreadTimes) {
+        self.service(id).waits.add_thread(&clean(name), times);
     }
 
     /// All events and all request records that were lost in the window.
@@ -335,7 +353,7 @@ impl Summary {
             output,
             both,
         } = service.tokens.figures(active);
-        ServiceReport {
+        let mut report = ServiceReport {
             service: name.to_owned(),
             model: service.model.clone(),
             requests: RequestCounts {
@@ -376,7 +394,15 @@ impl Summary {
             pmc: self
                 .expects_pmc
                 .then(|| service.activity.pmc(service.cpu_energy)),
-        }
+            run_queue_wait_s: seconds(&Quantiles::default()),
+            off_cpu_s: None,
+            switches: None,
+            migrations: None,
+            gpu_starved_s: None,
+            threads: None,
+        };
+        service.waits.report(&mut report);
+        report
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::activity::{write_cuda, write_pmc};
 use super::figures::{UNKNOWN, count, figure, known, percent, with_unit};
 use super::full::IdlePolicy;
-use super::model::{MeterReport, Report, ServiceReport};
+use super::model::{MeterReport, Report, ServiceReport, ThreadReport};
 
 impl Report {
     /// The table for people, ending with a line feed. Plain text, at most 80 columns where names
@@ -161,7 +161,7 @@ fn write_service(out: &mut String, service: &ServiceReport, report: &Report) -> 
         _ => String::new(),
     };
     row(out, &known(service.cpu_s), "s", "on CPU", &cpus)?;
-    row(out, &known(service.run_queue_s), "s", "in run queue", "")?;
+    waits(out, service)?;
     if let Some(cuda) = &service.cuda {
         write_cuda(out, cuda)?;
     }
@@ -193,6 +193,98 @@ fn write_host(out: &mut String, service: &ServiceReport) -> fmt::Result {
     }
     for (event, happened) in &host.tracepoints {
         row(out, &count(*happened), "", event, "")?;
+    }
+    Ok(())
+}
+
+/// What the threads waited for.
+fn waits(out: &mut String, service: &ServiceReport) -> fmt::Result {
+    let each = &service.run_queue_wait_s;
+    let remark = match (each.p50, each.p99) {
+        (Some(p50), Some(p99)) => format!("p50 {}, p99 {} s a wait", figure(p50), figure(p99)),
+        _ => String::new(),
+    };
+    row(
+        out,
+        &known(service.run_queue_s),
+        "s",
+        "in run queue",
+        &remark,
+    )?;
+    for (reason, time) in service.off_cpu_s.iter().flatten() {
+        let remark = match reason.as_str() {
+            "preempted" => "a part of the run queue",
+            _ => "",
+        };
+        if *time > 0.0 {
+            let what = format!("  off CPU, {reason}");
+            row(out, &figure(*time), "s", &what, remark)?;
+        }
+    }
+    if let Some(switches) = &service.switches {
+        let involuntary = format!("{} involuntary", count(switches.involuntary));
+        row(
+            out,
+            &count(switches.voluntary),
+            "",
+            "voluntary switches",
+            &involuntary,
+        )?;
+    }
+    if let Some(migrations) = service.migrations {
+        row(out, &count(migrations), "", "migrations", "")?;
+    }
+    for (reason, time) in service.gpu_starved_s.iter().flatten() {
+        if *time > 0.0 || reason == "run_queue" {
+            let what = format!("GPU starved, {reason}");
+            row(out, &figure(*time), "s", &what, "")?;
+        }
+    }
+    match &service.threads {
+        Some(threads) => write_threads(out, threads),
+        None => Ok(()),
+    }
+}
+
+/// One line a thread, those with most CPU time first; seconds.
+fn write_threads(out: &mut String, threads: &[ThreadReport]) -> fmt::Result {
+    writeln!(
+        out,
+        "\n {:>7} {:<15} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9} {:>6}",
+        "thread",
+        "name",
+        "on CPU",
+        "run q.",
+        "sleep",
+        "disk",
+        "futex",
+        "poll",
+        "socket",
+        "other",
+        "volunt.",
+        "involunt.",
+        "migr."
+    )?;
+    for thread in threads {
+        let off = |reason| thread.off_cpu_s.get(reason).copied().unwrap_or(0.0);
+        write!(out, " {:>7} {:<15}", thread.tid, thread.name)?;
+        for time in [
+            thread.cpu_s,
+            thread.run_queue_s,
+            off("sleep"),
+            off("disk"),
+            off("futex"),
+            off("poll"),
+            off("socket"),
+            off("other"),
+        ] {
+            write!(out, " {time:>8.3}")?;
+        }
+        writeln!(
+            out,
+            " {:>9} {:>9} {:>6}",
+            thread.switches.voluntary, thread.switches.involuntary, thread.migrations
+        )?;
     }
     Ok(())
 }

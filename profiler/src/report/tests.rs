@@ -221,6 +221,13 @@ fn json_has_exactly_the_keys_of_schema_1() {
         "run_queue_s",
         "cuda",
         "pmc",
+        "run_queue_wait_s",
+        "run_queue_wait_s.p50",
+        "run_queue_wait_s.p99",
+        "off_cpu_s",
+        "switches",
+        "migrations",
+        "gpu_starved_s",
     ] {
         expected.push(format!(".services[].{key}"));
     }
@@ -286,6 +293,11 @@ fn what_is_unknown_is_null_and_never_zero() {
             "run_queue_s": null,
             "cuda": null,
             "pmc": null,
+            "run_queue_wait_s": {"p50": null, "p99": null},
+            "off_cpu_s": null,
+            "switches": null,
+            "migrations": null,
+            "gpu_starved_s": null,
         })
     );
     assert_eq!(json["duration_s"], Value::Null);

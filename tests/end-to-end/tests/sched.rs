@@ -11,9 +11,15 @@ use profiler::perf_event::{self, Counted};
 use profiler::probes::health::Verdict;
 use profiler::probes::loader::{Loader, Options};
 use profiler::probes::owners::Owners;
-use profiler::probes::sched::{CpuWindow, SchedProbe};
+use profiler::probes::sched::{CpuWindow, Detail, SchedProbe};
 
-const SERVICE: Owner = Owner::Service(ServiceId(7));
+#[path = "sched/peers.rs"]
+mod peers;
+#[path = "sched/waits.rs"]
+mod waits;
+
+const SERVICE_ID: ServiceId = ServiceId(7);
+const SERVICE: Owner = Owner::Service(SERVICE_ID);
 
 /// The machine has few CPUs: one busy test at a time.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -29,15 +35,28 @@ fn start() -> Running {
     start_counting(perf_event::CYCLES)
 }
 
+/// Also follows threads.
+fn start_following(detail: Detail) -> Running {
+    start_with(perf_event::CYCLES, detail)
+}
+
 fn start_counting(counted: Counted) -> Running {
+    start_with(counted, Detail::Nothing)
+}
+
+fn start_with(counted: Counted, detail: Detail) -> Running {
     let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut options = Options::default();
     Owners::configure(&mut options);
     SchedProbe::configure(&mut options, counted);
+    SchedProbe::follow_threads(&mut options, detail);
     let mut loader =
         Loader::new(&options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
     let owners = Owners::attach(&mut loader).expect("the owners' table");
-    let probe = SchedProbe::attach(&mut loader, &owners, counted).expect("the scheduler probe");
+    let mut probe = SchedProbe::attach(&mut loader, &owners, counted).expect("the scheduler probe");
+    if detail != Detail::Nothing {
+        probe.attach_threads(&mut loader).expect("threads");
+    }
     Running {
         probe,
         owners,

@@ -95,6 +95,22 @@ impl Peer {
         Ok(Some(peer))
     }
 
+    /// Time off CPU by stack, by libbpf-tools. `None` if it is not installed.
+    pub(super) fn off_cpu(folder: &Path) -> Result<Option<Self>> {
+        let Some(offcputime) = find_on_path("offcputime") else {
+            return Ok(None);
+        };
+        let peer = Self {
+            processes: vec![Process::start(
+                "offcputime",
+                Command::new(offcputime).arg("600"),
+                folder,
+            )?],
+        };
+        peer.attached(1)?;
+        Ok(Some(peer))
+    }
+
     /// Its programs.
     pub(super) fn programs(&self) -> Vec<Program> {
         self.processes

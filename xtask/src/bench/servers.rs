@@ -167,10 +167,19 @@ impl Inference {
     }
 }
 
-impl Server for Inference {
-    fn agent(&self, program: Option<&Path>) -> Result<Agent> {
-        let mut command = agent(program);
-        // It finds the server by its GPU context.
+impl Inference {
+    /// An agent that tells so much of what threads wait for, and also watches this process.
+    pub(super) fn agent_of_waits(&self, detail: &str, process: Option<u32>) -> Result<Agent> {
+        let mut command = agent(None);
+        command.args(["--waits", detail]);
+        if let Some(process) = process {
+            command.args(["--pid", &process.to_string()]);
+        }
+        Agent::start(self.show_gpu(&mut command), &self.folder, None)
+    }
+
+    /// The server is found by its GPU context.
+    fn show_gpu<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
             .env(
                 "PERJOULE_NVML_SIM_SCENARIO",
@@ -179,8 +188,14 @@ impl Server for Inference {
             .env(
                 "PERJOULE_NVML_LIBRARY",
                 self.folder.join("libnvidia-ml.so.1"),
-            );
-        Agent::start(&mut command, &self.folder, program)
+            )
+    }
+}
+
+impl Server for Inference {
+    fn agent(&self, program: Option<&Path>) -> Result<Agent> {
+        let mut command = agent(program);
+        Agent::start(self.show_gpu(&mut command), &self.folder, program)
     }
 
     fn process(&self) -> u32 {

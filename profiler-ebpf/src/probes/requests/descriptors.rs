@@ -35,6 +35,20 @@ pub(super) fn leads_to(descriptor: u64, socket: u64) -> bool {
     socket_of(descriptor).is_some_and(|found| found.key() == socket)
 }
 
+/// True if the running process's descriptor is a socket; false also where this kernel's files are not
+/// known.
+#[inline(always)]
+pub(in crate::probes) fn is_socket(descriptor: u64) -> bool {
+    if INODE_MODE.load() == ABSENT || FILE_INODE.load() == ABSENT || TABLE_FILES.load() == ABSENT {
+        return false;
+    }
+    let mode = |descriptor| -> Option<u16> {
+        let inode = read_kernel(file_of(descriptor)?, FILE_INODE.load())?;
+        read_kernel(inode, INODE_MODE.load())
+    };
+    mode(descriptor).is_some_and(|mode| mode & S_IFMT == S_IFSOCK)
+}
+
 /// The socket behind a descriptor of the running process; `None` for any other file.
 #[inline(always)]
 pub(super) fn socket_of(descriptor: u64) -> Option<Untrusted> {
@@ -51,7 +65,7 @@ pub(in crate::probes) fn device_of(descriptor: u64) -> Option<u32> {
     read_kernel(inode, INODE_DEVICE.load())
 }
 
-/// The `struct file` behind a descriptor of the running process.
+/// The address of the `struct file` behind a descriptor of the running process.
 #[inline(always)]
 fn file_of(descriptor: u64) -> Option<u64> {
     // The upper half of the register is not the caller's.
