@@ -174,6 +174,7 @@ mod tests {
         );
     }
 
+    #[test]
     fn waits_that_are_counted_by_powers_of_two_fall_into_buckets_that_end_with_them() {
         let mut histogram = Histogram::default();
         let mut counts = [0; 40];

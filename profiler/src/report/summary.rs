@@ -11,8 +11,8 @@ use super::model::{
 };
 use super::quantiles::Quantiles;
 use super::tokens::{Figures, ServiceTokens};
-use crate::activity::{CudaCalls, HardwareCounts};
 use super::waits::WaitSums;
+use crate::activity::{CudaCalls, HardwareCounts};
 use crate::clock::Timestamp;
 use crate::durations::Durations;
 use crate::export::labels::clean;
