@@ -11,7 +11,7 @@ use aya_ebpf::maps::Array;
 use aya_ebpf::programs::BtfTracePointContext;
 use profiler_ebpf::ABSENT;
 use profiler_ebpf::cost::Program;
-use profiler_ebpf::owners::OWNERS;
+use profiler_ebpf::owners::{FIRST_SERVICE, OWNERS};
 use profiler_ebpf::syscalls::{
     CELLS, CLASS_CELLS, Class, CpuCounts, CpuTimes, NUMBERS, STARTS, Start, TIME_WORDS, bucket_of,
 };
@@ -75,6 +75,9 @@ fn sys_enter(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::SysEnter);
     let current = bpf_get_current_pid_tgid();
     let owner = owner_of((current >> 32) as u32);
+    if owner < FIRST_SERVICE {
+        return 0;
+    }
     let Some(rows) = SYSCALL_ROWS.get_ptr(0) else {
         return 0;
     };

@@ -144,9 +144,7 @@ impl EventProbe {
         }
         let counts = loader.shared_array(EVENTS)?;
         for (event, program) in named.iter().zip(PROGRAMS) {
-            if let Err(error) = names::check(event) {
-                return Err(error);
-            }
+            names::check(event)?;
             match loader.attach(program, Hook::RawTracepoint(event.name())) {
                 Ok(()) => {}
                 Err(ProbeError::NoHook { .. }) => return Err(names::unknown(event)),
