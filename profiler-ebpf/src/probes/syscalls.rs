@@ -11,7 +11,7 @@ use aya_ebpf::maps::Array;
 use aya_ebpf::programs::BtfTracePointContext;
 use profiler_ebpf::ABSENT;
 use profiler_ebpf::cost::Program;
-use profiler_ebpf::owners::OWNERS;
+use profiler_ebpf::owners::{FIRST_SERVICE, OWNERS};
 use profiler_ebpf::syscalls::{
     CELLS, CLASS_CELLS, Class, CpuCounts, CpuTimes, NUMBERS, STARTS, Start, TIME_WORDS, bucket_of,
 };
@@ -24,6 +24,7 @@ use profiler_ebpf::syscalls::x86_64::{CLASSES, NO_RETURN};
 use super::MMAPABLE;
 use super::cost::Running;
 use super::owners::{owner_of, task_field};
+use super::registers::argument;
 use super::requests::descriptors::device_of;
 use super::requests::socket::read_kernel;
 
@@ -63,18 +64,15 @@ const IN_32_BIT: u32 = 2;
 #[cfg(bpf_target_arch = "aarch64")]
 const IN_32_BIT: u32 = 1 << 22;
 
-/// Where `struct pt_regs` keeps a call's first argument.
-#[cfg(not(bpf_target_arch = "aarch64"))]
-const FIRST_ARGUMENT: u32 = 112;
-#[cfg(bpf_target_arch = "aarch64")]
-const FIRST_ARGUMENT: u32 = 0;
-
 /// `sys_enter(struct pt_regs *regs, long id)`
 #[btf_tracepoint(function = "sys_enter")]
 fn sys_enter(ctx: BtfTracePointContext) -> i32 {
     let _cost = Running::enter(Program::SysEnter);
     let current = bpf_get_current_pid_tgid();
     let owner = owner_of((current >> 32) as u32);
+    if owner < FIRST_SERVICE {
+        return 0;
+    }
     let Some(rows) = SYSCALL_ROWS.get_ptr(0) else {
         return 0;
     };
@@ -186,7 +184,7 @@ fn is_gpus(registers: u64) -> bool {
     if GPU_MAJOR.load() == 0 {
         return false;
     }
-    let Some(device) = read_kernel(registers, FIRST_ARGUMENT).and_then(device_of) else {
+    let Some(device) = read_kernel(registers, argument(0) as u32).and_then(device_of) else {
         return false;
     };
     // `MAJOR()` of include/linux/kdev_t.h

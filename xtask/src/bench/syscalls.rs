@@ -3,14 +3,15 @@
 //!
 //! Two processes copy single bytes: one that is counted and one that nobody asked about. One of
 //! them runs at a time. BPF statistics give each tool's nanoseconds a call; an empty program at
-//! either hook, attached last, reads the measurement itself, which is subtracted. What a call takes
-//! longer by the clock is told too, from the calls the kernel counted for the process.
+//! either hook, attached last, reads the measurement itself, which is subtracted. What a call
+//! takes longer on the CPU is told too, the way to the hooks included, from the time and the calls that
+//! the kernel counted for the process.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -49,16 +50,22 @@ impl Copier {
         unsafe { libc::kill(self.id() as libc::pid_t, signal) };
     }
 
-    /// Lets it run for the window; returns nanoseconds a call.
+    /// Lets it run for the window; returns nanoseconds of CPU a call.
     fn run(&self, window: Duration) -> Result<f64> {
-        let before = self.calls()?;
-        let start = Instant::now();
+        let before = (self.on_cpu()?, self.calls()?);
         self.signal(libc::SIGCONT);
         sleep(window);
         self.signal(libc::SIGSTOP);
-        let took = start.elapsed().as_nanos() as f64;
-        let calls = self.calls()? - before;
-        Ok(took / calls as f64)
+        // Until it has noticed.
+        sleep(Duration::from_millis(20));
+        let (nanos, calls) = (self.on_cpu()? - before.0, self.calls()? - before.1);
+        Ok(nanos as f64 / calls as f64)
+    }
+
+    fn on_cpu(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/schedstat", self.id()))?;
+        let first = text.split(' ').next().context("no time on CPU")?;
+        Ok(first.parse()?)
     }
 
     fn calls(&self) -> Result<u64> {
@@ -110,8 +117,8 @@ struct Window {
     /// Nanoseconds a call of both programs, the floor subtracted.
     ours: f64,
     peer: Option<f64>,
-    /// A call by the clock, with our programs alone at the hooks.
-    clock: f64,
+    /// A call's time on CPU, with our programs alone at the hooks.
+    on_cpu: f64,
 }
 
 /// All figures.
@@ -128,7 +135,7 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
             sleep(lengths.settle);
             let mut seen = [Window::default(); 2];
             for (window, copier) in seen.iter_mut().zip([&counted, &foreign]) {
-                window.clock = copier.run(lengths.window)?;
+                window.on_cpu = copier.run(lengths.window)?;
             }
             let at_hooks = programs(agent.id()).len();
             if mode == Mode::Off {
@@ -161,12 +168,9 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
             rows.push(per_call(who, mode, &windows[which]));
             let added = windows[which].iter().zip(&off[which]);
             rows.push(Row::new(
-                format!(
-                    "system call of a {who}, {}: added by the clock",
-                    mode.name()
-                ),
+                format!("system call of a {who}, {}: added time on CPU", mode.name()),
                 "ns",
-                added.map(|(with, without)| with.clock - without.clock),
+                added.map(|(with, without)| with.on_cpu - without.on_cpu),
             ));
         }
     }
@@ -176,11 +180,11 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
             .remark("without --syscalls nothing is attached, so that nobody's call costs more"),
     );
     for (which, who) in ["counted", "foreign"].into_iter().enumerate() {
-        let clock = off[which].iter().map(|window| window.clock);
+        let on_cpu = off[which].iter().map(|window| window.on_cpu);
         rows.push(Row::new(
-            format!("a call by the clock, off ({who})"),
+            format!("a call's time on CPU, off ({who})"),
             "ns",
-            clock,
+            on_cpu,
         ));
     }
     Ok(rows)

@@ -10,6 +10,7 @@ use profiler_ebpf::sched::calls::X86_64 as CALLS;
 use profiler_ebpf::sched::calls::{BY_DESCRIPTOR, NUMBERS};
 use profiler_ebpf::sched::waits::Reason;
 
+use crate::probes::registers;
 use crate::probes::requests::descriptors::is_socket;
 use crate::probes::syscalls::is_32_bit;
 
@@ -19,28 +20,6 @@ use crate::probes::syscalls::is_32_bit;
 static BLOCK_REASONS: Global<u8> = Global::new(0);
 
 const TASK_UNINTERRUPTIBLE: u32 = 2;
-
-/// `struct pt_regs` as far as it is needed, an ABI.
-#[cfg(not(bpf_target_arch = "aarch64"))]
-#[repr(C)]
-struct Registers {
-    unused: [u64; 14],
-    /// `di`: a call's first argument.
-    first: u64,
-    /// `orig_ax`: the call's number, −1 outside of any.
-    number: u64,
-}
-
-/// `struct pt_regs` as far as it is needed: 31 registers, `sp`, `pc`, `pstate`, then these.
-#[cfg(bpf_target_arch = "aarch64")]
-#[repr(C)]
-struct Registers {
-    unused: [u64; 34],
-    /// `orig_x0`: a call's first argument.
-    first: u64,
-    /// `syscallno`: the call's number, −1 outside of any.
-    number: i32,
-}
 
 /// The [`Reason`] for which the current thread, of this state, blocks.
 #[inline(always)]
@@ -53,8 +32,11 @@ pub(super) fn of_current(state: u32) -> u8 {
     }
     // SAFETY: the current task always exists; the helpers return trusted pointers.
     let (number, first) = unsafe {
-        let registers = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const Registers;
-        ((*registers).number as u64, (*registers).first)
+        let registers = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8;
+        (
+            u64::from(registers::number(registers)),
+            registers::argument_of(registers, 0),
+        )
     };
     if number >= NUMBERS as u64 || is_32_bit() {
         return Reason::Other as u8;
