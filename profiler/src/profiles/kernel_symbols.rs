@@ -1,7 +1,7 @@
 //! Names of the kernel's functions, from /proc/kallsyms.
 //!
-//! Read through once for all addresses that are asked for, and forgotten: held in memory, its 200,000
-//! names would take a third of what the agent may.
+//! Read once, when the first address is asked for: to write the list takes the kernel a tenth of a second.
+//! Kept as one text with places, a few megabytes; what is loaded into the kernel later has no name.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -10,44 +10,51 @@ use std::path::Path;
 /// The kernel's own list.
 pub(super) const KALLSYMS: &str = "/proc/kallsyms";
 
-/// The function that each of `addresses` lies in; `None` where the list does not tell, which it does
-/// not to a process without the right to see it.
-pub(super) fn names(list: &Path, addresses: &[u64]) -> io::Result<Vec<Option<String>>> {
-    names_in(BufReader::new(File::open(list)?), addresses)
+/// All functions of the kernel.
+#[derive(Debug, Default)]
+pub(super) struct KernelSymbols {
+    /// Where each begins, and its name's place and length in the text; in order.
+    functions: Vec<(u64, u32, u16)>,
+    names: String,
 }
 
-fn names_in(mut list: impl BufRead, addresses: &[u64]) -> io::Result<Vec<Option<String>>> {
-    let mut sorted: Vec<(u64, usize)> = addresses
-        .iter()
-        .enumerate()
-        .map(|(place, address)| (*address, place))
-        .collect();
-    sorted.sort_unstable();
-    // The nearest symbol below each address and above the one before it.
-    let mut nearest: Vec<Option<(u64, String)>> = vec![None; sorted.len()];
-    let mut line = String::new();
-    while list.read_line(&mut line)? > 0 {
-        if let Some((start, name)) = function(&line) {
-            let above = sorted.partition_point(|(address, _)| *address < start);
-            if let Some(known) = nearest.get_mut(above)
-                && known.as_ref().is_none_or(|(best, _)| *best < start)
+impl KernelSymbols {
+    /// Reads a list; one that hides its addresses, as it does from a process without the right to see
+    /// them, names nothing.
+    pub(super) fn read(list: &Path) -> io::Result<Self> {
+        Self::parse(BufReader::new(File::open(list)?))
+    }
+
+    fn parse(mut list: impl BufRead) -> io::Result<Self> {
+        let mut symbols = Self::default();
+        let mut line = String::new();
+        while list.read_line(&mut line)? > 0 {
+            if let Some((start, name)) = function(&line)
+                && let (Ok(place), Ok(length)) = (
+                    u32::try_from(symbols.names.len()),
+                    u16::try_from(name.len()),
+                )
             {
-                *known = Some((start, name.to_owned()));
+                symbols.functions.push((start, place, length));
+                symbols.names.push_str(name);
             }
+            line.clear();
         }
-        line.clear();
+        symbols.functions.sort_unstable();
+        symbols.functions.shrink_to_fit();
+        symbols.names.shrink_to_fit();
+        Ok(symbols)
     }
-    let mut names = vec![None; addresses.len()];
-    let mut latest: Option<String> = None;
-    for ((_, place), known) in sorted.into_iter().zip(nearest) {
-        if let Some((_, name)) = known {
-            latest = Some(name);
-        }
-        if let Some(cell) = names.get_mut(place) {
-            cell.clone_from(&latest);
-        }
+
+    /// The function that the address lies in.
+    pub(super) fn name(&self, address: u64) -> Option<&str> {
+        let above = self
+            .functions
+            .partition_point(|(start, ..)| *start <= address);
+        let (_, place, length) = *self.functions.get(above.checked_sub(1)?)?;
+        let place = place as usize;
+        self.names.get(place..place + usize::from(length))
     }
-    Ok(names)
 }
 
 /// Start and name of a line's function: `ffffffff81000000 T _stext`, a module's name behind it.
@@ -66,29 +73,23 @@ mod tests {
     #[test]
     fn an_address_is_in_the_function_that_begins_last_before_it() {
         let list = "ffffffff81000000 T _text\nffffffff81000100 t read\nffffffff81000180 d data\n\
-            ffffffff81000200 T write\nffffffffc0000000 t in_module [some]\n";
-        let ask = [
-            0xffff_ffff_c000_0010,
-            0xffff_ffff_8100_0200,
-            0xffff_ffff_8100_0190,
-            0xffff_ffff_8100_01ff,
-            0x10,
-        ];
-        let names = names_in(list.as_bytes(), &ask).unwrap();
-        let expected = [
-            Some("in_module"),
-            Some("write"),
-            Some("read"),
-            Some("read"),
-            None,
-        ];
-        assert_eq!(names, expected.map(|name| name.map(str::to_owned)));
+            ffffffffc0000000 t in_module [some]\nffffffff81000200 T write\n";
+        let symbols = KernelSymbols::parse(list.as_bytes()).unwrap();
+        for (address, name) in [
+            (0xffff_ffff_c000_0010, Some("in_module")),
+            (0xffff_ffff_8100_0200, Some("write")),
+            (0xffff_ffff_8100_0190, Some("read")),
+            (0xffff_ffff_8100_01ff, Some("read")),
+            (0x10, None),
+        ] {
+            assert_eq!(symbols.name(address), name, "{address:x}");
+        }
     }
 
     #[test]
     fn a_hidden_list_names_nothing() {
         let list = "0000000000000000 T _text\n0000000000000000 t read\n";
-        let names = names_in(list.as_bytes(), &[0xffff_ffff_8100_0200]).unwrap();
-        assert_eq!(names, [None]);
+        let symbols = KernelSymbols::parse(list.as_bytes()).unwrap();
+        assert_eq!(symbols.name(0xffff_ffff_8100_0200), None);
     }
 }

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use blazesym::symbolize::source::{Process, Source};
 use blazesym::symbolize::{Input, Symbolized, Symbolizer};
 
-use super::{KERNEL_MARK, SEPARATOR, kernel_symbols};
+use super::kernel_symbols::{KALLSYMS, KernelSymbols};
+use super::{KERNEL_MARK, SEPARATOR};
 
 /// Addresses whose names are kept, some 100 bytes each.
 const MOST_NAMES: usize = 40_000;
@@ -50,10 +51,10 @@ struct Known {
 /// Names of code.
 #[derive(Debug, Default)]
 pub struct Symbols {
-    /// While it is in use: it holds what it read of files.
-    symbolizer: Option<Symbolizer>,
     processes: HashMap<u32, Known>,
     kernel: HashMap<u64, Arc<str>>,
+    /// Once an address of the kernel was asked for.
+    functions: Option<KernelSymbols>,
 }
 
 impl Symbols {
@@ -69,13 +70,10 @@ impl Symbols {
                 .extend(instructions(sample.user));
         }
         self.name_kernel(kernel);
-        let mut asked = false;
+        // It holds the files that it reads, and they count as the agent's memory: no longer than this.
+        let mut symbolizer = None;
         for (pid, addresses) in user {
-            asked |= self.name_process(pid, addresses);
-        }
-        if !asked {
-            // What it read of files is given back once nothing new has come.
-            self.symbolizer = None;
+            self.name_process(pid, addresses, &mut symbolizer);
         }
         samples.iter().map(|sample| self.text(sample)).collect()
     }
@@ -83,7 +81,8 @@ impl Symbols {
     fn forget(&mut self) {
         let kept: usize = self.processes.values().map(|known| known.names.len()).sum();
         if kept + self.kernel.len() > MOST_NAMES {
-            *self = Self::default();
+            self.processes.clear();
+            self.kernel.clear();
         }
         self.processes.retain(|_, known| {
             known.idle_rounds += 1;
@@ -96,20 +95,29 @@ impl Symbols {
         if addresses.is_empty() {
             return;
         }
-        let addresses: Vec<u64> = addresses.into_iter().collect();
-        let list = Path::new(kernel_symbols::KALLSYMS);
-        let names = kernel_symbols::names(list, &addresses).unwrap_or_else(|error| {
-            log::debug!("{}: {error}", list.display());
-            vec![None; addresses.len()]
+        let functions = self.functions.get_or_insert_with(|| {
+            let list = Path::new(KALLSYMS);
+            KernelSymbols::read(list).unwrap_or_else(|error| {
+                log::warn!(
+                    "{}: {error}; the kernel's functions have no names",
+                    list.display()
+                );
+                KernelSymbols::default()
+            })
         });
-        for (address, name) in addresses.into_iter().zip(names) {
-            let name = name.map_or(KERNEL.to_owned(), |name| clean(&name) + KERNEL_MARK);
+        for address in addresses {
+            let name = functions.name(address);
+            let name = name.map_or(KERNEL.to_owned(), |name| clean(name) + KERNEL_MARK);
             self.kernel.insert(address, name.into());
         }
     }
 
-    /// True if something had to be looked for.
-    fn name_process(&mut self, pid: u32, mut addresses: HashSet<u64>) -> bool {
+    fn name_process(
+        &mut self,
+        pid: u32,
+        mut addresses: HashSet<u64>,
+        symbolizer: &mut Option<Symbolizer>,
+    ) {
         let identity = identity(pid);
         let known = self.processes.entry(pid).or_insert_with(|| Known {
             identity: None,
@@ -124,9 +132,9 @@ impl Symbols {
         }
         addresses.retain(|address| !known.names.contains_key(address));
         if addresses.is_empty() {
-            return false;
+            return;
         }
-        let symbolizer = self.symbolizer.get_or_insert_with(|| {
+        let symbolizer = symbolizer.get_or_insert_with(|| {
             Symbolizer::builder()
                 .enable_code_info(false)
                 .enable_inlined_fns(false)
@@ -152,7 +160,6 @@ impl Symbols {
             }
             Err(error) => log::debug!("process {pid} has no names: {error}"),
         }
-        true
     }
 
     fn text(&self, sample: &Addresses<'_>) -> String {
@@ -228,9 +235,8 @@ mod tests {
         for frame in &frames[2..] {
             assert!(frame.contains("perjoule_test_symbol"), "{frames:?}");
         }
-        // The second time nothing is looked for, and files are closed.
+        // The second time from memory.
         assert_eq!(symbols.name(&[own]), texts);
-        assert!(symbols.symbolizer.is_none());
     }
 
     #[test]
