@@ -111,7 +111,10 @@ fn the_table_shows_launches_by_the_second_and_time_in_waits() {
     let launches = cuda["kernel_launches"].as_u64().expect("counted");
     assert!(launches.abs_diff(5 * syncs) <= 10, "{cuda}");
     assert_eq!(cuda["graph_launches"], 0);
-    assert_eq!(cuda["complete"], true);
+    // Where CPUs are emulated a stop takes so long that the guard may act, and says so.
+    if end_to_end::slowness() == 1 {
+        assert_eq!(cuda["complete"], true);
+    }
     drop(calls.join().expect("no panic"));
 }
 
