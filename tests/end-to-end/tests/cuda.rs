@@ -184,7 +184,7 @@ fn a_library_inside_a_containers_root_is_found() {
         program = built.program().display(),
     );
     let mut unshare = Command::new("unshare");
-    let mut program = Program::of(unshare.args(["--mount", "sh", "-c", &script]));
+    let mut program = Program::of(unshare.args(["-m", "sh", "-c", &script]));
     program.load();
     assert!(!inside.exists(), "it is in the container alone");
     watch.join(program.pid());

@@ -74,6 +74,7 @@ pub(super) fn archive(
         bundle_stripped(&root, test, &format!("vm/{name}"))?;
     }
     bundle_stripped(&root, &target("release/perjoule"), "vm/perjoule")?;
+    cuda(&root)?;
     for name in PROGRAMS {
         match find_on_path(name) {
             Some(program) => bundle(&root, &program, &format!("bin/{name}"))?,
@@ -104,6 +105,25 @@ pub(super) fn archive(
     fs::write(root.join("init"), init(tests, options))?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     pack(folder, &root, &busybox)
+}
+
+/// The CUDA library of the tests and the program that uses it, which they would build themselves.
+fn cuda(root: &Path) -> Result<()> {
+    let sources = checkout().join("tests/end-to-end/tests/cuda");
+    for (from, to, flags) in [
+        ("libcuda.c", "libcuda.so.1", &["-shared", "-fPIC"][..]),
+        ("program.c", "cuda-program", &[]),
+    ] {
+        run_command(
+            Command::new("gcc")
+                .args(["-O1", "-fno-omit-frame-pointer"])
+                .args(flags)
+                .arg(sources.join(from))
+                .arg("-o")
+                .arg(root.join("vm").join(to)),
+        )?;
+    }
+    Ok(())
 }
 
 fn pack(folder: &Path, root: &Path, busybox: &Path) -> Result<PathBuf> {

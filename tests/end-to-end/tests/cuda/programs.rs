@@ -11,20 +11,28 @@ use tempfile::TempDir;
 /// The library's file name, as the driver has it.
 pub(crate) const LIBRARY: &str = "libcuda.so.1";
 
+const PROGRAM: &str = "cuda-program";
+
 /// What was built, and where.
 #[derive(Debug)]
 pub(crate) struct Built {
-    folder: TempDir,
+    folder: PathBuf,
+    _own: Option<TempDir>,
 }
 
 impl Built {
-    /// Builds both; `None`, with the reason told, where there is no C compiler.
+    /// Builds both, or takes them from where the built binaries are (`cargo xtask vm` has no
+    /// compiler in its machines); `None`, with the reason told, where that cannot be.
     pub(crate) fn get() -> Option<&'static Self> {
         static BUILT: OnceLock<Option<Built>> = OnceLock::new();
         BUILT.get_or_init(Self::build).as_ref()
     }
 
     fn build() -> Option<Self> {
+        let ready = std::env::var_os("PERJOULE_TEST_BINARIES").map(PathBuf::from);
+        if let Some(folder) = ready.filter(|folder| folder.join(LIBRARY).is_file()) {
+            return Some(Self { folder, _own: None });
+        }
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda");
         let folder = tempfile::tempdir().expect("a folder");
         let compile = |flags: &[&str], from: &str, to: &str| {
@@ -43,17 +51,20 @@ impl Built {
                 return None;
             }
         }
-        let program = compile(&[], "program.c", "cuda-program").expect("gcc, once more");
+        let program = compile(&[], "program.c", PROGRAM).expect("gcc, once more");
         assert!(program.success(), "the program does not compile");
-        Some(Self { folder })
+        Some(Self {
+            folder: folder.path().to_owned(),
+            _own: Some(folder),
+        })
     }
 
     pub(crate) fn program(&self) -> PathBuf {
-        self.folder.path().join("cuda-program")
+        self.folder.join(PROGRAM)
     }
 
     pub(crate) fn library(&self) -> PathBuf {
-        self.folder.path().join(LIBRARY)
+        self.folder.join(LIBRARY)
     }
 }
 
