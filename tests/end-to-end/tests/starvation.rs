@@ -109,10 +109,8 @@ fn a_gpu_starves_for_as_long_as_its_engine_waits_for_a_cpu() {
     // As a batch job beside it that somebody has started with too high a priority: else the
     // scheduler serves a thread that sleeps most of the time nearly at once.
     // SAFETY: no memory is passed.
-    assert_eq!(
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, engine, 19) },
-        0
-    );
+    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, engine, 19) };
+    assert_eq!(failed, 0);
     let before = waited(engine);
     let hogs = Hogs::on(0, 4);
     sleep(HOGGED);

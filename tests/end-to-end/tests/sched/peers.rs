@@ -91,7 +91,7 @@ fn waits_are_spread_as_runqlat_sees_them() {
     let (all, peers): (u64, u64) = (ours.values().sum(), theirs.values().sum());
     ours.retain(|_, count| *count > 0);
     println!("ours {all}: {ours:?}\nrunqlat {peers}: {theirs:?}");
-    assert!(peers > 1_000, "{peers}");
+    assert!(peers > 50, "{peers}");
     // It has no time of a wait that began before it was there, and counts as it is ended.
     assert!(
         all.abs_diff(peers) as f64 <= 0.01 * peers as f64 + 5.0,
