@@ -141,6 +141,8 @@ fn everything() -> Metrics {
         cycles: None,
     });
     metrics.record_syscalls(ServiceId(0), "read", 12);
+    metrics.record_waits(ServiceId(0), &crate::waits::Waits::default());
+    metrics.record_starved(ServiceId(0), "run_queue", 5);
     metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");
     metrics.record_gpu_power("GPU-1", Some(Watts(285.5)));
     metrics.record_node("dcmi", node(Some(612.0), 9));
