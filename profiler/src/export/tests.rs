@@ -169,6 +169,8 @@ fn everything() -> Metrics {
         wanted_nanos: 1_000,
         counted_nanos: 1_000,
     });
+    metrics.record_waits(ServiceId(0), &crate::waits::Waits::default());
+    metrics.record_starved(ServiceId(0), "run_queue", 5);
     metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");
     metrics.record_gpu_power("GPU-1", Some(Watts(285.5)));
     metrics.record_node("dcmi", node(Some(612.0), 9));

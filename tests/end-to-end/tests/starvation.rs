@@ -99,7 +99,10 @@ fn a_gpu_starves_for_as_long_as_its_engine_waits_for_a_cpu() {
     let stack = Stack::start();
     let mut agent = Agent::start_with(stack.perjoule(), &[]);
     sleep(Duration::from_secs(3));
-    let mut load = stack.load_of("--rate 4 --seconds 26 --median-out 200 --sigma-out 0.3");
+    // Short prompts: a prefill draws more than the base, and hides a wait beside it.
+    let mut load = stack.load_of(
+        "--rate 2 --seconds 26 --median-in 40 --sigma-in 0.3 --median-out 400 --sigma-out 0.3",
+    );
     sleep(LEARNING);
     let engine = engine_of(&stack);
     let quiet = starved(&agent);
