@@ -29,7 +29,7 @@ const TIERS: &[&str] = &["tp_btf", "fexit", "kprobe", "raw_tp"];
 const REQUESTS: &str = "requests";
 
 const SUITES: &[&str] = &[
-    "loader", "sched", "syscalls", REQUESTS, "tls", "cuda", "pmc",
+    "loader", "sched", "syscalls", "host", REQUESTS, "tls", "cuda", "pmc",
 ];
 
 /// The tiers in `cargo xtask test`: the last one runs there on the running kernel.
