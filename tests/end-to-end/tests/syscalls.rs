@@ -72,7 +72,8 @@ fn a_counted_services_calls_are_counted_by_class_and_nobody_elses() {
         let count = counts.of(class);
         assert!((5_000..5_050).contains(&count), "{class:?}: {count}");
     }
-    assert!((1..200).contains(&counts.of(Class::Memory)), "{counts:?}");
+    // A static program has no libraries to map.
+    assert!(counts.of(Class::Memory) < 200, "{counts:?}");
     assert!((1..2_000).contains(&counts.of(Class::File)), "{counts:?}");
     assert_eq!(counts.of(Class::Network), 0);
 

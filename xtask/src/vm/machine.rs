@@ -131,6 +131,8 @@ struct Console {
     runs: Vec<Run>,
     /// The test whose output follows.
     test: Option<String>,
+    /// What became of the tests whose names follow.
+    listed: Option<Verdict>,
     chosen: Option<String>,
     done: bool,
 }
@@ -154,8 +156,17 @@ impl Console {
             self.chosen.get_or_insert_with(|| line.to_owned());
         } else if let Some(name) = told_by(line) {
             self.test = Some(name.to_owned());
+        } else if line == "successes:" {
+            self.listed = Some(Verdict::Passed);
+        } else if line == "failures:" {
+            self.listed = Some(Verdict::Failed);
         } else if line.starts_with("test result: ") {
-            self.test = None;
+            (self.test, self.listed) = (None, None);
+        } else if let Some((name, verdict)) = listed(line).zip(self.listed.clone()) {
+            // One whose own line was broken by what it printed.
+            if let Some((_, tests)) = self.runs.last_mut() {
+                tests.entry(name.to_owned()).or_insert(verdict);
+            }
         } else if let Some((name, outcome)) = tested(line) {
             let failed = outcome == Verdict::Failed;
             self.tested(name, outcome);
@@ -188,6 +199,12 @@ fn told_by(line: &str) -> Option<&str> {
     line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
 }
 
+/// `    NAME`, in a list of tests.
+fn listed(line: &str) -> Option<&str> {
+    let name = line.strip_prefix("    ")?;
+    (!name.is_empty() && !name.contains(char::is_whitespace)).then_some(name)
+}
+
 /// `test NAME ... ok`; what a test itself prints may stand between.
 fn tested(line: &str) -> Option<(&str, Verdict)> {
     let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
@@ -210,11 +227,15 @@ mod tests {
             "test a::b ... ok",
             "test c ... ok",
             "test d ... FAILED",
+            "test e ... said by a child of its",
+            "FAILED",
             "successes:",
             "---- a::b stdout ----",
             "skipped: no such thing",
             "---- c stdout ----",
             "put back",
+            "failures:",
+            "    e",
             "test result: FAILED. 2 passed; 1 failed",
             "skipped: said by nobody",
             "vm: run requests, fexit",
@@ -227,6 +248,7 @@ mod tests {
         assert_eq!(name, "requests kprobe");
         assert_eq!(run["a::b"], Verdict::Skipped("no such thing".to_owned()));
         assert_eq!((&run["c"], &run["d"]), (&Verdict::Passed, &Verdict::Failed));
+        assert_eq!(run["e"], Verdict::Failed);
         let none = Verdict::Unsupported("tier fexit: no such hook".to_owned());
         assert_eq!(console.runs[1].1["all"], none);
         assert!(console.done);

@@ -269,6 +269,8 @@ fn init(tests: &[(&str, PathBuf)], options: &Options) -> String {
          mount -t proc proc /proc\n\
          mount -t sysfs sys /sys\n\
          mount -t devtmpfs dev /dev\n\
+         mkdir -p /dev/pts /var/tmp\n\
+         mount -t devpts pts /dev/pts\n\
          mount -t tmpfs tmp /tmp\n\
          ip link set lo up\n\
          export PERJOULE_TEST_BINARIES=/vm\n\
