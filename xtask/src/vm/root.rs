@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
-use super::{KERNELS, Options, REQUESTS};
+use super::{CHOSEN, KERNELS, Options, REQUESTS};
 use crate::project::{find_on_path, output, root as checkout, run as run_command, target};
 
 /// Programs that tests start.
@@ -300,6 +300,7 @@ pub(super) fn script(tests: &[(&str, String)], options: &Options) -> String {
              for tier in {tiers}; do\n\
              echo \"vm: run {name}, $tier\"\n\
              export PERJOULE_REQUEST_TIER=$tier PERJOULE_TEST_SKIPPED=/tmp/perjoule-vm-skipped\n\
+             [ $tier = {CHOSEN} ] && unset PERJOULE_REQUEST_TIER\n\
              rm -f $PERJOULE_TEST_SKIPPED\n\
              first=$({test} --test-threads=1 the_first_tier 2>&1)\n\
              if [ -e $PERJOULE_TEST_SKIPPED ]; then\n\

@@ -257,7 +257,8 @@ fn a_named_tracepoint_is_counted_as_the_kernel_and_perf_count_it() {
     let (ours, at_end) = (events.named[0], last.named[0]);
     eprintln!("context switches: {ours}, the kernel's account {kernels}; at the end {at_end}");
     assert!(
-        kernels >= SLEEPS && ours.abs_diff(kernels) <= 4,
+        // A sleep may be over before it began.
+        kernels >= SLEEPS * 9 / 10 && ours.abs_diff(kernels) <= 4,
         "{ours}, {kernels}"
     );
     if let Some(theirs) = perf.and_then(|perf| perf.count(TEST)) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ptr;
 
-use end_to_end::is_root;
+use end_to_end::{is_root, skipped};
 use profiler::ledger::Owner;
 use profiler::probes::loader::{Loader, Options};
 use profiler::probes::owners::Owners;
@@ -203,6 +203,10 @@ fn a_sleepers_times_are_what_it_measured_itself() {
     program.end();
 
     let sleeps = probe.read().class(Class::Time);
+    if sleeps.calls == 3 * TIMES {
+        skipped("a sleeper's times: its own look at the clock is a system call here");
+        return;
+    }
     assert_eq!((sleeps.calls, sleeps.timed.count()), (TIMES, TIMES));
     let ratio = sleeps.timed.nanos as f64 / slept as f64;
     eprintln!("sleeper: the kernel side's time is {ratio:.5} of its own");
