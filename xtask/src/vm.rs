@@ -56,9 +56,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "VERSION")]
     kernel: Option<String>,
     /// Writes what was seen to docs/kernels.md
-    #[arg(long, conflicts_with_all = ["kernel", "tier", "suite", "filter"])]
+    #[arg(long, conflicts_with_all = ["kernel", "filter"])]
     write: bool,
-    /// Only the request tests, on these tiers
+    /// The request tests on these tiers alone, and no others unless they are named: tp_btf, fexit,
+    /// kprobe, raw_tp, or chosen, the one that the probe takes by itself
     #[arg(long, value_name = "TIER")]
     tier: Vec<String>,
     /// Only these tests: loader, sched, syscalls, requests, tls, cuda or pmc

@@ -338,8 +338,7 @@ fn each_threads_times_are_what_the_kernel_counted_of_it() {
         );
         assert_eq!(times.tgid, program.id());
         let close = |told: u64, truth: u64| {
-            told.abs_diff(truth) as f64
-                <= 0.02 * truth as f64 + 25e6 * f64::from(slowness())
+            told.abs_diff(truth) as f64 <= 0.02 * truth as f64 + 25e6 * f64::from(slowness())
         };
         assert!(
             close(times.on_cpu, on_cpu),
