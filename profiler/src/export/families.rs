@@ -212,7 +212,7 @@ fn trust(out: &mut Families, totals: &Totals, now: Timestamp) {
         out.number(&PROBE_RUNS, &[program], cost.runs as f64);
     }
     for (reason, count) in &totals.dropped {
-        out.number(&EVENTS_DROPPED, &[reason], *count as f64);
+        out.number(&EVENTS_DROPPED, &[reason], count.sum() as f64);
     }
     let folded = totals.service_names.folded() as f64;
     out.number(&SERIES_DROPPED, &["services"], folded);

@@ -388,11 +388,12 @@ impl Metrics {
         };
     }
 
-    /// All events lost for a reason so far; tell 0 for each reason at start, so that the first
+    /// All events that this agent lost for a reason so far; tell 0 for each reason at start, so that the first
     /// loss is seen as an increase.
     pub fn record_dropped(&mut self, reason: &'static str, total: u64) {
+        let reason = Cow::Borrowed(reason);
         let dropped = self.totals.dropped.entry(reason).or_default();
-        *dropped = total.max(*dropped);
+        dropped.own = total.max(dropped.own);
     }
 
     /// The sums so far, for another agent to go on from.

@@ -1,5 +1,8 @@
 //! The sums of one agent, for the next one to go on from.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::totals::{MeterTotals, ServiceTotals, Totals};
@@ -12,6 +15,8 @@ use crate::ledger::Component;
 pub struct Saved {
     meters: Vec<SavedMeter>,
     services: Vec<SavedService>,
+    /// Lost events by reason.
+    dropped: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,6 +52,11 @@ impl Saved {
                     totals: totals.clone(),
                 })
                 .collect(),
+            dropped: totals
+                .dropped
+                .iter()
+                .map(|(reason, dropped)| (reason.to_string(), dropped.sum()))
+                .collect(),
         }
     }
 
@@ -60,6 +70,10 @@ impl Saved {
             if let Some(place) = totals.service(number) {
                 *place = service.totals;
             }
+        }
+        for (reason, before) in self.dropped {
+            let dropped = totals.dropped.entry(Cow::Owned(reason)).or_default();
+            dropped.before = before;
         }
     }
 }

@@ -820,3 +820,16 @@ fn promtool_finds_nothing_to_say() {
     assert_eq!(String::from_utf8_lossy(&words), "");
     assert!(said.status.success());
 }
+
+#[test]
+fn what_agents_before_lost_stays_in_the_sums() {
+    let mut first = Metrics::new("1.0.0");
+    first.record_dropped("ring_full", 3);
+    let mut second = Metrics::new("1.0.0");
+    second.resume(first.save());
+    second.record_dropped("ring_full", 0);
+    second.record_dropped("ring_full", 2);
+    let text = text(&mut second);
+    let line = "perjoule_events_dropped_total{reason=\"ring_full\"} 5\n";
+    assert!(text.contains(line), "{text}");
+}

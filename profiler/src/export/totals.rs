@@ -36,7 +36,22 @@ pub(super) struct Totals {
     pub(super) probes: BTreeMap<(&'static str, &'static str), bool>,
     pub(super) probe_costs: BTreeMap<&'static str, ProbeCost>,
     pub(super) probes_thinned: BTreeMap<&'static str, u64>,
-    pub(super) dropped: BTreeMap<&'static str, u64>,
+    pub(super) dropped: BTreeMap<Cow<'static, str>, Dropped>,
+}
+
+/// Events lost for a reason.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Dropped {
+    /// By the agents before this one.
+    pub(super) before: u64,
+    /// By this one.
+    pub(super) own: u64,
+}
+
+impl Dropped {
+    pub(super) const fn sum(self) -> u64 {
+        self.before.saturating_add(self.own)
+    }
 }
 
 impl Totals {
