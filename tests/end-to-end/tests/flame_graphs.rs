@@ -23,7 +23,10 @@ const LOAD: &str = "--rate 4 --seconds 6 --median-in 800 --median-out 60 --sigma
 /// Records a load; the file in a folder that outlives the agent.
 fn record(stack: &Stack, load: &str, into: &Path) {
     let hertz = HERTZ.to_string();
-    let mut agent = Agent::start_with(stack.perjoule(), &["--stacks", &hertz]);
+    let mut agent = Agent::start_with(
+        stack.perjoule(),
+        &["--stacks", &hertz, "--cpu-budget", "none"],
+    );
     sleep(QUIET);
     assert!(stack.load_of(load).wait().expect("a load").success());
     sleep(Duration::from_millis(500));

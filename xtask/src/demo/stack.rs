@@ -62,7 +62,8 @@ impl Stack {
         let mut agent = Process::start(
             "agent",
             Command::new(target("release/perjoule"))
-                .args(["run", "--stacks", "--listen", "127.0.0.1:0"])
+                .args(["run", "--stacks", "--cpu-budget", "none"])
+                .args(["--listen", "127.0.0.1:0"])
                 .arg("--nvml-library")
                 .arg(&library)
                 .arg("--record")
