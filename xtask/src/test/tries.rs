@@ -28,6 +28,11 @@ impl Tries {
         Ok(())
     }
 
+    /// Tests that were tried again elsewhere, and passed.
+    pub(super) fn note(&mut self, names: Vec<String>) {
+        self.passed_later.extend(names);
+    }
+
     /// The tests that failed at first.
     pub(super) fn passed_later(&self) -> &[String] {
         &self.passed_later
