@@ -4,11 +4,12 @@ use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use end_to_end::{scaled, slowness};
 use profiler::ledger::{CpuTime, Owner, ServiceId};
 use profiler::perf_event::{self, Counted};
-use profiler::probes::health::Verdict;
+use profiler::probes::health::{ProgramHealth, Verdict};
 use profiler::probes::loader::{Loader, Options};
 use profiler::probes::owners::Owners;
 use profiler::probes::sched::{CpuWindow, Detail, SchedProbe};
@@ -198,7 +199,7 @@ fn short_lived_children_of_a_service_lose_nothing() {
     sleep(Duration::from_millis(20));
     seen += of(&running.read(), SERVICE);
     // The shell's own start.
-    assert!(u128::from(idle_child) < end_to_end::scaled(TICK).as_nanos());
+    assert!(u128::from(idle_child) < scaled(TICK).as_nanos());
     assert!(truth > 20_000_000, "500 processes ran: {truth}");
     let taken = stolen() - taken;
     assert!(
@@ -291,7 +292,7 @@ fn cycles_are_those_of_the_slices_that_spent_them() {
             let cycles = time.cycles.expect("counted") as f64;
             let off = (cycles - time.nanos as f64).abs();
             assert!(
-                off < 0.1 * time.nanos as f64 + 2e6,
+                off < 0.1 * time.nanos as f64 + 2e6 * f64::from(slowness()),
                 "{time:?} in {} ns",
                 window.to.since(window.from)
             );
@@ -374,8 +375,16 @@ fn the_ledger_is_told_each_owner_and_how_far() {
 #[test]
 fn the_programs_are_healthy_and_know_their_cost() {
     let running = start();
-    sleep(Duration::from_millis(200));
-    let health = running.loader.health();
+    let deadline = Instant::now() + scaled(Duration::from_secs(5));
+    // One run in 1,024 is timed.
+    let health = loop {
+        sleep(Duration::from_millis(200));
+        let health = running.loader.health();
+        let timed = |it: &ProgramHealth| it.program == "sched_switch" && it.seconds.is_some();
+        if health.iter().any(timed) || Instant::now() > deadline {
+            break health;
+        }
+    };
     let switch = health
         .iter()
         .find(|health| health.program == "sched_switch")
@@ -383,7 +392,8 @@ fn the_programs_are_healthy_and_know_their_cost() {
     assert_eq!(switch.verdict, Verdict::Ok, "{}", switch.text);
     assert!(switch.runs > 0);
     let each = switch.seconds.expect("timed") / switch.runs as f64;
-    assert!((10e-9..100e-6).contains(&each), "{each} s a run");
+    let most = 100e-6 * f64::from(slowness());
+    assert!((10e-9..most).contains(&each), "{each} s a run");
     let syscalls = health
         .iter()
         .find(|health| health.program == "sys_enter")
