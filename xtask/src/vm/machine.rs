@@ -150,7 +150,7 @@ impl Console {
             self.done = true;
         } else if let Some(why) = line.strip_prefix("vm: none: ") {
             self.tested("all", Verdict::Unsupported(why.to_owned()));
-        } else if let Some(release) = line.strip_prefix("vm: Linux ") {
+        } else if let Some((_, release)) = line.split_once("vm: Linux ") {
             release.clone_into(&mut self.release);
         } else if line.contains("chosen: tier ") {
             self.chosen.get_or_insert_with(|| line.to_owned());

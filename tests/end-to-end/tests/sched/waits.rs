@@ -12,7 +12,7 @@ use end_to_end::{is_root, scaled, slowness};
 use profiler::probes::sched::Detail;
 use profiler::waits::{Reason, Waits};
 
-use super::{Running, SERVICE, SERVICE_ID, start_following};
+use super::{Running, SERVICE, SERVICE_ID, start_following, stolen};
 
 /// A Python program that waits for a line before it does its work, and for another at its end, so
 /// that what the kernel counted of its threads can still be read.
@@ -210,8 +210,9 @@ fn switches_are_those_that_the_kernel_counts() {
     );
     // A sleep may be over before it began.
     assert!(voluntary >= 280);
-    // The kernel tells a switch before or after the probe does: one at either end.
-    assert!(waits.voluntary.abs_diff(voluntary) <= 2);
+    // The kernel tells a switch before or after the probe does: one at either end; and where it skips the
+    // hook, see docs/scheduler.md.
+    assert!(waits.voluntary.abs_diff(voluntary) <= 2 + voluntary / 50);
     assert!(waits.involuntary.abs_diff(involuntary) <= 2);
 }
 
@@ -311,8 +312,11 @@ fn each_threads_times_are_what_the_kernel_counted_of_it() {
     );
     assert!(running.owners.set(program.id(), SERVICE));
     running.probe.follow(&running.owners, SERVICE_ID);
+    let taken = stolen();
     program.work();
     let threads = running.probe.threads();
+    // The kernel counts for nobody what the machine's host takes.
+    let taken = stolen() - taken;
     let mut seen = 0;
     for task in tasks(program.id()) {
         let tid: u32 = task
@@ -338,7 +342,10 @@ fn each_threads_times_are_what_the_kernel_counted_of_it() {
         );
         assert_eq!(times.tgid, program.id());
         let close = |told: u64, truth: u64| {
-            told.abs_diff(truth) as f64 <= 0.02 * truth as f64 + 25e6 * f64::from(slowness())
+            // At each switch the probe looks at its clock some microseconds after the kernel.
+            let late = 20e3 * times.voluntary as f64;
+            let slack = 0.02 * truth as f64 + late + 25e6 * f64::from(slowness());
+            told.abs_diff(truth) as f64 <= slack + taken as f64
         };
         assert!(
             close(times.on_cpu, on_cpu),
