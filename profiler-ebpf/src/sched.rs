@@ -18,8 +18,13 @@ pub struct CpuAccount {
     pub switches: u64,
     /// The CPU's cycle counter when the slice began.
     pub cycles_since: u64,
+    /// Switches to other processes that no program saw, as the next switch tells.
+    pub unseen: u64,
+    /// What the kernel's clock of run queues is behind the clock of `since`, nanoseconds; 0 before it is
+    /// known.
+    pub clock_lead: u64,
     /// Keeps two CPUs' hot fields off one cache line.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 2],
     /// Nanoseconds of ended slices by owner, idle included.
     pub on_cpu: [u64; OWNERS],
     /// Cycles of the same slices, where they are counted.

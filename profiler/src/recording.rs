@@ -20,6 +20,7 @@ pub(crate) use write::{check_replaceable, remove, replace};
 
 use crate::clock::Timestamp;
 use crate::ledger::{BookedRequest, ServiceId};
+use crate::waits::Reason;
 
 /// A request as it stands in a recording.
 #[derive(Debug, Clone)]
@@ -46,6 +47,21 @@ pub struct RecordedSample {
     /// The package of the CPU, if that is known.
     pub package: Option<u32>,
     /// Where it was.
+    pub stack: StackId,
+}
+
+/// A thread of a service waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordedWait {
+    /// Whose.
+    pub service: ServiceId,
+    /// Until when.
+    pub at: Timestamp,
+    /// For how many nanoseconds.
+    pub nanos: u64,
+    /// Why.
+    pub reason: Reason,
+    /// Where.
     pub stack: StackId,
 }
 

@@ -13,6 +13,8 @@ pub struct Waits {
     /// Such waits by length: bucket `b` holds those of 2^b to 2^(b+1) nanoseconds, the last one also
     /// all that are longer.
     pub histogram: [u64; BUCKETS],
+    /// Waits for a disk (or another uninterruptible wait) that have ended, in the same buckets.
+    pub disk_histogram: [u64; BUCKETS],
     pub(crate) off_cpu: [u64; REASONS],
     /// Switches by which threads blocked.
     pub voluntary: u64,
@@ -27,6 +29,7 @@ impl Default for Waits {
         Self {
             run_queue: 0,
             histogram: [0; BUCKETS],
+            disk_histogram: [0; BUCKETS],
             off_cpu: [0; REASONS],
             voluntary: 0,
             involuntary: 0,
@@ -48,7 +51,8 @@ impl Waits {
         self.involuntary += more.involuntary;
         self.migrations += more.migrations;
         let buckets = self.histogram.iter_mut().zip(more.histogram);
-        for (sum, more) in buckets.chain(self.off_cpu.iter_mut().zip(more.off_cpu)) {
+        let disk = self.disk_histogram.iter_mut().zip(more.disk_histogram);
+        for (sum, more) in buckets.chain(disk).chain(self.off_cpu.iter_mut().zip(more.off_cpu)) {
             *sum += more;
         }
     }

@@ -30,7 +30,7 @@ const TIERS: &[&str] = &["tp_btf", "fexit", "kprobe", "raw_tp"];
 const REQUESTS: &str = "requests";
 
 const SUITES: &[&str] = &[
-    "loader", "sched", "syscalls", "host", REQUESTS, "tls", "cuda", "pmc",
+    "loader", "sched", "syscalls", "host", "stacks", REQUESTS, "tls", "cuda", "pmc",
 ];
 
 /// In the place of a tier: the one that the probe chooses.
@@ -39,7 +39,7 @@ const CHOSEN: &str = "chosen";
 /// Suites in `cargo xtask test`, the requests' on the chosen tier: ten minutes on two CPUs, where all of them
 /// on every tier take more than half an hour.
 const TESTED: &[&str] = &[
-    "loader", "sched", "syscalls", "host", REQUESTS, "cuda", "pmc",
+    "loader", "sched", "syscalls", "host", "stacks", REQUESTS, "cuda", "pmc",
 ];
 
 /// Where the running kernel's name would be a version's.
@@ -63,7 +63,7 @@ pub(crate) struct Options {
     /// kprobe, raw_tp, or chosen, the one that the probe takes by itself
     #[arg(long, value_name = "TIER")]
     tier: Vec<String>,
-    /// Only these tests: loader, sched, syscalls, requests, tls, cuda or pmc
+    /// Only these tests: loader, sched, syscalls, host, stacks, requests, tls, cuda or pmc
     #[arg(long, value_name = "NAME")]
     suite: Vec<String>,
     /// Only tests with this in their names

@@ -10,13 +10,16 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::{Array, PerfEventArray};
 use aya_ebpf::programs::BtfTracePointContext;
+use profiler_ebpf::ABSENT;
 use profiler_ebpf::cost::Program;
+use profiler_ebpf::owners::OwnerIndex;
 use profiler_ebpf::sched::CpuAccount;
 
 use super::MMAPABLE;
 use super::cost::Running;
 use super::owners::{TASK_TGID, owner_of, task_field};
 
+mod off_cpu;
 mod reasons;
 mod threads;
 
@@ -32,6 +35,57 @@ static CPU_CYCLES: PerfEventArray<u64> = PerfEventArray::new(0);
 /// 1 if cycles are counted; else the verifier removes what reads them.
 #[unsafe(no_mangle)]
 static CYCLES: Global<u8> = Global::new(0);
+
+/// Where a task keeps when it got its CPU, by the clock of its run queue.
+#[unsafe(no_mangle)]
+static TASK_ARRIVAL: Global<u32> = Global::new(ABSENT);
+
+/// Two neighbours of 256 switches look at how far the run queue's clock is behind ours: one of them may
+/// leave the idle task, which keeps no such time.
+const CLOCK_MASK: u64 = 255;
+
+/// When `task` got its CPU by the run queue's clock; 0 if the kernel does not say.
+///
+/// # Safety
+/// `task` must be the tracepoint's argument.
+#[inline(always)]
+unsafe fn arrival_of(task: *const u8) -> u64 {
+    if TASK_ARRIVAL.load() == ABSENT {
+        return 0;
+    }
+    // SAFETY: the caller's promise; the verifier checks the offset, a constant.
+    unsafe { *task.add(TASK_ARRIVAL.load() as usize).cast::<u64>() }
+}
+
+/// When `prev`, whose arrival no program saw, got its CPU; 0 if that is not known to lie after `since`. (A
+/// kernel that leaves the tracepoint out keeps this time all the same.)
+///
+/// # Safety
+/// `prev` must be the tracepoint's argument.
+#[inline(always)]
+unsafe fn unseen_arrival(prev: *const u8, clock_lead: u64, since: u64, now: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    let arrival = unsafe { arrival_of(prev) };
+    let began = arrival.wrapping_add(clock_lead);
+    if arrival == 0 || clock_lead == 0 || began <= since || began > now {
+        0
+    } else {
+        began
+    }
+}
+
+/// Adds to an owner's cell of this CPU's account.
+///
+/// # Safety
+/// `first` must be the first of as many cells as there are owners, all of this CPU.
+#[inline(always)]
+unsafe fn book(first: *mut u64, owner: OwnerIndex, amount: u64) {
+    // SAFETY: an owner's index is below the number of cells by its type.
+    unsafe {
+        let cell = first.add(owner as usize);
+        core::ptr::write_volatile(cell, core::ptr::read_volatile(cell) + amount);
+    }
+}
 
 /// What this CPU's counter shows; 0 where it has none.
 #[inline(always)]
@@ -64,37 +118,45 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     };
     let (prev, next): (*const u8, *const u8) = (ctx.arg(1), ctx.arg(2));
     // SAFETY: `account` is this CPU's own, and switches on one CPU do not nest; `next` is the
-    // tracepoint's own argument; an owner index is below the number of cells by its type.
+    // tracepoint's own argument.
     unsafe {
-        let arriving = task_field(next, &TASK_TGID);
+        let (leaving, arriving) = (task_field(prev, &TASK_TGID), task_field(next, &TASK_TGID));
         let (since, previous) = ((*account).since, (*account).tgid as u32);
         core::ptr::write_volatile(&raw mut (*account).since, now);
         core::ptr::write_volatile(&raw mut (*account).tgid, u64::from(arriving));
         (*account).switches += 1;
-        let owner = owner_of(previous);
+        let owner = owner_of(leaving);
         // The fast clock may step back by a little when the kernel updates it.
         if since != 0 && now > since {
-            let cell = (&raw mut (*account).on_cpu)
-                .cast::<u64>()
-                .add(owner as usize);
-            core::ptr::write_volatile(cell, core::ptr::read_volatile(cell) + (now - since));
+            let on_cpu = (&raw mut (*account).on_cpu).cast::<u64>();
+            let mut began = since;
+            if leaving != previous {
+                (*account).unseen += 1;
+                let arrival = unseen_arrival(prev, (*account).clock_lead, since, now);
+                if arrival != 0 {
+                    began = arrival;
+                }
+                book(on_cpu, owner_of(previous), began - since);
+            } else if (*account).switches & CLOCK_MASK < 2 {
+                let arrival = arrival_of(prev);
+                if arrival != 0 {
+                    (*account).clock_lead = since.wrapping_sub(arrival);
+                }
+            }
+            book(on_cpu, owner, now - began);
             if CYCLES.load() != 0 {
                 let (counter, before) = (cycles(), (*account).cycles_since);
                 (*account).cycles_since = counter;
                 if before != 0 && counter > before {
-                    let cell = (&raw mut (*account).cycles)
-                        .cast::<u64>()
-                        .add(owner as usize);
-                    core::ptr::write_volatile(
-                        cell,
-                        core::ptr::read_volatile(cell) + (counter - before),
-                    );
+                    let cycles = (&raw mut (*account).cycles).cast::<u64>();
+                    book(cycles, owner, counter - before);
                 }
             }
         }
         if threads::are_followed() {
             let preempted: u64 = ctx.arg(0);
-            threads::leave(prev, owner, now, cpu, preempted & 1 != 0);
+            let lead = (*account).clock_lead;
+            threads::leave(&ctx, owner, now, cpu, preempted & 1 != 0, lead);
             threads::arrive(next, arriving, now, cpu);
         }
     }

@@ -23,22 +23,22 @@ use super::owners::owner_of;
 
 /// Sized by the loader.
 #[map]
-static STACK_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
+pub(super) static STACK_RING: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// One entry a CPU, sized by the loader.
 #[map]
-static STACK_COUNTS: Array<CpuSamples> = Array::with_max_entries(1, MMAPABLE);
+pub(super) static STACK_COUNTS: Array<CpuSamples> = Array::with_max_entries(1, MMAPABLE);
 
 /// Where a sample is put together: too large for a program's own stack.
 #[map]
 static STACK_SAMPLE: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
 
 /// `BPF_RB_NO_WAKEUP`: the agent comes by itself.
-const NO_WAKEUP: u64 = 1;
+pub(super) const NO_WAKEUP: u64 = 1;
 
 /// `length & MASK` that reaches the verifier, for which a helper's result may be anything.
 #[inline(always)]
-fn masked<const MASK: i32>(length: u64) -> u64 {
+pub(super) fn masked<const MASK: i32>(length: u64) -> u64 {
     let mut value = length;
     // SAFETY: one register-only instruction.
     unsafe {
@@ -50,7 +50,7 @@ fn masked<const MASK: i32>(length: u64) -> u64 {
 
 /// Bytes of a stack; 0 if there is none.
 #[inline(always)]
-fn length(result: i64) -> u64 {
+pub(super) fn length(result: i64) -> u64 {
     let bytes = if result > 0 { result as u64 } else { 0 };
     masked::<1_023>(bytes)
 }
@@ -90,11 +90,14 @@ fn stack_sample(ctx: PerfEventContext) -> i32 {
         }
         (*sample).head = Head {
             at,
+            waited: 0,
             tgid,
             cpu,
-            owner: u32::from(owner),
-            kernel_frames: (kernel / 8) as u16,
-            user_frames: (user / 8) as u16,
+            owner,
+            reason: 0,
+            kernel_frames: (kernel / 8) as u8,
+            user_frames: (user / 8) as u8,
+            reserved: 0,
         };
         const MASK: i32 = FRAMES as i32 * 8 - 1;
         let bytes = size_of::<Head>() as u64 + masked::<MASK>(kernel + user);

@@ -129,10 +129,12 @@ pub const UNSEEN: usize = 5;
 pub const OFF_CPU: usize = 8;
 /// The first of [`BUCKETS`] cells: waits in the run queue by length.
 pub const WAITS: usize = 24;
+/// The first of [`BUCKETS`] cells: waits for a disk by length.
+pub const DISK_WAITS: usize = WAITS + BUCKETS;
 /// Cells of a row.
-pub const CELLS: usize = 64;
+pub const CELLS: usize = 128;
 /// Buckets of waits: one for each power of two of nanoseconds, up to nine minutes.
-pub const BUCKETS: usize = CELLS - WAITS;
+pub const BUCKETS: usize = 40;
 
 /// One CPU's counters, row by row.
 pub type CpuWaits = [u64; ROWS * CELLS];
@@ -175,6 +177,7 @@ pub const fn bucket_of(nanos: u64) -> usize {
 
 const _: () = assert!(size_of::<ThreadSlot>() == 128);
 const _: () = assert!(Reason::ALL.len() <= REASONS && OFF_CPU + REASONS <= WAITS);
+const _: () = assert!(DISK_WAITS + BUCKETS <= CELLS);
 
 #[cfg(test)]
 mod tests {

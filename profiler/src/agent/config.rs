@@ -6,21 +6,18 @@
 
 mod cpu_budget;
 mod idle_watts;
+mod sources;
 mod syscalls;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use log::LevelFilter;
-use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
 use crate::meters::calibration::Calibration;
@@ -28,10 +25,11 @@ use crate::meters::external::NodePower;
 use crate::probes::events::EventName;
 use crate::probes::health::Tier;
 use crate::probes::sched::Detail;
-use crate::probes::stacks::MOST_HERTZ;
+use crate::probes::stacks::Wanted;
 use crate::probes::syscalls::Timing;
 pub use cpu_budget::{CpuBudget, ParseCpuBudgetError};
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
+pub use sources::{PartialConfig, PartialIntervals, PartialServices};
 pub use syscalls::SyscallSetting;
 
 /// The exporter's port.
@@ -77,6 +75,8 @@ pub struct Config {
     pub pmc: bool,
     /// Sample the stacks of services so many times a second on each CPU; for a recording.
     pub stacks: Option<u32>,
+    /// Take the stacks of services' waits that last so many milliseconds; for a recording.
+    pub off_cpu: Option<u32>,
     /// The kind of hook that sees requests; `None`: the first that works.
     pub request_tier: Option<Tier>,
     /// Read token counts from engines' own metrics: the agent then asks its services for them.
@@ -140,6 +140,7 @@ impl Default for Config {
             cuda: false,
             pmc: false,
             stacks: None,
+            off_cpu: None,
             request_tier: None,
             engine_metrics: true,
             usage: true,
@@ -157,64 +158,6 @@ impl Default for Config {
             },
         }
     }
-}
-
-/// The settings that one source gives. A list replaces the list of a lower source.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the fields are those of `Config`")]
-pub struct PartialConfig {
-    pub listen: Option<SocketAddr>,
-    pub nvml_library: Option<PathBuf>,
-    pub model: Option<String>,
-    #[serde(default)]
-    pub services: PartialServices,
-    pub syscalls: Option<SyscallSetting>,
-    pub faults: Option<bool>,
-    pub events: Option<Vec<EventName>>,
-    pub waits: Option<Detail>,
-    pub tls: Option<bool>,
-    pub cuda: Option<bool>,
-    pub pmc: Option<bool>,
-    #[serde(default, deserialize_with = "stack_hertz")]
-    pub stacks: Option<u32>,
-    pub request_tier: Option<Tier>,
-    pub engine_metrics: Option<bool>,
-    pub usage: Option<bool>,
-    pub trace_ids: Option<bool>,
-    pub idle_watts: Option<IdleWatts>,
-    pub node_power: Option<NodePower>,
-    pub ipmi: Option<bool>,
-    /// In the file alone.
-    pub calibration: Option<BTreeMap<String, Calibration>>,
-    pub cpu_budget: Option<CpuBudget>,
-    #[serde(default, deserialize_with = "level")]
-    pub log_level: Option<LevelFilter>,
-    #[serde(default)]
-    pub intervals: PartialIntervals,
-}
-
-/// Part of [`PartialConfig`].
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the fields are those of `Services`")]
-pub struct PartialServices {
-    pub pids: Option<Vec<NonZeroU32>>,
-    pub ports: Option<Vec<NonZeroU16>>,
-    pub names: Option<Vec<String>>,
-}
-
-/// Part of [`PartialConfig`]; milliseconds.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the fields are those of `Intervals`")]
-pub struct PartialIntervals {
-    #[serde(default, deserialize_with = "drain")]
-    pub drain_ms: Option<u64>,
-    #[serde(default, deserialize_with = "seldom")]
-    pub discover_ms: Option<u64>,
-    #[serde(default, deserialize_with = "seldom")]
-    pub publish_ms: Option<u64>,
 }
 
 /// Why the settings cannot be used, and what to do.
@@ -239,8 +182,11 @@ pub enum ConfigError {
         message: String,
     },
     /// Stacks are of no use without a recording.
-    #[error("stacks are sampled for a recording; add --record FILE, or leave --stacks out")]
+    #[error("stacks are taken for a recording; add --record FILE, or leave --stacks and --off-cpu out")]
     StacksUnrecorded,
+    /// Waits are not followed, whose stacks are wanted.
+    #[error("stacks of waits need --waits reasons or run-queue; take --waits off out, or --off-cpu")]
+    WaitsUnfollowed,
     /// A variable says something that is not understood.
     #[error("{variable}={value}: {reason}; correct the variable or unset it")]
     Variable {
@@ -268,6 +214,15 @@ impl Config {
         Ok(Self::resolve(
             flags.over(PartialConfig::from_env(env)?).over(file),
         ))
+    }
+
+    /// Which stacks are taken.
+    pub fn wanted_stacks(&self) -> Wanted {
+        let millis = |millis: u32| Duration::from_millis(millis.into());
+        Wanted {
+            on_cpu: self.stacks,
+            off_cpu: self.off_cpu.map(millis),
+        }
     }
 
     /// [`DEFAULT_FILE`] if it exists.
@@ -311,6 +266,7 @@ impl Config {
             cuda: told.cuda.unwrap_or(default.cuda),
             pmc: told.pmc.unwrap_or(default.pmc),
             stacks: told.stacks,
+            off_cpu: told.off_cpu,
             request_tier: told.request_tier,
             engine_metrics: told.engine_metrics.unwrap_or(default.engine_metrics),
             usage: told.usage.unwrap_or(default.usage),
@@ -328,209 +284,4 @@ impl Config {
             },
         }
     }
-}
-
-impl PartialConfig {
-    /// What this source gives, else what `lower` gives.
-    fn over(self, lower: Self) -> Self {
-        Self {
-            listen: self.listen.or(lower.listen),
-            nvml_library: self.nvml_library.or(lower.nvml_library),
-            model: self.model.or(lower.model),
-            services: PartialServices {
-                pids: self.services.pids.or(lower.services.pids),
-                ports: self.services.ports.or(lower.services.ports),
-                names: self.services.names.or(lower.services.names),
-            },
-            syscalls: self.syscalls.or(lower.syscalls),
-            waits: self.waits.or(lower.waits),
-            faults: self.faults.or(lower.faults),
-            events: self.events.or(lower.events),
-            tls: self.tls.or(lower.tls),
-            cuda: self.cuda.or(lower.cuda),
-            pmc: self.pmc.or(lower.pmc),
-            stacks: self.stacks.or(lower.stacks),
-            request_tier: self.request_tier.or(lower.request_tier),
-            engine_metrics: self.engine_metrics.or(lower.engine_metrics),
-            usage: self.usage.or(lower.usage),
-            trace_ids: self.trace_ids.or(lower.trace_ids),
-            idle_watts: self.idle_watts.or(lower.idle_watts),
-            node_power: self.node_power.or(lower.node_power),
-            ipmi: self.ipmi.or(lower.ipmi),
-            calibration: self.calibration.or(lower.calibration),
-            cpu_budget: self.cpu_budget.or(lower.cpu_budget),
-            log_level: self.log_level.or(lower.log_level),
-            intervals: PartialIntervals {
-                drain_ms: self.intervals.drain_ms.or(lower.intervals.drain_ms),
-                discover_ms: self.intervals.discover_ms.or(lower.intervals.discover_ms),
-                publish_ms: self.intervals.publish_ms.or(lower.intervals.publish_ms),
-            },
-        }
-    }
-
-    fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        toml::from_str(&text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let before = text.as_bytes().iter().take(start);
-            ConfigError::Invalid {
-                path: path.to_owned(),
-                line: 1 + before.filter(|byte| **byte == b'\n').count(),
-                message: error
-                    .message()
-                    .replace("unknown field", "unknown key")
-                    .replace('\n', " "),
-            }
-        })
-    }
-
-    fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let env = &env;
-        Ok(Self {
-            listen: variable(env, "PERJOULE_LISTEN", str::parse)?,
-            nvml_library: variable(env, "PERJOULE_NVML_LIBRARY", str::parse)?,
-            model: variable(env, "PERJOULE_MODEL", str::parse)?,
-            services: PartialServices {
-                pids: variable(env, "PERJOULE_PIDS", list)?,
-                ports: variable(env, "PERJOULE_PORTS", list)?,
-                names: variable(env, "PERJOULE_NAMES", list)?,
-            },
-            syscalls: variable(env, "PERJOULE_SYSCALLS", str::parse)?,
-            faults: variable(env, "PERJOULE_FAULTS", switch)?,
-            events: variable(env, "PERJOULE_EVENTS", list)?,
-            waits: variable(env, "PERJOULE_WAITS", str::parse)?,
-            tls: variable(env, "PERJOULE_TLS", switch)?,
-            cuda: variable(env, "PERJOULE_CUDA", switch)?,
-            pmc: variable(env, "PERJOULE_PMC", switch)?,
-            stacks: variable(env, "PERJOULE_STACKS", |text| {
-                text.parse()
-                    .map_err(|_| "not a whole number of samples a second".to_owned())
-                    .and_then(check_stack_hertz)
-            })?,
-            request_tier: variable(env, "PERJOULE_REQUEST_TIER", str::parse)?,
-            engine_metrics: variable(env, "PERJOULE_ENGINE_METRICS", switch)?,
-            usage: variable(env, "PERJOULE_USAGE", switch)?,
-            trace_ids: variable(env, "PERJOULE_TRACE_IDS", switch)?,
-            idle_watts: variable(env, "PERJOULE_IDLE_WATTS", str::parse)?,
-            node_power: variable(env, "PERJOULE_NODE_POWER", str::parse)?,
-            ipmi: variable(env, "PERJOULE_IPMI", switch)?,
-            calibration: None,
-            cpu_budget: variable(env, "PERJOULE_CPU_BUDGET", str::parse)?,
-            log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,
-            intervals: PartialIntervals {
-                drain_ms: variable(env, "PERJOULE_DRAIN_MS", |text| {
-                    text.parse()
-                        .map_err(|_| NOT_MILLIS.to_owned())
-                        .and_then(check_drain)
-                })?,
-                discover_ms: variable(env, "PERJOULE_DISCOVER_MS", |text| {
-                    text.parse()
-                        .map_err(|_| NOT_MILLIS.to_owned())
-                        .and_then(check_seldom)
-                })?,
-                publish_ms: variable(env, "PERJOULE_PUBLISH_MS", |text| {
-                    text.parse()
-                        .map_err(|_| NOT_MILLIS.to_owned())
-                        .and_then(check_seldom)
-                })?,
-            },
-        })
-    }
-}
-
-const NOT_MILLIS: &str = "not a whole number of milliseconds";
-
-/// A variable that is set and not empty.
-fn variable<T, E: ToString>(
-    env: impl Fn(&str) -> Option<String>,
-    variable: &'static str,
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> Result<Option<T>, ConfigError> {
-    let Some(value) = env(variable).filter(|value| !value.trim().is_empty()) else {
-        return Ok(None);
-    };
-    match parse(value.trim()) {
-        Ok(parsed) => Ok(Some(parsed)),
-        Err(reason) => Err(ConfigError::Variable {
-            variable,
-            reason: reason.to_string(),
-            value,
-        }),
-    }
-}
-
-/// Values between commas.
-fn list<T: FromStr<Err: ToString>>(text: &str) -> Result<Vec<T>, String> {
-    text.split(',')
-        .map(|item| {
-            item.trim()
-                .parse()
-                .map_err(|error: T::Err| error.to_string())
-        })
-        .collect()
-}
-
-pub(super) fn switch(text: &str) -> Result<bool, &'static str> {
-    match text {
-        "1" | "true" | "on" | "yes" => Ok(true),
-        "0" | "false" | "off" | "no" => Ok(false),
-        _ => Err("neither on nor off"),
-    }
-}
-
-fn parse_level(text: &str) -> Result<LevelFilter, &'static str> {
-    text.parse()
-        .map_err(|_| "not a log level; one of off, error, warn, info, debug, trace")
-}
-
-/// The kernel's ring is sized for at most a tenth of a second of records.
-fn check_drain(millis: u64) -> Result<u64, String> {
-    within(millis, 20, 100)
-}
-
-fn check_seldom(millis: u64) -> Result<u64, String> {
-    within(millis, 100, 60_000)
-}
-
-fn check_stack_hertz(hertz: u32) -> Result<u32, String> {
-    if (1..=MOST_HERTZ).contains(&hertz) {
-        Ok(hertz)
-    } else {
-        Err(format!(
-            "{hertz} samples a second are not between 1 and {MOST_HERTZ}"
-        ))
-    }
-}
-
-fn stack_hertz<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
-    let hertz = u32::deserialize(from)?;
-    check_stack_hertz(hertz)
-        .map(Some)
-        .map_err(de::Error::custom)
-}
-
-fn within(millis: u64, low: u64, high: u64) -> Result<u64, String> {
-    if (low..=high).contains(&millis) {
-        Ok(millis)
-    } else {
-        Err(format!("{millis} ms is not between {low} and {high} ms"))
-    }
-}
-
-fn level<'de, D: Deserializer<'de>>(from: D) -> Result<Option<LevelFilter>, D::Error> {
-    let text = String::deserialize(from)?;
-    parse_level(&text).map(Some).map_err(de::Error::custom)
-}
-
-fn drain<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    let millis = u64::deserialize(from)?;
-    check_drain(millis).map(Some).map_err(de::Error::custom)
-}
-
-fn seldom<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    let millis = u64::deserialize(from)?;
-    check_seldom(millis).map(Some).map_err(de::Error::custom)
 }

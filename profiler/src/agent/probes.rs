@@ -39,6 +39,8 @@ pub(super) struct Probes {
     cuda: Option<CudaProbe>,
     pmc: Option<Pmc>,
     stacks: Option<StackProbe>,
+    /// Whether stacks of waits are taken.
+    takes_waits: bool,
     stack_reader: Option<StackReader>,
     owners: Owners,
     loader: Loader,
@@ -72,8 +74,9 @@ impl Probes {
         if config.cuda {
             CudaProbe::configure(&mut options);
         }
-        if config.stacks.is_some() {
-            StackProbe::configure(&mut options);
+        let wanted_stacks = config.wanted_stacks();
+        if wanted_stacks.any() {
+            StackProbe::configure(&mut options, wanted_stacks);
         }
         let mut loader = Loader::new(&options)?;
         let mut owners = Owners::attach(&mut loader)?;
@@ -129,10 +132,12 @@ impl Probes {
         } else {
             None
         };
-        let stacks = config.stacks.and_then(|hertz| {
+        let stacks = if wanted_stacks.any() {
             // The loader keeps the verdict.
-            StackProbe::attach(&mut loader, hertz).ok()
-        });
+            StackProbe::attach(&mut loader, wanted_stacks).ok()
+        } else {
+            None
+        };
         let (stacks, stack_reader) = stacks.unzip();
         loader.settle();
         Ok(Self {
@@ -143,6 +148,7 @@ impl Probes {
             events: None,
             cuda,
             pmc,
+            takes_waits: stacks.is_some() && wanted_stacks.off_cpu.is_some(),
             stacks,
             stack_reader,
             owners,
@@ -295,6 +301,11 @@ impl Probes {
         self.sched.as_ref()?.thread_at(place, tid)
     }
 
+    /// Switches at which no program ran; `None` where on-CPU time is not told.
+    pub(super) fn unseen_switches(&self) -> Option<u64> {
+        Some(self.sched.as_ref()?.unseen_switches())
+    }
+
     /// What of threads could not be followed; `None` where none is.
     pub(super) fn wait_losses(&self) -> Option<WaitLosses> {
         self.sched.as_ref()?.wait_losses()
@@ -326,6 +337,13 @@ impl Probes {
             let why = format!("{why}: {probe} are no longer seen");
             self.loader.retire(programs, &why)
         };
+        if let Some(stacks) = &self.stacks
+            && std::mem::take(&mut self.takes_waits)
+        {
+            log::warn!("{why}: stacks of waits are no longer taken");
+            stacks.take_waits(false);
+            return Some("off_cpu_stacks");
+        }
         optional.into_iter().find(retired).map(|(probe, _)| probe)
     }
 

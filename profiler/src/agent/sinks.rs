@@ -8,9 +8,9 @@ use crate::export::{BeforeShown, Metrics};
 use crate::ledger::{
     Booked, CpuTime, EngineInfo, Floor, Meter, MeterId, RequestId, ServiceId, TokenDelta, TraceId,
 };
-use crate::probes::stacks::StackCounts;
+use crate::probes::stacks::{StackCounts, Wanted};
 use crate::probes::syscalls::ClassCalls;
-use crate::recording::{RecordedSample, Recording, RecordingError, StackId};
+use crate::recording::{RecordedSample, RecordedWait, Recording, RecordingError, StackId};
 use crate::report::Summary;
 use crate::waits::Waits;
 
@@ -81,15 +81,26 @@ impl Sinks {
         self.write(|recording| recording.sample(sample));
     }
 
-    /// Tells the recording how stacks were sampled, and how many are missing.
-    pub(super) fn stack_counts(&mut self, hertz: u32, counts: StackCounts) {
+    pub(super) fn stack_wait(&mut self, wait: &RecordedWait) {
+        self.write(|recording| recording.wait(wait));
+    }
+
+    /// Tells the recording how stacks were taken, and how many are missing.
+    pub(super) fn stack_counts(&mut self, wanted: Wanted, counts: StackCounts) {
+        let least = wanted.off_cpu.map(|least| least.as_nanos() as u64);
+        let on_cpu = wanted.on_cpu.map(u64::from);
         for (key, value) in [
-            ("stacks_hertz", u64::from(hertz)),
-            ("stacks_taken", counts.taken),
-            ("stacks_lost", counts.lost),
-            ("stacks_cut", counts.cut),
+            ("stacks_hertz", on_cpu),
+            ("stacks_taken", on_cpu.and(Some(counts.taken))),
+            ("stacks_lost", on_cpu.and(Some(counts.lost))),
+            ("stacks_cut", on_cpu.and(Some(counts.cut))),
+            ("off_cpu_least_ns", least),
+            ("off_cpu_waits", least.and(Some(counts.waits))),
+            ("off_cpu_lost", least.and(Some(counts.waits_lost))),
         ] {
-            self.write(|recording| recording.fact(key, &value.to_string()));
+            if let Some(value) = value {
+                self.write(|recording| recording.fact(key, &value.to_string()));
+            }
         }
     }
 

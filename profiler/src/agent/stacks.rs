@@ -13,13 +13,17 @@ use super::sinks::Sinks;
 use crate::clock::Timestamp;
 use crate::ledger::ServiceId;
 use crate::probes::stacks::{Sampled, StackReader};
+use crate::profiles::SEPARATOR;
 use crate::profiles::symbols::{Addresses, Symbols};
-use crate::recording::{RecordedSample, StackId};
+use crate::recording::{RecordedSample, RecordedWait, StackId};
+use crate::waits::Reason;
 
 /// Between two looks into the ring. A process that ends within this time may go without names.
 const PERIOD: Duration = Duration::from_millis(250);
 /// Samples that are named together: addresses of more would take megabytes.
 const BATCH: usize = 1_024;
+/// Where the kernel's scheduler begins.
+const SCHEDULER: [&str; 3] = ["schedule_[k]", "__schedule_[k]", "schedule_idle_[k]"];
 /// Stacks that are known to be in the recording; beyond, they are told again.
 const MOST_KNOWN: usize = 100_000;
 /// So long the agent waits at its end for the names of the last samples.
@@ -29,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Named {
     at: Timestamp,
+    waited: Option<(Reason, u64)>,
     owner: u8,
     package: u32,
     stack: StackId,
@@ -105,13 +110,24 @@ fn write(named: Vec<Named>, service: impl Fn(u8) -> Option<ServiceId>, sinks: &m
             sinks.stack(sample.stack, &text);
         }
         // One whose service was forgotten meanwhile is nobody's.
-        if let Some(service) = service(sample.owner) {
-            sinks.stack_sample(&RecordedSample {
+        let Some(service) = service(sample.owner) else {
+            continue;
+        };
+        let Named { at, stack, .. } = sample;
+        match sample.waited {
+            Some((reason, nanos)) => sinks.stack_wait(&RecordedWait {
                 service,
-                at: sample.at,
+                at,
+                nanos,
+                reason,
+                stack,
+            }),
+            None => sinks.stack_sample(&RecordedSample {
+                service,
+                at,
                 package: Some(sample.package),
-                stack: sample.stack,
-            });
+                stack,
+            }),
         }
     }
 }
@@ -139,9 +155,14 @@ impl Naming {
             self.told.clear();
         }
         let named = samples.iter().zip(texts).map(|(sample, text)| {
+            let text = match sample.waited {
+                Some((reason, _)) => where_it_waits(&text, reason),
+                None => text,
+            };
             let stack = id(&text);
             Named {
                 at: sample.at,
+                waited: sample.waited,
                 owner: sample.owner,
                 package: package(&mut self.packages, sample.cpu),
                 stack,
@@ -150,6 +171,20 @@ impl Naming {
         });
         named.collect()
     }
+}
+
+/// A stack that ends where the thread gave its CPU away, with the reason on top: the scheduler's and
+/// the probe's own functions are left out.
+fn where_it_waits(stack: &str, reason: Reason) -> String {
+    let is_scheduler = |frame: &&str| SCHEDULER.contains(frame);
+    let mut frames: Vec<&str> = stack.split(SEPARATOR).collect();
+    if let Some(first) = frames.iter().position(|frame| is_scheduler(&frame)) {
+        frames.truncate(first);
+    }
+    let mut text = frames.join("\n");
+    text.push(SEPARATOR);
+    text += &format!("[{}]", reason.name());
+    text
 }
 
 /// The same for the same text. Of a million stacks, two share one in one of sixteen million
@@ -174,4 +209,19 @@ fn package(known: &mut Vec<Option<u32>>, cpu: u32) -> u32 {
         let text = fs::read_to_string(file).unwrap_or_default();
         text.trim().parse().unwrap_or(0)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_stands_on_what_waits_and_not_on_the_scheduler() {
+        let stack = "p\nmain\ndo_futex_[k]\nschedule_[k]\n__schedule_[k]\nbpf_prog_1_[k]";
+        assert_eq!(
+            where_it_waits(stack, Reason::Futex),
+            "p\nmain\ndo_futex_[k]\n[futex]"
+        );
+        assert_eq!(where_it_waits("p\nmain", Reason::Poll), "p\nmain\n[poll]");
+    }
 }

@@ -25,11 +25,14 @@ impl Agent {
         if let Some(threads) = &mut self.threads {
             threads.look(probes, &self.services);
         }
+        let metrics = &mut self.sinks.metrics;
+        if let Some(unseen) = probes.unseen_switches() {
+            metrics.record_dropped("switch_unseen", unseen);
+        }
         if let Some(losses) = probes.wait_losses() {
-            let metrics = &mut self.sinks.metrics;
             metrics.record_dropped("thread_no_slot", losses.no_slot);
             metrics.record_dropped("thread_service_no_row", losses.no_row);
-            metrics.record_dropped("switch_unseen", losses.unseen);
+            metrics.record_dropped("thread_switch_unseen", losses.unseen);
         }
         for (service, starved) in self.engines.take() {
             for (reason, nanos) in starvation::REASONS.into_iter().zip(starved) {

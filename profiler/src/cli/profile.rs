@@ -1,4 +1,4 @@
-//! `perjoule script --format folded|svg|pprof|firefox`: a recording's energy by stack.
+//! `perjoule script --format folded|svg|pprof|firefox`: a recording's energy, or its waiting, by stack.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use crate::ledger::{Booked, BookedInterval, Component, Meter, MeterId, ServiceId
 use crate::meters;
 use crate::profiles::energy::{Placed, Placer, Sample, stack_of};
 use crate::profiles::firefox::{Drawn, Tracks};
-use crate::profiles::folded::{Stacks, Weight};
+use crate::profiles::folded::{Figure, Stacks, Weight};
 use crate::profiles::{flame_graph, pprof};
 use crate::recording::{Recorded, RecordingError, StackId};
 
@@ -26,6 +26,10 @@ pub(super) struct Which {
     /// Beside the energy of another recording (folded, svg): red costs more than there, blue less
     #[arg(long, value_name = "BASE")]
     against: Option<PathBuf>,
+    /// Where threads waited, and how long (folded: microseconds; svg), in place of the energy; of a
+    /// recording with --off-cpu
+    #[arg(long, conflicts_with = "component")]
+    off_cpu: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,7 +61,7 @@ pub(super) enum Form {
 impl Which {
     /// True if an option was given that is for these formats alone.
     pub(super) fn is_given(&self) -> bool {
-        self.component.is_some() || self.against.is_some()
+        self.component.is_some() || self.against.is_some() || self.off_cpu
     }
 }
 
@@ -73,14 +77,28 @@ pub(super) fn print(
             "--against is for --format folded and svg; pprof compares two files by itself (-diff_base)"
         );
     }
+    if options.off_cpu && form == Form::Firefox {
+        bail!("--off-cpu is for --format folded and svg; pprof has it beside the energy (off-cpu)");
+    }
     let only = options.component.map(Only::component);
     let profile = Profile::open(file, only)?;
+    let figure = if options.off_cpu {
+        profile.check_waits()?;
+        Figure::Waiting
+    } else {
+        Figure::Energy
+    };
     let lines = match &options.against {
         Some(base) => {
             let base = Profile::open(base, only)?;
-            profile.stacks()?.lines_against(&base.stacks()?)
+            if options.off_cpu {
+                base.check_waits()?;
+            }
+            profile
+                .stacks()?
+                .lines_against(&base.stacks()?, figure)
         }
-        None if matches!(form, Form::Folded | Form::Svg) => profile.stacks()?.lines(),
+        None if matches!(form, Form::Folded | Form::Svg) => profile.stacks()?.lines(figure),
         None => Vec::new(),
     };
     Ok(match form {
@@ -92,8 +110,8 @@ pub(super) fn print(
                     file.display()
                 );
             }
-            let (title, subtitle) = profile.titles(options.against.as_deref());
-            flame_graph::draw(&title, &subtitle, &lines, &mut out)
+            let (title, subtitle) = profile.titles(figure, options.against.as_deref());
+            flame_graph::draw(&title, &subtitle, figure, &lines, &mut out)
         }
         Form::Pprof => {
             let about = pprof::About {
@@ -231,22 +249,45 @@ impl Profile {
         self.place(|placed| {
             let weight = Weight {
                 microjoules: placed.energy.0,
-                samples: 0,
+                ..Weight::default()
             };
             stacks.add(&placed.stack, weight);
         })?;
         if self.only.is_none_or(|only| only == Component::Cpu) {
             self.recorded.sample_counts(|service, stack, samples| {
-                let name = self.services.get(&service);
-                let name = name.map_or("[unknown service]", |name| name);
                 let weight = Weight {
-                    microjoules: 0,
                     samples,
+                    ..Weight::default()
                 };
-                stacks.add(&stack_of(name, &self.text(stack)), weight);
+                stacks.add(&self.stack_of(service, stack), weight);
+            })?;
+        }
+        if self.only.is_none() {
+            self.recorded.waits(|service, stack, waited_nanos| {
+                let weight = Weight {
+                    waited_nanos,
+                    ..Weight::default()
+                };
+                stacks.add(&self.stack_of(service, stack), weight);
             })?;
         }
         Ok(stacks)
+    }
+
+    fn stack_of(&self, service: ServiceId, stack: StackId) -> String {
+        let name = self.services.get(&service);
+        let name = name.map_or("[unknown service]", |name| name);
+        stack_of(name, &self.text(stack))
+    }
+
+    fn check_waits(&self) -> Result<()> {
+        if !self.recorded.has_waits()? {
+            bail!(
+                "{}: no stacks of waits; record with --off-cpu",
+                self.file.display()
+            );
+        }
+        Ok(())
     }
 
     fn tracks(&self) -> Result<Tracks> {
@@ -274,8 +315,11 @@ impl Profile {
     }
 
     /// Title and subtitle of a picture.
-    fn titles(&self, against: Option<&Path>) -> (String, String) {
-        let mut title = "Energy".to_owned();
+    fn titles(&self, figure: Figure, against: Option<&Path>) -> (String, String) {
+        let mut title = match figure {
+            Figure::Energy => "Energy".to_owned(),
+            Figure::Waiting => "Waiting of threads".to_owned(),
+        };
         if let Some(only) = self.only {
             title += &format!(", {}", only.name());
         }
@@ -286,7 +330,7 @@ impl Profile {
         if let Some(base) = against {
             subtitle += &format!(" against {}: red costs more, blue less", name_of(base));
         }
-        if !self.is_sampled {
+        if figure == Figure::Energy && !self.is_sampled {
             subtitle += ", without stacks (record with --stacks)";
         }
         (title, subtitle)
@@ -297,7 +341,7 @@ impl Profile {
     }
 
     fn about(&self) -> String {
-        let (title, subtitle) = self.titles(None);
+        let (title, subtitle) = self.titles(Figure::Energy, None);
         let devices: HashSet<&str> = self
             .meters
             .values()

@@ -36,7 +36,7 @@ enum Format {
     Folded,
     /// An energy flame graph
     Svg,
-    /// For `go tool pprof`: cpu in nanoseconds, energy in microjoules
+    /// For `go tool pprof`: cpu and off-cpu in nanoseconds, energy in microjoules
     Pprof,
     /// For profiler.firefox.com: tracks of power, and samples weighted by microjoules
     Firefox,
@@ -74,8 +74,9 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
     let by_stack = |form, out| profile::print(form, &options.file, &options.profile, out);
     let written = match options.format {
         Format::Jsonl if options.profile.is_given() => {
-            let message =
-                anyhow!("--component and --against need --format folded, svg, pprof or firefox");
+            let message = anyhow!(
+                "--component, --against and --off-cpu need --format folded, svg, pprof or firefox"
+            );
             return Ok(usage(message.as_ref(), EXIT_USAGE));
         }
         Format::Jsonl => write(&Recorded::open(&options.file)?, out)?,

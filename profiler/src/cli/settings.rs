@@ -65,6 +65,11 @@ pub(super) struct Target {
     #[arg(long, value_name = "HZ", num_args = 0..=1, default_missing_value = "49",
         value_parser = clap::value_parser!(u32).range(1..=999))]
     stacks: Option<u32>,
+    /// Take the stacks where threads of the services wait for this many milliseconds or longer
+    /// [default: 1], for `perjoule script --off-cpu`; needs --record
+    #[arg(long, value_name = "MS", num_args = 0..=1, default_missing_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    off_cpu: Option<u32>,
     /// The kind of hook that sees requests: tp_btf, fexit, kprobe, raw_tp [default: the first
     /// that works]
     #[arg(long, value_name = "TIER")]
@@ -126,6 +131,7 @@ impl Target {
             cuda: self.cuda.then_some(true),
             pmc: self.pmc.then_some(true),
             stacks: self.stacks,
+            off_cpu: self.off_cpu,
             request_tier: self.request_tier,
             engine_metrics: self.no_engine_metrics.then_some(false),
             usage: self.no_usage.then_some(false),
@@ -137,8 +143,11 @@ impl Target {
             ..PartialConfig::default()
         };
         let config = load(file, flags)?;
-        if config.stacks.is_some() && self.record.is_none() {
+        if config.wanted_stacks().any() && self.record.is_none() {
             return Err(ConfigError::StacksUnrecorded);
+        }
+        if config.off_cpu.is_some() && config.waits == Detail::Nothing {
+            return Err(ConfigError::WaitsUnfollowed);
         }
         Ok(config)
     }

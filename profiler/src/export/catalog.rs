@@ -82,6 +82,8 @@ families! {
         "Time that threads were runnable and did not run: since waking up, or since losing the CPU."
     OFF_CPU Counter "perjoule_off_cpu_seconds_total" ["service", "reason"]
         "Time threads were off CPU, summed over threads, once each wait has ended; preempted is a part of the run queue's time, no other reason is."
+    DISK_WAIT Histogram "perjoule_disk_wait_seconds" ["service"]
+        "Waits of threads for a disk or in another uninterruptible state, each once it has ended."
     CONTEXT_SWITCHES Counter "perjoule_context_switches_total" ["service", "kind"]
         "Switches away from threads that blocked (voluntary) or stayed runnable (involuntary)."
     MIGRATIONS Counter "perjoule_migrations_total" ["service"]

@@ -147,6 +147,7 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
 fn waits(out: &mut Families, name: &str, service: &ServiceTotals) {
     if let Some(waits) = &service.waits {
         out.histogram(&RUN_QUEUE, &[name], &WAIT, &waits.run_queue, NANOS);
+        out.histogram(&DISK_WAIT, &[name], &WAIT, &waits.disk, NANOS);
         for (reason, nanos) in &waits.off_cpu {
             out.number(&OFF_CPU, &[name, reason], *nanos as f64 / NANOS);
         }

@@ -154,6 +154,7 @@ pub(super) struct ServiceTotals {
 #[serde(default)]
 pub(super) struct WaitTotals {
     pub(super) run_queue: Histogram<{ WAIT.len() }>,
+    pub(super) disk: Histogram<{ WAIT.len() }>,
     /// Nanoseconds by reason.
     pub(super) off_cpu: BTreeMap<Cow<'static, str>, u64>,
     pub(super) voluntary: u64,
@@ -165,6 +166,9 @@ impl WaitTotals {
     pub(super) fn add(&mut self, waits: &Waits) {
         self.run_queue
             .add_powers_of_two(&WAIT, &waits.histogram, waits.run_queue);
+        let disk = waits.off_cpu(Reason::Disk);
+        self.disk
+            .add_powers_of_two(&WAIT, &waits.disk_histogram, disk);
         for reason in Reason::ALL {
             let name = Cow::Borrowed(reason.name());
             *self.off_cpu.entry(name).or_default() += waits.off_cpu(reason);

@@ -25,101 +25,16 @@ use super::requirements;
 use super::shared_memory::{SharedArray, SharedMemory, Words};
 use crate::finding::Status;
 
+mod maps;
+mod options;
 mod software_event;
+
+pub use options::{Field, Hook, Options};
 
 const COSTS: &str = "PROGRAM_COST";
 
 // SAFETY: repr(C), u64 only.
 unsafe impl Words for CpuCosts {}
-
-/// A kernel struct's member whose offset a program reads as a global.
-#[derive(Debug, Clone, Copy)]
-pub struct Field {
-    /// The object's global (`u32`) that takes the offset, or [`ABSENT`].
-    pub global: &'static str,
-    /// The kernel's struct.
-    pub structure: &'static str,
-    /// The member's path in it, see [`Types::offset`].
-    pub member: &'static str,
-    /// Programs that cannot run without it. Others see [`ABSENT`] and leave the feature out.
-    pub programs: &'static [&'static str],
-}
-
-/// What the object is loaded with.
-#[derive(Debug, Clone)]
-pub struct Options {
-    fields: Vec<Field>,
-    entries: Vec<(&'static str, u32)>,
-    globals: Vec<(&'static str, Vec<u8>)>,
-    /// Kernel-side diagnostics below this level are removed before the verifier sees them.
-    pub log_level: log::LevelFilter,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            fields: Vec::new(),
-            entries: Vec::new(),
-            globals: Vec::new(),
-            log_level: log::LevelFilter::Warn,
-        }
-    }
-}
-
-impl Options {
-    /// The offsets of `fields` are wanted.
-    pub fn fields(&mut self, fields: &[Field]) -> &mut Self {
-        self.fields.extend_from_slice(fields);
-        self
-    }
-
-    /// The map called `name` gets `entries` entries (bytes, for a ring). A map that nobody sizes
-    /// keeps the object's own size, which is one entry for large maps.
-    pub fn map_entries(&mut self, name: &'static str, entries: u32) -> &mut Self {
-        self.entries.push((name, entries));
-        self
-    }
-
-    /// The object's read-only global `name`, an integer, gets `value`. Switches that are off cost
-    /// nothing: the verifier removes what they guard.
-    pub fn global<const N: usize>(&mut self, name: &'static str, value: [u8; N]) -> &mut Self {
-        self.globals.push((name, value.to_vec()));
-        self
-    }
-}
-
-/// Where a program is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook<'a> {
-    /// A tracepoint with typed arguments.
-    BtfTracepoint(&'a str),
-    /// The exit of a kernel function.
-    FunctionExit(&'a str),
-    /// A kernel function's entry or return, as the program was written for.
-    Function(&'a str),
-    /// A raw tracepoint.
-    RawTracepoint(&'a str),
-}
-
-impl Hook<'_> {
-    const fn name(&self) -> &str {
-        match self {
-            Self::BtfTracepoint(name)
-            | Self::FunctionExit(name)
-            | Self::Function(name)
-            | Self::RawTracepoint(name) => name,
-        }
-    }
-
-    const fn tier(self) -> Tier {
-        match self {
-            Self::BtfTracepoint(_) => Tier::TpBtf,
-            Self::FunctionExit(_) => Tier::Fexit,
-            Self::Function(_) => Tier::Kprobe,
-            Self::RawTracepoint(_) => Tier::RawTp,
-        }
-    }
-}
 
 #[derive(Debug, Clone)]
 struct Fate {
@@ -548,52 +463,6 @@ fn types(types: &mut Option<Btf>) -> Result<&Btf, ProgramError> {
     Ok(match types {
         Some(types) => types,
         none => none.insert(Btf::from_sys_fs()?),
-    })
-}
-
-fn shared_memory(
-    object: &Ebpf,
-    name: &'static str,
-    writable: bool,
-) -> Result<SharedMemory, ProbeError> {
-    let map = object.map(name).ok_or(ProbeError::NoMap { map: name })?;
-    let (Map::Array(data), Some(info)) = (map, map_info(map)) else {
-        return Err(ProbeError::MapShape { map: name });
-    };
-    SharedMemory::new(data.fd().as_fd(), info.entries, info.value_bytes, writable)
-        .map_err(|source| ProbeError::Map { map: name, source })
-}
-
-struct MapInfo {
-    value_bytes: usize,
-    entries: usize,
-    memory: u64,
-}
-
-/// A map's shape and memory, from the kernel's description of its descriptor: the library keeps
-/// the first to itself and does not ask for the second.
-fn map_info(map: &Map) -> Option<MapInfo> {
-    use std::os::fd::AsRawFd as _;
-    let (Map::Array(data)
-    | Map::PerCpuArray(data)
-    | Map::HashMap(data)
-    | Map::LruHashMap(data)
-    | Map::PerCpuHashMap(data)
-    | Map::PerCpuLruHashMap(data)
-    | Map::RingBuf(data)) = map
-    else {
-        return None;
-    };
-    let fd = data.fd().as_fd().as_raw_fd();
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    let number = |name: &str| -> Option<u64> {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-    };
-    Some(MapInfo {
-        value_bytes: number("value_size:")? as usize,
-        entries: number("max_entries:")? as usize,
-        memory: number("memlock:")?,
     })
 }
 

@@ -18,7 +18,7 @@ use profiler_ebpf::owners::{IDLE, OWNERS, OwnerIndex};
 use profiler_ebpf::sched::{CpuAccount, HEADER_WORDS};
 
 use super::load_error::ProbeError;
-use super::loader::{Loader, Options, possible_cpus};
+use super::loader::{Field, Loader, Options, possible_cpus};
 use super::owners::Owners;
 use super::shared_memory::{SharedArray, Words};
 use crate::clock::Timestamp;
@@ -40,6 +40,14 @@ const PROGRAM: &str = "sched_switch";
 const WAKE_UPS: [&str; 2] = ["sched_wakeup", "sched_wakeup_new"];
 const ACCOUNTS: &str = "CPU_ACCOUNTS";
 const CPUS: &str = "/sys/devices/system/cpu";
+
+/// Without it the time around a switch that no program saw is the next thread's.
+const ARRIVAL: Field = Field {
+    global: "TASK_ARRIVAL",
+    structure: "task_struct",
+    member: "sched_info.last_arrival",
+    programs: &[],
+};
 
 // SAFETY: repr(C), u64 only.
 unsafe impl Words for CpuAccount {}
@@ -108,6 +116,7 @@ impl SchedProbe {
     /// machine has no such counter, none are counted.
     pub fn configure(options: &mut Options, counted: Counted) {
         options.map_entries(ACCOUNTS, possible_cpus());
+        options.fields(&[ARRIVAL]);
         if perf_event::open(counted, 0, true).is_ok() {
             options.global("CYCLES", [1]);
         }
@@ -337,6 +346,13 @@ impl SchedProbe {
             .count()
     }
 
+    /// Switches to other processes at which no program ran, as the next switch tells.
+    pub fn unseen_switches(&self) -> u64 {
+        (0..self.accounts.len())
+            .filter_map(|cpu| self.accounts.word(cpu, UNSEEN))
+            .sum()
+    }
+
     /// Whether CPUs of this package are looked at.
     pub fn knows_package(&self, package: u32) -> bool {
         self.packages.contains(&package)
@@ -405,6 +421,7 @@ fn packages(cpus: usize, root: &Path) -> (Vec<u32>, Vec<usize>) {
 
 const SINCE: usize = 0;
 const TGID: usize = 1;
+const UNSEEN: usize = 4;
 
 /// One CPU's account at one moment.
 #[derive(Debug, Clone)]

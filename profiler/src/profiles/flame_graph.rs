@@ -1,23 +1,35 @@
-//! The picture: widths are energy. A file that needs nothing else, also offline.
+//! The picture: widths are energy, or waiting. A file that needs nothing else, also offline.
 
 use std::io::{self, Write};
 
 use inferno::flamegraph::{self, Options, color};
 
+use super::folded::Figure;
+
 /// Draws folded lines; lines with two figures become a differential graph: red is what costs more
 /// now, blue what costs less.
 ///
 /// # Errors
-/// If `out` cannot be written, or no energy is in the lines.
-pub fn draw(title: &str, subtitle: &str, lines: &[String], out: impl Write) -> io::Result<()> {
+/// If `out` cannot be written, or nothing is in the lines.
+pub fn draw(
+    title: &str,
+    subtitle: &str,
+    figure: Figure,
+    lines: &[String],
+    out: impl Write,
+) -> io::Result<()> {
     let mut options = Options::default();
     options.title = title.to_owned();
     options.subtitle = Some(subtitle.to_owned());
-    options.count_name = "mJ".to_owned();
-    // Lines hold microjoules, and the picture's `total_samples` too.
+    // Lines hold millionths, and the picture's `total_samples` too.
     options.factor = 1e-3;
     options.name_type = "Stack:".to_owned();
-    options.colors = color::Palette::Basic(color::BasicPalette::Hot);
+    let (unit, palette) = match figure {
+        Figure::Energy => ("mJ", color::BasicPalette::Hot),
+        Figure::Waiting => ("ms", color::BasicPalette::Blue),
+    };
+    options.count_name = unit.to_owned();
+    options.colors = color::Palette::Basic(palette);
     // The same recording gives the same picture.
     options.deterministic = true;
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out)
@@ -38,6 +50,7 @@ mod tests {
         draw(
             "Energy",
             "SIMULATED GPU",
+            Figure::Energy,
             &lines.map(str::to_owned),
             &mut svg,
         )
@@ -48,6 +61,6 @@ mod tests {
         for outside in ["href=\"http", "src=", "@import", "url(http"] {
             assert!(!svg.contains(outside), "{outside}");
         }
-        assert!(draw("Energy", "", &[], io::sink()).is_err());
+        assert!(draw("Energy", "", Figure::Energy, &[], io::sink()).is_err());
     }
 }

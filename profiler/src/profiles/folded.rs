@@ -1,5 +1,5 @@
-//! Energy by stack as lines: `frame;frame;frame microjoules`, what flame graph tools read; beside another
-//! recording's, `frame;frame before after`.
+//! Energy or waiting by stack as lines: `frame;frame;frame figure`, what flame graph tools read; beside
+//! another recording's, `frame;frame before after`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,9 +14,29 @@ pub struct Weight {
     pub microjoules: u64,
     /// Samples of code; 0 for frames that are no code.
     pub samples: u64,
+    /// Nanoseconds that threads waited here.
+    pub waited_nanos: u64,
 }
 
-/// Energy by stack.
+/// Which figure of a stack is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    /// Microjoules.
+    Energy,
+    /// Microseconds of waiting.
+    Waiting,
+}
+
+impl Figure {
+    const fn of(self, weight: Weight) -> u64 {
+        match self {
+            Self::Energy => weight.microjoules,
+            Self::Waiting => weight.waited_nanos / 1_000,
+        }
+    }
+}
+
+/// Energy and waiting by stack.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stacks {
     weights: BTreeMap<Arc<str>, Weight>,
@@ -29,6 +49,7 @@ impl Stacks {
             Some(weight) => {
                 weight.microjoules += more.microjoules;
                 weight.samples += more.samples;
+                weight.waited_nanos += more.waited_nanos;
             }
             None => {
                 self.weights.insert(stack.into(), more);
@@ -43,22 +64,27 @@ impl Stacks {
             .map(|(stack, weight)| (&**stack, *weight))
     }
 
-    /// Lines of energy.
-    pub fn lines(&self) -> Vec<String> {
-        let costly = self.iter().filter(|(_, weight)| weight.microjoules > 0);
-        costly
-            .map(|(stack, weight)| format!("{} {}", joined(stack), weight.microjoules))
+    /// A line for each stack that has any.
+    pub fn lines(&self, figure: Figure) -> Vec<String> {
+        self.of(figure)
+            .map(|(stack, figure)| format!("{} {figure}", joined(stack)))
             .collect()
     }
 
-    /// Lines of energy before and now.
-    pub fn lines_against(&self, before: &Self) -> Vec<String> {
+    fn of(&self, figure: Figure) -> impl Iterator<Item = (&str, u64)> {
+        self.iter()
+            .map(move |(stack, weight)| (stack, figure.of(weight)))
+            .filter(|(_, figure)| *figure > 0)
+    }
+
+    /// Lines of before and now.
+    pub fn lines_against(&self, before: &Self, figure: Figure) -> Vec<String> {
         let mut both: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
         for (place, stacks) in [before, self].into_iter().enumerate() {
-            for (stack, weight) in stacks.iter().filter(|(_, weight)| weight.microjoules > 0) {
-                let energies = both.entry(stack).or_default();
-                if let Some(energy) = energies.get_mut(place) {
-                    *energy = weight.microjoules;
+            for (stack, figure) in stacks.of(figure) {
+                let figures = both.entry(stack).or_default();
+                if let Some(there) = figures.get_mut(place) {
+                    *there = figure;
                 }
             }
         }
@@ -94,6 +120,7 @@ mod tests {
             let weight = Weight {
                 microjoules: *microjoules,
                 samples: 1,
+                waited_nanos: 2_000 * *microjoules,
             };
             stacks.add(stack, weight);
         }
@@ -108,12 +135,16 @@ mod tests {
             ("a\nf<[u8; 4]>", 4),
             ("b", 0),
         ]);
-        assert_eq!(stacks.lines(), ["a 1", "a;f<[u8: 4]> 7"]);
+        assert_eq!(stacks.lines(Figure::Energy), ["a 1", "a;f<[u8: 4]> 7"]);
+        assert_eq!(stacks.lines(Figure::Waiting), ["a 2", "a;f<[u8: 4]> 14"]);
     }
 
     #[test]
     fn beside_another_recording_a_line_has_both_figures() {
         let (now, before) = (stacks(&[("a", 5), ("b", 1)]), stacks(&[("a", 2), ("c", 9)]));
-        assert_eq!(now.lines_against(&before), ["a 2 5", "b 0 1", "c 9 0"]);
+        assert_eq!(
+            now.lines_against(&before, Figure::Energy),
+            ["a 2 5", "b 0 1", "c 9 0"]
+        );
     }
 }

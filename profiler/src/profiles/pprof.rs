@@ -1,4 +1,5 @@
-//! pprof's format: two values a stack, `cpu/nanoseconds` and `energy/microjoules`.
+//! pprof's format: three values a stack, `cpu/nanoseconds`, `energy/microjoules` and
+//! `off-cpu/nanoseconds`.
 //!
 //! Source: `profile.proto` of github.com/google/pprof; the messages are written by their field numbers.
 
@@ -137,9 +138,10 @@ pub fn profile(stacks: &Stacks, about: About<'_>) -> Profile {
         unit: texts.place(unit),
     };
     let (cpu, energy) = (value("cpu", "nanoseconds"), value("energy", "microjoules"));
+    let off_cpu = value("off-cpu", "nanoseconds");
     let comment = vec![texts.place(about.comment)];
     let mut profile = Profile {
-        sample_type: vec![cpu, energy],
+        sample_type: vec![cpu, energy, off_cpu],
         duration_nanos: signed(about.duration_nanos),
         period_type: about.period_nanos.map(|_| cpu),
         period: signed(about.period_nanos.unwrap_or(0)),
@@ -166,7 +168,9 @@ pub fn profile(stacks: &Stacks, about: About<'_>) -> Profile {
         let nanos = weight.samples * about.period_nanos.unwrap_or(0);
         profile.sample.push(Sample {
             location_id,
-            value: vec![signed(nanos), signed(weight.microjoules)],
+            value: [nanos, weight.microjoules, weight.waited_nanos]
+                .map(signed)
+                .to_vec(),
         });
     }
     profile.string_table = texts.all;
@@ -205,6 +209,7 @@ mod tests {
             let weight = Weight {
                 microjoules,
                 samples,
+                waited_nanos: 7 * samples,
             };
             stacks.add(stack, weight);
         }
@@ -227,7 +232,14 @@ mod tests {
             .iter()
             .map(|of| (text(of.kind), text(of.unit)))
             .collect();
-        assert_eq!(types, [("cpu", "nanoseconds"), ("energy", "microjoules")]);
+        assert_eq!(
+            types,
+            [
+                ("cpu", "nanoseconds"),
+                ("energy", "microjoules"),
+                ("off-cpu", "nanoseconds")
+            ]
+        );
         let name = |id: &u64| text(read.function[*id as usize - 1].name);
         let samples: Vec<(Vec<&str>, &[i64])> = read
             .sample
@@ -242,8 +254,8 @@ mod tests {
         assert_eq!(
             samples,
             [
-                (vec!["[GPU decode]", "s"], &[0, 60][..]),
-                (vec!["hot", "main", "p", "s"], &[20_000_000, 40][..]),
+                (vec!["[GPU decode]", "s"], &[0, 60, 0][..]),
+                (vec!["hot", "main", "p", "s"], &[20_000_000, 40, 14][..]),
             ]
         );
         assert_eq!(text(read.default_sample_type), "energy");

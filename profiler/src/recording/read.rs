@@ -290,6 +290,35 @@ impl Recorded {
         read().map_err(RecordingError::sqlite(&self.path))
     }
 
+    /// True if the file has stacks of waits.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn has_waits(&self) -> Result<bool, RecordingError> {
+        Ok(self.has("off_cpu", "at_ns")?
+            && self.count("SELECT EXISTS (SELECT 1 FROM off_cpu)")? > 0)
+    }
+
+    /// Nanoseconds that threads of each service waited in each stack.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn waits(
+        &self,
+        mut each: impl FnMut(ServiceId, StackId, u64),
+    ) -> Result<(), RecordingError> {
+        if !self.has("off_cpu", "at_ns")? {
+            return Ok(());
+        }
+        let sql =
+            "SELECT service, stack, sum(waited_ns) AS waited FROM off_cpu GROUP BY service, stack";
+        self.rows(sql, |row| {
+            let (service, stack) = (ServiceId(row.get("service")?), StackId(row.get("stack")?));
+            each(service, stack, count(row, "waited")?);
+            Ok(())
+        })
+    }
+
     /// How often each service was seen in each stack.
     ///
     /// # Errors

@@ -124,6 +124,13 @@ CREATE TABLE samples (
     package INTEGER,
     stack INTEGER NOT NULL REFERENCES stacks
 );
+CREATE TABLE off_cpu (
+    service INTEGER NOT NULL REFERENCES services,
+    at_ns INTEGER NOT NULL,
+    waited_ns INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    stack INTEGER NOT NULL REFERENCES stacks
+);
 CREATE INDEX samples_at ON samples (service, at_ns);
 ";
 

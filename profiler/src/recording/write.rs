@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ToSql, params};
 
 use super::schema::{APPLICATION_ID, SCHEMA, TABLES, integer};
-use super::{RecordedRequest, RecordedSample, RecordingError, StackId};
+use super::{RecordedRequest, RecordedSample, RecordedWait, RecordingError, StackId};
 use crate::ledger::{
     Booked, BookedInterval, EngineInfo, Floor, FloorSource, GpuPhases, Input, Meter, MeterId,
     RequestId, ServiceId, TokenDelta, TraceId,
@@ -33,6 +33,7 @@ const TRACE: &str = "INSERT OR REPLACE INTO traces VALUES (?1, ?2)";
 
 const META: &str = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
 const STACK: &str = "INSERT OR IGNORE INTO stacks VALUES (?1, ?2)";
+const WAIT: &str = "INSERT INTO off_cpu VALUES (?1, ?2, ?3, ?4, ?5)";
 const SAMPLE: &str = "INSERT INTO samples VALUES (?1, ?2, ?3, ?4)";
 
 /// Writes a recording. What was written is in the file with the next [`Self::commit`].
@@ -198,6 +199,22 @@ impl Recording {
             stack,
         } = *sample;
         self.insert(SAMPLE, params![service.0, integer(at.0), package, stack.0])
+    }
+
+    /// Writes that a thread of a service waited in a stack.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn wait(&mut self, wait: &RecordedWait) -> Result<(), RecordingError> {
+        let RecordedWait {
+            service,
+            at,
+            nanos,
+            reason,
+            stack,
+        } = *wait;
+        let (at, nanos) = (integer(at.0), integer(nanos));
+        self.insert(WAIT, params![service.0, at, nanos, reason.name(), stack.0])
     }
 
     /// Writes what was booked.

@@ -74,7 +74,7 @@ pub(super) fn archive(
         bundle_stripped(&root, test, &format!("vm/{name}"))?;
     }
     bundle_stripped(&root, &target("release/perjoule"), "vm/perjoule")?;
-    cuda(&root)?;
+    built_from_c(&root)?;
     for name in PROGRAMS {
         match find_on_path(name) {
             Some(program) => bundle(&root, &program, &format!("bin/{name}"))?,
@@ -107,16 +107,23 @@ pub(super) fn archive(
     pack(folder, &root, &busybox)
 }
 
-/// The CUDA library of the tests and the program that uses it, which they would build themselves.
-fn cuda(root: &Path) -> Result<()> {
-    let sources = checkout().join("tests/end-to-end/tests/cuda");
+/// What tests would build themselves: the CUDA library and the program that uses it, and the one whose
+/// stacks are sampled.
+fn built_from_c(root: &Path) -> Result<()> {
+    let sources = checkout().join("tests/end-to-end/tests");
     for (from, to, flags) in [
-        ("libcuda.c", "libcuda.so.1", &["-shared", "-fPIC"][..]),
-        ("program.c", "cuda-program", &[]),
+        (
+            "cuda/libcuda.c",
+            "libcuda.so.1",
+            &["-O1", "-shared", "-fPIC"][..],
+        ),
+        ("cuda/program.c", "cuda-program", &["-O1"]),
+        ("stacks/busy.c", "busy-program", &["-O0"]),
+        ("stacks/waits.c", "waits-program", &["-O0"]),
     ] {
         run_command(
             Command::new("gcc")
-                .args(["-O1", "-fno-omit-frame-pointer"])
+                .arg("-fno-omit-frame-pointer")
                 .args(flags)
                 .arg(sources.join(from))
                 .arg("-o")

@@ -13,16 +13,17 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
+use aya_ebpf::programs::BtfTracePointContext;
 use profiler_ebpf::ABSENT;
 use profiler_ebpf::http1::mask;
 use profiler_ebpf::owners::{FIRST_SERVICE, OWNERS, OwnerIndex, SELF_TEST};
 use profiler_ebpf::sched::waits::{
-    BLOCKED, CELLS, CpuWaits, INVOLUNTARY, MIGRATIONS, NO_CPU, OFF_CPU, PUT_OFF, REACH, REASONS,
+    BLOCKED, CELLS, CpuWaits, DISK_WAITS, INVOLUNTARY, MIGRATIONS, NO_CPU, OFF_CPU, PUT_OFF, REACH, REASONS,
     REFUSED, ROWS, RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNKNOWN, UNSEEN, VOLUNTARY,
     WAITS, WOKEN, bucket_of, home_of, packed,
 };
 
-use super::reasons;
+use super::{off_cpu, reasons, unseen_arrival};
 use crate::probes::MMAPABLE;
 use crate::probes::owners::{TASK_PID, TASK_TGID, owner_of, task_field};
 
@@ -229,18 +230,20 @@ unsafe fn state_of(slot: *mut ThreadSlot, now: u64) -> (u8, u64, u32, u64) {
 /// The thread that runs leaves its CPU.
 ///
 /// # Safety
-/// `task` must be the tracepoint's argument.
+/// `ctx` must be of `sched_switch`.
 #[inline(always)]
 pub(super) unsafe fn leave(
-    task: *const u8,
+    ctx: &BtfTracePointContext,
     owner: OwnerIndex,
     now: u64,
     cpu: u32,
     preempted: bool,
+    clock_lead: u64,
 ) {
     let Some(row) = Row::of(owner) else {
         return;
     };
+    let task: *const u8 = ctx.arg(1);
     // SAFETY: the caller's promise; the slot is this thread's.
     unsafe {
         let (tid, state) = (task_field(task, &TASK_PID), task_field(task, &TASK_STATE));
@@ -259,7 +262,16 @@ pub(super) unsafe fn leave(
         if before == RUNNING {
             add(&raw mut (*slot).on_cpu, lasted);
         } else if before != UNKNOWN {
+            // Its arrival was not seen.
             row.add(UNSEEN, 1);
+            let since = now - lasted;
+            let began = unseen_arrival(task, clock_lead, since, now);
+            if began != 0 {
+                add(&raw mut (*slot).on_cpu, now - began);
+                if before != BLOCKED {
+                    arrived(slot, row, before, began - since);
+                }
+            }
         }
         // One that is preempted on its way to sleep stays in the run queue, whatever its state says;
         // and one that a signal keeps from sleeping has been set to running again (0).
@@ -272,7 +284,23 @@ pub(super) unsafe fn leave(
             row.add(VOLUNTARY, 1);
             let reason = reasons::of_current(state);
             begin(slot, now, packed(BLOCKED, reason, cpu));
+            off_cpu::begin(ctx, tid, now);
         }
+    }
+}
+
+/// Books a wait in the run queue, which has ended.
+///
+/// # Safety
+/// `slot` must be the thread's.
+#[inline(always)]
+unsafe fn arrived(slot: *mut ThreadSlot, row: Row, before: u8, waited: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { add(&raw mut (*slot).run_queue, waited) };
+    row.add(RUN_QUEUE, waited);
+    row.add(WAITS + bucket_of(waited), 1);
+    if before == PUT_OFF {
+        row.add_off_cpu(slot, Reason::Preempted as u64, waited);
     }
 }
 
@@ -293,12 +321,7 @@ pub(super) unsafe fn arrive(task: *const u8, tgid: u32, now: u64, cpu: u32) {
         };
         let (before, reason, last_cpu, lasted) = state_of(slot, now);
         if before == WOKEN || before == PUT_OFF {
-            add(&raw mut (*slot).run_queue, lasted);
-            row.add(RUN_QUEUE, lasted);
-            row.add(WAITS + bucket_of(lasted), 1);
-            if before == PUT_OFF {
-                row.add_off_cpu(slot, Reason::Preempted as u64, lasted);
-            }
+            arrived(slot, row, before, lasted);
         } else if before == BLOCKED {
             row.add_off_cpu(slot, reason, lasted);
             row.add(UNSEEN, 1);
@@ -322,11 +345,12 @@ pub(super) unsafe fn wake(task: *const u8) {
     }
     // SAFETY: the caller's promise; the slot is this thread's.
     unsafe {
-        let tgid = task_field(task, &TASK_TGID);
-        let Some(row) = Row::of(owner_of(tgid)) else {
+        let (tid, tgid) = (task_field(task, &TASK_PID), task_field(task, &TASK_TGID));
+        let owner = owner_of(tgid);
+        let Some(row) = Row::of(owner) else {
             return;
         };
-        let Some(slot) = find_or_claim(task_field(task, &TASK_PID), tgid) else {
+        let Some(slot) = find_or_claim(tid, tgid) else {
             row.add(REFUSED, 1);
             return;
         };
@@ -334,6 +358,10 @@ pub(super) unsafe fn wake(task: *const u8) {
         let (before, reason, cpu, lasted) = state_of(slot, now);
         if before == BLOCKED {
             row.add_off_cpu(slot, reason, lasted);
+            if reason == Reason::Disk as u64 {
+                row.add(DISK_WAITS + bucket_of(lasted), 1);
+            }
+            off_cpu::end((tid, tgid), owner, reason, now - lasted, lasted);
             begin(slot, now, packed(WOKEN, 0, cpu));
         } else if before == UNKNOWN {
             // New, or never seen before: its first run is no migration.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use profiler_ebpf::sched::waits::{
-    BLOCKED, CELLS, CpuWaits, INVOLUNTARY, MIGRATIONS, OFF_CPU, PUT_OFF, REASONS, REFUSED, ROWS,
+    BLOCKED, CELLS, CpuWaits, DISK_WAITS, INVOLUNTARY, MIGRATIONS, OFF_CPU, PUT_OFF, REASONS, REFUSED, ROWS,
     RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNSEEN, VOLUNTARY, WAITS, WOKEN,
 };
 use serde::Deserialize;
@@ -79,6 +79,7 @@ fn between(before: &[u64; CELLS], after: &[u64; CELLS]) -> Waits {
     Waits {
         run_queue: gained(RUN_QUEUE),
         histogram: std::array::from_fn(|bucket| gained(WAITS + bucket)),
+        disk_histogram: std::array::from_fn(|bucket| gained(DISK_WAITS + bucket)),
         off_cpu: std::array::from_fn(|reason| gained(OFF_CPU + reason)),
         voluntary: gained(VOLUNTARY),
         involuntary: gained(INVOLUNTARY),
@@ -383,9 +384,11 @@ mod tests {
         let before = row;
         row[RUN_QUEUE] = 5;
         row[WAITS + 3] = 2;
+        row[DISK_WAITS + 20] = 1;
         row[OFF_CPU + Reason::Disk as usize] = 11;
         let gained = between(&before, &row);
         assert_eq!((gained.run_queue, gained.histogram[3]), (5, 2));
+        assert_eq!(gained.disk_histogram[20], 1);
         assert_eq!(gained.off_cpu(Reason::Disk), 11);
         assert_eq!(between(&row, &row), Waits::default());
     }

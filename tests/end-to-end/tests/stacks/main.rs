@@ -2,6 +2,7 @@
 //! toolchain has.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,11 @@ use profiler::ledger::{Owner, ServiceId};
 use profiler::probes::health::Verdict;
 use profiler::probes::loader::{Loader, Options};
 use profiler::probes::owners::Owners;
-use profiler::probes::stacks::{self, Sampled, StackCounts, StackProbe, StackReader};
+use profiler::perf_event;
+use profiler::probes::sched::{Detail, SchedProbe};
+use profiler::probes::stacks::{self, Sampled, StackCounts, StackProbe, StackReader, Wanted};
 use profiler::profiles::symbols::{Addresses, Symbols};
+use profiler::waits::Reason;
 
 const SERVICE: ServiceId = ServiceId(1);
 const HERTZ: u32 = 199;
@@ -60,10 +64,23 @@ impl Drop for Running {
     }
 }
 
-/// The busy program, built into this folder under this name.
+/// The busy program, in this folder under this name.
 fn build(folder: &Path, name: &str) -> PathBuf {
+    program_of("busy", folder, name)
+}
+
+/// A C program of this folder's: built, or taken from where the built binaries are (`cargo xtask vm` has no
+/// compiler in its machines).
+fn program_of(source: &str, folder: &Path, name: &str) -> PathBuf {
     let program = folder.join(name);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stacks/busy.c");
+    let ready = std::env::var_os("PERJOULE_TEST_BINARIES").map(PathBuf::from);
+    if let Some(ready) = ready.map(|binaries| binaries.join(format!("{source}-program")))
+        && ready.is_file()
+    {
+        fs::copy(ready, &program).expect("a copy");
+        return program;
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/stacks/{source}.c"));
     let built = Command::new("cc")
         // Optimised, a function that calls none has no frame, and its caller is not seen.
         .args(["-O0", "-fno-omit-frame-pointer", "-o"])
@@ -86,12 +103,16 @@ impl Probe {
     fn attach(more: impl FnOnce(&mut Options), hertz: u32) -> Self {
         let mut options = Options::default();
         Owners::configure(&mut options);
-        StackProbe::configure(&mut options);
+        let wanted = Wanted {
+            on_cpu: Some(hertz),
+            off_cpu: None,
+        };
+        StackProbe::configure(&mut options, wanted);
         more(&mut options);
         let mut loader =
             Loader::new(&options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
         let owners = Owners::attach(&mut loader).expect("the owners' table");
-        let attached = StackProbe::attach(&mut loader, hertz);
+        let attached = StackProbe::attach(&mut loader, wanted);
         let (probe, reader) = attached.unwrap_or_else(|error| panic!("{error}"));
         Self {
             loader,
@@ -234,7 +255,9 @@ fn samples_that_find_the_ring_full_are_counted() {
     }
     probe.probe.detach(&mut probe.loader);
     let samples = probe.read_all();
-    let StackCounts { taken, lost, cut } = probe.probe.counts();
+    let StackCounts {
+        taken, lost, cut, ..
+    } = probe.probe.counts();
     println!("{taken} taken, {lost} lost, {} read", samples.len());
     assert!(lost > 0, "a page holds not {taken} samples");
     assert_eq!(taken, lost + samples.len() as u64);
@@ -275,6 +298,81 @@ fn without_the_probe_no_timer_runs_and_after_it_none_is_left() {
     assert_eq!(verdict(&probe.loader), Some((Verdict::Off, runs)));
     drop(probe);
     before.assert_nothing_left();
+}
+
+/// Waits of the program below: as many, and as long.
+const WAITS: usize = 20;
+const WAIT: Duration = Duration::from_millis(50);
+
+#[test]
+fn a_wait_is_told_once_with_its_length_its_reason_and_where_it_was() {
+    if !is_root("stacks of waits") {
+        return;
+    }
+    let _machine = machine();
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program_of("waits", folder.path(), "waits");
+    let wanted = Wanted {
+        on_cpu: None,
+        off_cpu: Some(Duration::from_millis(10)),
+    };
+    let mut options = Options::default();
+    Owners::configure(&mut options);
+    SchedProbe::configure(&mut options, perf_event::CYCLES);
+    SchedProbe::follow_threads(&mut options, Detail::Reasons);
+    StackProbe::configure(&mut options, wanted);
+    let mut loader =
+        Loader::new(&options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
+    let mut owners = Owners::attach(&mut loader).expect("the owners' table");
+    let mut sched =
+        SchedProbe::attach(&mut loader, &owners, perf_event::CYCLES).expect("the scheduler probe");
+    sched.attach_threads(&mut loader).expect("threads");
+    let (probe, mut reader) = StackProbe::attach(&mut loader, wanted).expect("stacks");
+
+    let foreign = Running::start(&mut Command::new(program_of("waits", folder.path(), "other")));
+    let mut service = Command::new(program)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("it can be started");
+    assert!(owners.set(service.id(), Owner::Service(SERVICE)));
+    sched.follow(&owners, SERVICE);
+    // It waits for this line before it begins, and for the end of its input when it is done.
+    let mut input = service.stdin.take().expect("piped");
+    input.write_all(b"go\n").expect("it reads");
+    sleep(WAIT * (WAITS as u32 + 4));
+    let mut samples: Vec<Sampled> = std::iter::from_fn(|| reader.read()).collect();
+    let stacks = named(&mut Symbols::default(), &samples);
+    drop(input);
+    service.wait().expect("it ends");
+    drop(foreign);
+
+    assert!(samples.iter().all(|sample| sample.pid == service.id()));
+    let slept = |sample: &Sampled| {
+        let waited = sample.waited.filter(|(reason, _)| *reason == Reason::Sleep);
+        waited.map(|(_, nanos)| nanos)
+    };
+    let counts = probe.counts();
+    println!("{counts:?}, {:?}", stacks.first());
+    assert_eq!(counts.waits_lost, 0);
+    assert_eq!(samples.iter().filter_map(slept).count(), WAITS);
+    let seconds: f64 = samples.iter().filter_map(slept).sum::<u64>() as f64 * 1e-9;
+    let all = WAIT.as_secs_f64() * WAITS as f64;
+    assert!(seconds >= all && seconds < 1.2 * all, "{seconds} of {all}");
+    let there = stacks.iter().zip(&samples).filter(|(stack, sample)| {
+        let frames: Vec<&str> = stack.lines().collect();
+        let place = |name| frames.iter().position(|frame| *frame == name);
+        slept(sample).is_some() && place("main").is_some() && place("main") < place("wait_here")
+    });
+    assert_eq!(there.count(), WAITS, "{:?}", stacks.first());
+
+    // Off, nothing is taken any more.
+    probe.take_waits(false);
+    samples.clear();
+    let mut sleeper = Command::new("sleep").arg("0.1").spawn().expect("sleep");
+    assert!(owners.set(sleeper.id(), Owner::Service(SERVICE)));
+    sleeper.wait().expect("it ends");
+    samples.extend(std::iter::from_fn(|| reader.read()));
+    assert_eq!(samples.len(), 0);
 }
 
 #[test]

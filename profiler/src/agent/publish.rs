@@ -1,0 +1,96 @@
+//! What the agent shows, once a second: the sinks are told all that is read only then.
+
+use super::Agent;
+use super::probes::Probes;
+use crate::clock::Timestamp;
+use crate::ledger::{Component, ServiceId};
+use crate::probes::health::{ProgramHealth, Verdict};
+
+impl Agent {
+    pub(super) fn publish(&mut self, now: Timestamp) {
+        self.keep_budget(now);
+        self.tokens.publish(&mut self.sinks, &self.services);
+        for (id, meter) in &self.meters {
+            if meter.component == Component::Gpu {
+                self.sinks.gpu_idle(*id, meter, self.ledger.floor(*id));
+            }
+        }
+        let metrics = &mut self.sinks.metrics;
+        for (id, read) in &self.power_read {
+            if let Some(meter) = self.meters.get(id)
+                && now.since(*read) > meter.stale_after
+            {
+                metrics.record_gpu_power(&meter.device, None);
+            }
+        }
+        self.publish_waits(now);
+        let metrics = &mut self.sinks.metrics;
+        if let Some(probes) = &mut self.probes {
+            // One that nobody asked for is not down.
+            let wanted = |program: &ProgramHealth| program.verdict != Verdict::Off;
+            for program in probes.health().into_iter().filter(wanted) {
+                metrics.record_probe(
+                    program.program,
+                    program.tier.name(),
+                    program.verdict == Verdict::Ok,
+                );
+                if let Some(seconds) = program.seconds {
+                    let nanos = (seconds * 1e9) as u64;
+                    metrics.record_probe_cost(program.program, program.runs, nanos);
+                }
+            }
+            let alive = self
+                .services
+                .iter()
+                .filter(|service| !service.pids.is_empty());
+            let alive: Vec<ServiceId> = alive.map(|service| service.id).collect();
+            self.host.publish(probes, &alive, &mut self.sinks);
+            let metrics = &mut self.sinks.metrics;
+            for calls in probes.read_cuda() {
+                metrics.record_cuda(&calls);
+                self.sinks.summary.add_cuda(&calls);
+            }
+            if let Some(untimed) = probes.cuda_untimed() {
+                metrics.record_dropped("cuda_sync_untimed", untimed);
+            }
+            if let Some((counts, refused)) = probes.read_pmc() {
+                for counts in counts {
+                    metrics.record_hardware(&counts);
+                    self.sinks.summary.add_hardware(&counts);
+                }
+                metrics.record_dropped("pmc_refused", refused);
+            }
+            let losses = probes.losses();
+            for (reason, count) in losses.by_reason() {
+                metrics.record_dropped(reason, count);
+            }
+            if let Some(lost) = probes.tls_losses() {
+                metrics.record_dropped("tls_unbound", lost.unbound);
+                metrics.record_dropped("tls_busy", lost.busy);
+            }
+            if let Some(counts) = probes.stack_counts() {
+                let wanted = self.config.wanted_stacks();
+                if wanted.on_cpu.is_some() {
+                    metrics.record_dropped("stack_ring_full", counts.lost);
+                }
+                if wanted.off_cpu.is_some() {
+                    metrics.record_dropped("off_cpu_stack_lost", counts.waits_lost);
+                }
+                self.sinks.stack_counts(wanted, counts);
+            }
+            self.sinks
+                .summary
+                .set_losses(losses.events(), losses.requests());
+        }
+        let metrics = &mut self.sinks.metrics;
+        // A counter's jump beyond what its device can draw; facts that came after their request
+        // was booked.
+        metrics.record_dropped("reading_refused", self.ledger.refused());
+        metrics.record_dropped("request_fact_late", self.ledger.ignored());
+        let before_shown = self
+            .state
+            .as_ref()
+            .map(|keeper| keeper.before_shown(now, self.known()));
+        self.sinks.publish(now, before_shown);
+    }
+}
