@@ -35,7 +35,6 @@ use crate::ledger::{
 };
 use crate::meters::calibration::Calibrated;
 use crate::meters::{News, Running, SourceState};
-use crate::probes::health::{ProgramHealth, Verdict};
 use crate::probes::requests::Observed;
 use crate::recording::RecordingError;
 use crate::report::Summary;

@@ -52,7 +52,10 @@ impl Waits {
         self.migrations += more.migrations;
         let buckets = self.histogram.iter_mut().zip(more.histogram);
         let disk = self.disk_histogram.iter_mut().zip(more.disk_histogram);
-        for (sum, more) in buckets.chain(disk).chain(self.off_cpu.iter_mut().zip(more.off_cpu)) {
+        for (sum, more) in buckets
+            .chain(disk)
+            .chain(self.off_cpu.iter_mut().zip(more.off_cpu))
+        {
             *sum += more;
         }
     }

@@ -149,7 +149,15 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
                 (*account).cycles_since = counter;
                 if before != 0 && counter > before {
                     let cycles = (&raw mut (*account).cycles).cast::<u64>();
-                    book(cycles, owner, counter - before);
+                    let mut own = counter - before;
+                    if began > since {
+                        // In proportion, in microseconds or so: the product must fit.
+                        let (unseen, whole) = ((began - since) >> 10, ((now - since) >> 10) + 1);
+                        let others = own * unseen / whole;
+                        own -= others;
+                        book(cycles, owner_of(previous), others);
+                    }
+                    book(cycles, owner, own);
                 }
             }
         }

@@ -182,10 +182,14 @@ pub enum ConfigError {
         message: String,
     },
     /// Stacks are of no use without a recording.
-    #[error("stacks are taken for a recording; add --record FILE, or leave --stacks and --off-cpu out")]
+    #[error(
+        "stacks are taken for a recording; add --record FILE, or leave --stacks and --off-cpu out"
+    )]
     StacksUnrecorded,
     /// Waits are not followed, whose stacks are wanted.
-    #[error("stacks of waits need --waits reasons or run-queue; take --waits off out, or --off-cpu")]
+    #[error(
+        "stacks of waits need --waits reasons or run-queue; take --waits off out, or --off-cpu"
+    )]
     WaitsUnfollowed,
     /// A variable says something that is not understood.
     #[error("{variable}={value}: {reason}; correct the variable or unset it")]

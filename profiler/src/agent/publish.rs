@@ -1,7 +1,6 @@
 //! What the agent shows, once a second: the sinks are told all that is read only then.
 
 use super::Agent;
-use super::probes::Probes;
 use crate::clock::Timestamp;
 use crate::ledger::{Component, ServiceId};
 use crate::probes::health::{ProgramHealth, Verdict};

@@ -94,9 +94,7 @@ pub(super) fn print(
             if options.off_cpu {
                 base.check_waits()?;
             }
-            profile
-                .stacks()?
-                .lines_against(&base.stacks()?, figure)
+            profile.stacks()?.lines_against(&base.stacks()?, figure)
         }
         None if matches!(form, Form::Folded | Form::Svg) => profile.stacks()?.lines(figure),
         None => Vec::new(),

@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::load_error::ProbeError;
 use super::loader::{Hook, Loader, Options, possible_cpus};
 use super::owners::Owners;
-use super::shared_memory::{SharedArray, Words};
+use super::shared_memory::SharedArray;
 use crate::ledger::{Owner, ServiceId};
 pub use names::{EventName, InvalidEventName};
 
@@ -101,9 +101,6 @@ pub struct ServiceEvents {
     /// By the event's place among those that were named.
     pub named: Vec<u64>,
 }
-
-// SAFETY: u64 only.
-unsafe impl Words for CpuEvents {}
 
 type Counts = [u64; KINDS];
 

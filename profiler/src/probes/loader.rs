@@ -7,7 +7,6 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::Map;
@@ -29,6 +28,7 @@ mod maps;
 mod options;
 mod software_event;
 
+use maps::{map_info, shared_memory};
 pub use options::{Field, Hook, Options};
 
 const COSTS: &str = "PROGRAM_COST";

@@ -25,6 +25,9 @@ pub struct SharedMemory {
 /// The type is `repr(C)`, holds integers only, has no padding, and its alignment is at most 8.
 pub unsafe trait Words: Copy {}
 
+// SAFETY: u64 only.
+unsafe impl<const N: usize> Words for [u64; N] {}
+
 impl SharedMemory {
     /// Maps the array behind `fd`, of `entries` entries of `entry_bytes`.
     pub(crate) fn new(

@@ -59,10 +59,6 @@ const FIELDS: &[Field] = &[
     field("INODE_DEVICE", "inode", "i_rdev"),
 ];
 
-// SAFETY: u64 only.
-unsafe impl Words for CpuCounts {}
-// SAFETY: u64 only.
-unsafe impl Words for CpuTimes {}
 // SAFETY: repr(C), u64 only.
 unsafe impl Words for Start {}
 

@@ -18,9 +18,9 @@ use profiler_ebpf::ABSENT;
 use profiler_ebpf::http1::mask;
 use profiler_ebpf::owners::{FIRST_SERVICE, OWNERS, OwnerIndex, SELF_TEST};
 use profiler_ebpf::sched::waits::{
-    BLOCKED, CELLS, CpuWaits, DISK_WAITS, INVOLUNTARY, MIGRATIONS, NO_CPU, OFF_CPU, PUT_OFF, REACH, REASONS,
-    REFUSED, ROWS, RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNKNOWN, UNSEEN, VOLUNTARY,
-    WAITS, WOKEN, bucket_of, home_of, packed,
+    BLOCKED, CELLS, CpuWaits, DISK_WAITS, INVOLUNTARY, MIGRATIONS, NO_CPU, OFF_CPU, PUT_OFF, REACH,
+    REASONS, REFUSED, ROWS, RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNKNOWN, UNSEEN,
+    VOLUNTARY, WAITS, WOKEN, bucket_of, home_of, packed,
 };
 
 use super::{off_cpu, reasons, unseen_arrival};

@@ -227,7 +227,7 @@ fn list<T: FromStr<Err: ToString>>(text: &str) -> Result<Vec<T>, String> {
         .collect()
 }
 
-pub(in crate::agent::config) fn switch(text: &str) -> Result<bool, &'static str> {
+pub(super) fn switch(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "true" | "on" | "yes" => Ok(true),
         "0" | "false" | "off" | "no" => Ok(false),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::switch;
+use super::sources::switch;
 use crate::probes::syscalls::Timing;
 
 /// Off, or counted. A plain switch that is on stands for [`Timing::Exact`].

@@ -1,7 +1,9 @@
 //! What the object is loaded with, and where its programs are attached.
 
+#[cfg(doc)]
 use profiler_ebpf::ABSENT;
 
+#[cfg(doc)]
 use super::super::btf::Types;
 use super::super::health::Tier;
 

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use profiler_ebpf::sched::waits::{
-    BLOCKED, CELLS, CpuWaits, DISK_WAITS, INVOLUNTARY, MIGRATIONS, OFF_CPU, PUT_OFF, REASONS, REFUSED, ROWS,
-    RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNSEEN, VOLUNTARY, WAITS, WOKEN,
+    BLOCKED, CELLS, CpuWaits, DISK_WAITS, INVOLUNTARY, MIGRATIONS, OFF_CPU, PUT_OFF, REASONS,
+    REFUSED, ROWS, RUN_QUEUE, RUNNING, Reason, SLOTS, ThreadSlot, UNSEEN, VOLUNTARY, WAITS, WOKEN,
 };
 use serde::Deserialize;
 use thiserror::Error;
@@ -51,8 +51,6 @@ const fn field(global: &'static str, structure: &'static str, member: &'static s
     }
 }
 
-// SAFETY: u64 only.
-unsafe impl Words for CpuWaits {}
 // SAFETY: repr(C), u64 only.
 unsafe impl Words for ThreadSlot {}
 

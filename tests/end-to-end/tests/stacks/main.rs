@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use end_to_end::{Programs, is_root, scaled, skipped};
 use profiler::ledger::{Owner, ServiceId};
+use profiler::perf_event;
 use profiler::probes::health::Verdict;
 use profiler::probes::loader::{Loader, Options};
 use profiler::probes::owners::Owners;
-use profiler::perf_event;
 use profiler::probes::sched::{Detail, SchedProbe};
 use profiler::probes::stacks::{self, Sampled, StackCounts, StackProbe, StackReader, Wanted};
 use profiler::profiles::symbols::{Addresses, Symbols};
@@ -329,7 +329,11 @@ fn a_wait_is_told_once_with_its_length_its_reason_and_where_it_was() {
     sched.attach_threads(&mut loader).expect("threads");
     let (probe, mut reader) = StackProbe::attach(&mut loader, wanted).expect("stacks");
 
-    let foreign = Running::start(&mut Command::new(program_of("waits", folder.path(), "other")));
+    let foreign = Running::start(&mut Command::new(program_of(
+        "waits",
+        folder.path(),
+        "other",
+    )));
     let mut service = Command::new(program)
         .stdin(Stdio::piped())
         .spawn()
@@ -367,6 +371,7 @@ fn a_wait_is_told_once_with_its_length_its_reason_and_where_it_was() {
 
     // Off, nothing is taken any more.
     probe.take_waits(false);
+    while reader.read().is_some() {}
     samples.clear();
     let mut sleeper = Command::new("sleep").arg("0.1").spawn().expect("sleep");
     assert!(owners.set(sleeper.id(), Owner::Service(SERVICE)));
