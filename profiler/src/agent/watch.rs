@@ -3,8 +3,9 @@
 //! In: who holds which GPU, and whether processes come and go. Out: [`Update`]s, each with the
 //! services as of one look, what changed since the one before, and who of them holds a GPU.
 //!
-//! The thread looks at once when processes have come or gone, but at most once a second, and
-//! sleeps for ten seconds where nothing stirs; while a service that has ended may be being started
+//! The thread looks at once when processes have come or gone, but at most once a second (seldomer
+//! where a look takes long, as among ten thousand processes), and sleeps for ten seconds where nothing
+//! stirs; while a service that has ended may be being started
 //! again it looks ten times a second.
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +26,9 @@ use crate::services::{Changes, LISTENERS_EVERY, Population, Selection, Service, 
 const CHECK: Duration = Duration::from_millis(100);
 /// So long a service that has ended is looked for at each check.
 const RESTART: Duration = Duration::from_secs(10);
+
+/// Looks may take no more than one part of so many of the time: half a percent of a core.
+const REST_PER_LOOK: u32 = 200;
 
 /// What one look found.
 #[derive(Debug)]
@@ -124,6 +128,8 @@ fn watch(
     let mut gpus = BTreeMap::new();
     let mut ended = HashMap::new();
     let mut looked = Instant::now();
+    let shortest = period;
+    let mut period = period;
     let (mut stirred, mut starting) = (false, false);
     loop {
         let due = looked
@@ -160,6 +166,7 @@ fn watch(
         stirred = false;
         let found = look(&mut services, &gpus);
         looked = Instant::now();
+        period = shortest.max((looked - now) * REST_PER_LOOK);
         match found {
             Ok(update) => {
                 if updates.send(update).is_err() {

@@ -120,6 +120,7 @@ impl Loader {
             .ok()
             .and_then(SharedArray::new)
             .ok_or(LoadError::Incomplete(COSTS))?;
+        give_back_freed_memory();
         // Without a log statement in the object there is no log to read.
         let logger = EbpfLogger::init(&mut object).ok();
         Ok(Self {
@@ -281,11 +282,7 @@ impl Loader {
     /// All programs that are wanted have been attached: frees what only that needed.
     pub fn settle(&mut self) {
         self.types = None;
-        // SAFETY: it takes no pointers; the allocator locks itself.
-        #[cfg(target_env = "gnu")]
-        unsafe {
-            libc::malloc_trim(0);
-        }
+        give_back_freed_memory();
     }
 
     fn load(&mut self, program: &'static str, hook: Hook<'_>) -> Result<(), ProbeError> {
@@ -455,6 +452,15 @@ impl Loader {
             .info()
             .ok()?
             .verified_instruction_count()
+    }
+}
+
+/// What was freed would else stay with the process, beside what it has still to map.
+fn give_back_freed_memory() {
+    // SAFETY: it takes no pointers; the allocator locks itself.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -123,7 +123,7 @@ impl SharedMemory {
     }
 }
 
-/// An array of `T` in shared memory, read-only here.
+/// An array of `T` in shared memory.
 #[derive(Debug)]
 pub struct SharedArray<T> {
     memory: SharedMemory,
@@ -159,5 +159,13 @@ impl<T: Words> SharedArray<T> {
     /// One word of one entry; `None` past the end.
     pub fn word(&self, index: usize, word: usize) -> Option<u64> {
         self.memory.word(index, word)
+    }
+
+    /// Sets an entry's first word to 0, byte by byte, where the memory may be written.
+    pub(crate) fn clear_first_word(&self, index: usize) {
+        let first = index * self.memory.entry_bytes();
+        for byte in first..first + 8 {
+            self.memory.set_byte(byte, 0);
+        }
     }
 }

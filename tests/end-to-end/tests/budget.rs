@@ -46,6 +46,33 @@ fn above_its_budget_the_agent_takes_optional_probes_off_and_says_so_in_metric_an
 }
 
 #[test]
+fn stacks_of_waits_are_the_first_that_are_given_up() {
+    if !is_root("the budget of stacks") {
+        return;
+    }
+    let server = Server::python();
+    let port = server.port().to_string();
+    let arguments = ["--port", &port, "--off-cpu", "--cpu-budget", "0.001"];
+    let agent = Agent::start(&arguments);
+    let start = Instant::now();
+    while !metrics(&agent).contains("perjoule_probes_thinned_total{probe=\"off_cpu_stacks\"} 1\n") {
+        assert!(start.elapsed() < PATIENCE, "{}", agent.log());
+        sleep(Duration::from_millis(200));
+    }
+    let recorded = || agent.rows("SELECT * FROM off_cpu").len();
+    // What the thread that finds names still had.
+    sleep(Duration::from_secs(1));
+    let before = recorded();
+    assert!(before > 0, "it waits for requests");
+    for _ in 0..5 {
+        http::get(server.port(), "/file.txt");
+        sleep(Duration::from_millis(100));
+    }
+    sleep(Duration::from_secs(1));
+    assert_eq!(recorded(), before, "{}", agent.log());
+}
+
+#[test]
 fn a_budget_that_is_none_is_refused_in_one_line() {
     let ended = perjoule(&["run", "--cpu-budget", "lots"]);
     assert_eq!(ended.status.code(), Some(2), "{}", ended.log);

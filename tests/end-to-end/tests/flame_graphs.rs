@@ -25,7 +25,7 @@ fn record(stack: &Stack, load: &str, into: &Path) {
     let hertz = HERTZ.to_string();
     let mut agent = Agent::start_with(
         stack.perjoule(),
-        &["--stacks", &hertz, "--cpu-budget", "none"],
+        &["--stacks", &hertz, "--off-cpu", "--cpu-budget", "none"],
     );
     sleep(QUIET);
     assert!(stack.load_of(load).wait().expect("a load").success());
@@ -212,6 +212,37 @@ fn every_format_holds_every_microjoule_of_the_ledger_on_named_stacks() {
     }
     assert_pprof(&file, all);
     assert_firefox(&file, all);
+    assert_waits(&file);
+}
+
+/// Every wait that was recorded stands on its stack, below its reason.
+fn assert_waits(file: &Path) {
+    let folded = script(file, &["--off-cpu", "--format", "folded"]).out;
+    let stacks = lines(&folded, 1);
+    let told: u64 = stacks.iter().map(|(_, figures)| figures[0]).sum();
+    let recorded = sum(file, "SELECT sum(waited_ns) FROM off_cpu") / 1_000;
+    assert!(recorded > 1_000_000, "a server waits: {recorded} us");
+    // Each line is cut to whole microseconds.
+    assert!(told <= recorded && told + stacks.len() as u64 >= recorded);
+    let least = sum(file, "SELECT min(waited_ns) FROM off_cpu");
+    assert!(least >= 1_000_000, "{least}");
+    let reasons = [
+        "[poll]", "[futex]", "[sleep]", "[socket]", "[disk]", "[other]",
+    ];
+    let below = |(frames, _): &(Vec<&str>, Vec<u64>)| {
+        frames.last().is_some_and(|frame| reasons.contains(frame))
+    };
+    assert!(stacks.iter().all(below), "{folded}");
+    let of_server = |(frames, _): &(Vec<&str>, Vec<u64>)| {
+        frames.len() > 3 && frames[1].starts_with("inference-sim")
+    };
+    assert!(stacks.iter().any(of_server), "{folded}");
+    assert!(
+        !folded.contains("bpf_prog"),
+        "the probe's own code: {folded}"
+    );
+    let svg = script(file, &["--off-cpu", "--format", "svg"]).out;
+    assert!(svg.contains("Waiting of threads") && svg.contains(" ms"));
 }
 
 fn assert_pprof(file: &Path, all: u64) {
@@ -237,14 +268,21 @@ fn assert_pprof(file: &Path, all: u64) {
                 .collect()
         })
         .collect();
-    assert_eq!(types, [["cpu", "nanoseconds"], ["energy", "microjoules"]]);
+    assert_eq!(
+        types,
+        [
+            ["cpu", "nanoseconds"],
+            ["energy", "microjoules"],
+            ["off-cpu", "nanoseconds"]
+        ]
+    );
     let numbers = |wanted: u64| -> Vec<u64> {
         let ids = profile.iter().filter(|(field, ..)| *field == wanted);
         ids.map(|(_, _, bytes)| fields(bytes)[0].1).collect()
     };
     let (locations, functions) = (numbers(4), numbers(5));
     assert_eq!(locations, functions);
-    let (mut nanos, mut energy) = (0, 0);
+    let (mut nanos, mut energy, mut waited) = (0, 0, 0);
     for (_, _, sample) in profile.iter().filter(|(field, ..)| *field == 2) {
         let sample: BTreeMap<u64, Vec<u64>> = fields(sample)
             .iter()
@@ -253,7 +291,9 @@ fn assert_pprof(file: &Path, all: u64) {
         assert!(sample[&1].iter().all(|id| locations.contains(id)));
         nanos += sample[&2][0];
         energy += sample[&2][1];
+        waited += sample[&2][2];
     }
+    assert_eq!(waited, sum(file, "SELECT sum(waited_ns) FROM off_cpu"));
     assert_eq!(energy, all);
     let samples = sum(file, "SELECT count(*) FROM samples");
     assert_eq!(nanos, samples * (1_000_000_000 / HERTZ));
@@ -314,9 +354,22 @@ fn beside_a_base_each_recording_keeps_its_own_sum() {
 
 #[test]
 fn stacks_without_a_recording_are_refused_and_without_stacks_no_timer_runs() {
-    let ended = perjoule(&["stat", "--stacks", "--pid", "1", "--duration", "1"]);
+    for wanted in ["--stacks", "--off-cpu"] {
+        let ended = perjoule(&["stat", wanted, "--pid", "1", "--duration", "1"]);
+        assert_eq!(ended.status.code(), Some(64), "{ended:?}");
+        assert!(ended.log.contains("--record FILE"), "{}", ended.log);
+    }
+    let unfollowed = [
+        "stat",
+        "--off-cpu",
+        "--waits",
+        "off",
+        "--record",
+        "/tmp/never.pj",
+    ];
+    let ended = perjoule(&[&unfollowed[..], &["--pid", "1", "--duration", "1"]].concat());
     assert_eq!(ended.status.code(), Some(64), "{ended:?}");
-    assert!(ended.log.contains("--record FILE"), "{}", ended.log);
+    assert!(ended.log.contains("--waits off"), "{}", ended.log);
     if !is_root("no stacks") {
         return;
     }
@@ -326,6 +379,17 @@ fn stacks_without_a_recording_are_refused_and_without_stacks_no_timer_runs() {
     assert!(agent.rows("SELECT * FROM samples").is_empty());
     let told = agent.rows("SELECT * FROM meta WHERE key LIKE 'stacks%'");
     assert!(told.is_empty(), "{told:?}");
+    let file = agent.recording_path();
+    let waits = [
+        "script",
+        "--off-cpu",
+        "--format",
+        "svg",
+        file.to_str().expect("plain"),
+    ];
+    let ended = perjoule(&waits);
+    assert!(ended.log.contains("record with --off-cpu"), "{}", ended.log);
+    assert!(!ended.status.success());
     // What was booked is drawn all the same.
     let folded = script(&agent.recording_path(), &["--format", "folded"]).out;
     let drawn: u64 = lines(&folded, 1)

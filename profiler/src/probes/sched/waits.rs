@@ -164,8 +164,6 @@ pub(super) struct WaitReader {
     rows: SharedMemory,
     counters: SharedArray<CpuWaits>,
     threads: SharedArray<ThreadSlot>,
-    /// The same memory, to free slots in.
-    slots: SharedMemory,
     counted: Vec<Counted>,
     no_row: u64,
 }
@@ -190,8 +188,9 @@ impl WaitReader {
         Ok(Self {
             rows: loader.shared_bytes(ROW_TABLE)?,
             counters: loader.shared_array(COUNTERS)?,
-            threads: loader.shared_array(THREADS)?,
-            slots: loader.shared_bytes(THREADS)?,
+            // To write too: slots are freed here.
+            threads: SharedArray::new(loader.shared_bytes(THREADS)?)
+                .ok_or(ProbeError::MapShape { map: THREADS })?,
             counted: Vec::new(),
             no_row: 0,
         })
@@ -247,10 +246,7 @@ impl WaitReader {
             if Path::new(&format!("/proc/{tgid}/task/{tid}")).exists() {
                 continue;
             }
-            for byte in 0..8 {
-                self.slots
-                    .set_byte(place * size_of::<ThreadSlot>() + byte, 0);
-            }
+            self.threads.clear_first_word(place);
         }
     }
 
