@@ -176,9 +176,8 @@ impl Naming {
 /// A stack that ends where the thread gave its CPU away, with the reason on top: the scheduler's and
 /// the probe's own functions are left out.
 fn where_it_waits(stack: &str, reason: Reason) -> String {
-    let is_scheduler = |frame: &&str| SCHEDULER.contains(frame);
     let mut frames: Vec<&str> = stack.split(SEPARATOR).collect();
-    if let Some(first) = frames.iter().position(|frame| is_scheduler(&frame)) {
+    if let Some(first) = frames.iter().position(|frame| SCHEDULER.contains(frame)) {
         frames.truncate(first);
     }
     let mut text = frames.join("\n");
