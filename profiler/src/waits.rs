@@ -44,6 +44,13 @@ impl Waits {
         self.off_cpu.get(reason as usize).copied().unwrap_or(0)
     }
 
+    /// Adds nanoseconds off CPU.
+    pub fn add_off_cpu(&mut self, reason: Reason, nanos: u64) {
+        if let Some(sum) = self.off_cpu.get_mut(reason as usize) {
+            *sum += nanos;
+        }
+    }
+
     /// Adds what came later.
     pub fn add(&mut self, more: &Self) {
         self.run_queue += more.run_queue;

@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod bench;
+mod dashboards;
 mod demo;
 mod gpu_check;
 mod project;
@@ -35,6 +36,8 @@ enum Task {
     GpuCheck(gpu_check::Options),
     /// Run the probes' tests on other kernels, in QEMU, and on this one
     Vm(vm::Options),
+    /// Write Grafana's dashboards from their descriptions
+    Dashboards,
     /// Measure what the agent itself costs (root)
     Bench(bench::Options),
     /// A server that streams, or its clients, for the bench
@@ -56,6 +59,7 @@ fn main() -> Result<()> {
         Task::Accuracy(options) => accuracy::run(&options),
         Task::GpuCheck(options) => gpu_check::run(&options),
         Task::Vm(options) => vm::run(&options),
+        Task::Dashboards => dashboards::run(),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStreams(role) => bench::streams::run(&role),
         Task::BenchCrowd { threads } => bench::crowd::run(threads),

@@ -6,11 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use profiler::activity::{CudaCalls, HardwareCounts};
 use profiler::clock::Timestamp;
-use profiler::export::{Metrics, http};
+use profiler::durations::Durations;
+use profiler::export::{Metrics, NodeTotals, SourceCalls, http};
 use profiler::ledger::*;
-use profiler::telemetry::{GpuTelemetry, PowerLimits};
-use profiler::units::{Microjoules, Watts};
+use profiler::telemetry::{
+    GpuTelemetry, Memory, PowerLimits, ThrottleReason, Traffic, Utilization,
+};
+use profiler::units::{Celsius, Hertz, Microjoules, Ratio, Watts};
+use profiler::waits::{Reason, Waits};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
@@ -164,22 +169,128 @@ fn book(metrics: &mut Metrics, tick: u64) {
             on_cpu: 100_000_000,
             cycles: None,
         });
-        metrics.record_syscalls(ServiceId(service), "read", 1_000);
+        host(metrics, ServiceId(service));
     }
     for device in ["GPU-1", "GPU-2"] {
         metrics.record_gpu_power(device, Some(Watts(285.0)));
-        metrics.record_gpu_telemetry(GpuTelemetry {
-            device: device.to_owned(),
-            at: now,
-            limits: PowerLimits {
-                enforced: Some(Watts(400.0)),
-                ..PowerLimits::default()
-            },
-            ..GpuTelemetry::default()
-        });
+        metrics.record_gpu_telemetry(board(device, now, tick));
+        metrics.record_gpu_errors(device, [(31, 0)].into());
+        let busy = [(ServiceId(0), Ratio(0.6)), (ServiceId(1), Ratio(0.3))];
+        metrics.record_gpu_utilization(device, &busy.into(), now);
+        metrics.record_gpu_idle(
+            device,
+            Some(Floor {
+                watts: Watts(83.0),
+                source: FloorSource::Learned,
+            }),
+        );
     }
+    metrics.record_node(
+        "psu",
+        NodeTotals {
+            at: now,
+            power: Some(Watts(900.0)),
+            stale_after: Duration::from_secs(10),
+            energy: Microjoules(tick * 180_000_000),
+            gap: Duration::ZERO,
+            gain_error_ratio: 0.02,
+        },
+    );
     metrics.record_source("nvml", true, Some(now));
+    metrics.record_source_calls(
+        "nvml",
+        SourceCalls {
+            count: tick,
+            errors: 0,
+            busy: Duration::from_micros(200 * tick),
+            p50: Some(Duration::from_micros(150)),
+            p99: Some(Duration::from_millis(2)),
+        },
+    );
     metrics.record_probe_cost("sched_switch", tick * 1_000, tick * 1_000_000);
+}
+
+/// What a service's threads and calls did in a tick.
+fn host(metrics: &mut Metrics, service: ServiceId) {
+    metrics.record_syscalls(service, "read", 1_000);
+    let mut timed = Durations {
+        nanos: 40_000_000,
+        ..Durations::default()
+    };
+    timed.counts[6] = 1_000;
+    metrics.record_syscall_durations(service, "read", &timed);
+    metrics.record_page_faults(service, "minor", 500);
+    let mut waits = Waits {
+        run_queue: 3_000_000,
+        voluntary: 300,
+        involuntary: 20,
+        migrations: 5,
+        ..Waits::default()
+    };
+    waits.histogram[13] = 300;
+    waits.disk_histogram[20] = 4;
+    waits.add_off_cpu(Reason::Disk, 6_000_000);
+    waits.add_off_cpu(Reason::Poll, 150_000_000);
+    metrics.record_waits(service, &waits);
+    metrics.record_starved(service, "run_queue", 2_000_000);
+    metrics.record_starved(service, "futex", 5_000_000);
+    metrics.record_cuda(&CudaCalls {
+        service,
+        kernels: 2_000,
+        graphs: 20,
+        syncs: 20,
+        sync_nanos: 60_000_000,
+        watched_nanos: 200_000_000,
+        complete: true,
+    });
+    metrics.record_hardware(&HardwareCounts {
+        service,
+        cycles: Some(300_000_000),
+        instructions: Some(500_000_000),
+        cache_misses: Some(1_000_000),
+        wanted_nanos: 100_000_000,
+        counted_nanos: 100_000_000,
+    });
+    metrics.record_engine_load(&EngineLoad {
+        service,
+        asked: Timestamp::now(),
+        answered: Timestamp::now(),
+        running: Some(8),
+        waiting: Some(2),
+    });
+}
+
+fn board(device: &str, now: Timestamp, tick: u64) -> GpuTelemetry {
+    let traffic = Traffic {
+        sent: Some(tick * 1_000_000),
+        received: Some(tick * 2_000_000),
+        ..Traffic::default()
+    };
+    let mut throttled = [0; ThrottleReason::ALL.len()];
+    throttled[ThrottleReason::SwPowerCap as usize] = tick * 100_000_000;
+    GpuTelemetry {
+        device: device.to_owned(),
+        at: now,
+        limits: PowerLimits {
+            enforced: Some(Watts(400.0)),
+            ..PowerLimits::default()
+        },
+        sm_clock: Some(Hertz(1.4e9)),
+        temperature: Some(Celsius(61.0)),
+        memory: Some(Memory {
+            used: 60 << 30,
+            free: 19 << 30,
+            reserved: 1 << 30,
+        }),
+        utilization: Some(Utilization {
+            gpu: Ratio(0.9),
+            memory: Ratio(0.4),
+        }),
+        throttled: Some(throttled),
+        pcie: traffic,
+        nvlink: traffic,
+        ..GpuTelemetry::default()
+    }
 }
 
 fn request(

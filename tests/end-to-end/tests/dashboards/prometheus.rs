@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,19 +22,23 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes `agents` and itself, and evaluates `rules`.
-    pub(crate) fn start(agents: &[SocketAddr], rules: &Path) -> Self {
+    /// Starts one that scrapes `agents` and itself, and evaluates the rules of these files.
+    pub(crate) fn start(agents: &[SocketAddr], rules: &[PathBuf]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let address = free_address();
         let targets: Vec<String> = agents.iter().map(|agent| format!("'{agent}'")).collect();
+        let files: Vec<String> = rules
+            .iter()
+            .map(|file| format!("'{}'", file.display()))
+            .collect();
         let config = data.path().join("prometheus.yml");
         let text = format!(
             "global: {{scrape_interval: {INTERVAL}, evaluation_interval: {INTERVAL}}}\n\
-             rule_files: ['{}']\n\
+             rule_files: [{}]\n\
              scrape_configs:\n\
-             - {{job_name: perjoule, static_configs: [{{targets: [{}]}}]}}\n\
+             - {{job_name: perjoule, static_configs: [{{targets: [{}], labels: {{cluster: lab}}}}]}}\n\
              - {{job_name: prometheus, static_configs: [{{targets: ['{address}']}}]}}\n",
-            rules.display(),
+            files.join(","),
             targets.join(","),
         );
         fs::write(&config, text).unwrap();

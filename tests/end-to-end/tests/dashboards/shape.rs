@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use profiler::export::{FAMILIES, Family, Kind};
 use serde_json::Value;
 
-use crate::{expressions, shipped};
+use crate::{expressions, rules, shipped};
 
 /// The words of an expression that are not inside quotes or braces.
 fn words(expr: &str) -> Vec<(usize, &str)> {
@@ -50,9 +50,24 @@ fn metrics(expr: &str) -> Vec<(usize, &str, &'static Family)> {
         .collect()
 }
 
-/// Panics if an expression names a metric that the agent does not have, or none.
+/// The recorded series of an expression, which have a colon in their names.
+fn recorded(expr: &str) -> Vec<&str> {
+    let all = words(expr).into_iter().map(|(_, word)| word);
+    all.filter(|word| word.contains(":perjoule_") || word.starts_with("perjoule:"))
+        .collect()
+}
+
+/// Panics if an expression names a metric that the agent does not have, a series that no rule records, or
+/// neither.
 pub(crate) fn names_only_known_metrics(expr: &str) {
-    assert!(!metrics(expr).is_empty(), "no metric in {expr}");
+    let [rules, _] = rules().map(|file| std::fs::read_to_string(file).unwrap());
+    let recorded = recorded(expr);
+    for name in &recorded {
+        let rule = format!("- record: {name}\n");
+        assert!(rules.contains(&rule), "no rule records {name}: {expr}");
+    }
+    let own = metrics(expr).len();
+    assert!(own + recorded.len() > 0, "no metric in {expr}");
 }
 
 #[test]
@@ -134,14 +149,43 @@ fn dashboards_load_from_files_and_from_the_import_page_alike() {
         let variables = dashboard["templating"]["list"].as_array().unwrap();
         let named = |name: &str| variables.iter().find(|variable| variable["name"] == name);
         assert_eq!(named("datasource").unwrap()["type"], "datasource", "{file}");
-        for name in ["job", "instance", "service"] {
-            let variable = named(name).unwrap_or_else(|| panic!("{file}: no variable {name}"));
+        // A cluster's label may be missing, and then it matches nothing too.
+        for (name, all) in [
+            ("job", ".+"),
+            ("instance", ".+"),
+            ("service", ".+"),
+            ("cluster", ".*"),
+            ("model", ".*"),
+        ] {
+            let used = expressions(&dashboard)
+                .iter()
+                .any(|(_, expr)| expr.contains(&format!("${name}")));
+            let Some(variable) = named(name) else {
+                assert!(!used, "{file}: no variable {name}");
+                continue;
+            };
             assert_eq!(variable["multi"], true, "{file}: {name}");
-            assert_eq!(variable["allValue"], ".+", "{file}: {name}");
+            assert_eq!(variable["allValue"], all, "{file}: {name}");
             assert_eq!(
                 variable["refresh"], 2,
                 "{file}: {name} follows the time range"
             );
         }
+    }
+}
+
+#[test]
+fn every_dashboard_leads_to_every_other() {
+    let all = shipped();
+    assert_eq!(all.len(), 5);
+    let address = |dashboard: &Value| format!("/d/{}", dashboard["uid"].as_str().unwrap());
+    let addresses: HashSet<String> = all.iter().map(|(_, dashboard)| address(dashboard)).collect();
+    for (file, dashboard) in &all {
+        let links = dashboard["links"].as_array().unwrap().iter();
+        let mut leads: HashSet<String> = links
+            .map(|link| link["url"].as_str().unwrap().to_owned())
+            .collect();
+        assert!(leads.insert(address(dashboard)), "{file} leads to itself");
+        assert_eq!(leads, addresses, "{file}");
     }
 }
