@@ -165,26 +165,30 @@ fn variables_find_their_values(prometheus: &Prometheus) {
 
 fn figures_are_those_that_were_booked(prometheus: &Prometheus, agents: &[String]) {
     let all = shipped();
-    let panel = |title: &str| {
-        let mut panels = all.iter().flat_map(|(_, dashboard)| expressions(dashboard));
-        let (_, expr) = panels
+    let panel = |name: &str, title: &str| {
+        let (_, dashboard) = all
+            .iter()
+            .find(|(file, _)| *file == format!("{name}.json"))
+            .unwrap_or_else(|| panic!("no dashboard {name}"));
+        let (_, expr) = expressions(dashboard)
+            .into_iter()
             .find(|(of, _)| of == title)
             .unwrap_or_else(|| panic!("no panel {title}"));
         prometheus.query(&substituted(&expr, &[])).unwrap()
     };
-    assert_eq!(panel("Ledger residual")[0].1, 0.0);
+    assert_eq!(panel("agent", "Ledger residual")[0].1, 0.0);
     // What is booked: 5 to 35 J a request, of which two in six carry 140 chunks each.
-    let per_request = panel("Energy per request")[0].1;
+    let per_request = panel("inference-service", "Energy per request")[0].1;
     assert!((5.0..36.0).contains(&per_request), "{per_request}");
-    let per_token = panel("Energy per output token")[0].1;
+    let per_token = panel("inference-service", "Energy per output token")[0].1;
     assert!(
         (per_token / (per_request / 140.0) - 1.0).abs() < 0.01,
         "{per_token}"
     );
-    let idle = panel("Idle share of the GPUs")[0].1;
+    let idle = panel("inference-service", "Idle share of the GPUs")[0].1;
     assert!((idle - 16.6 / 63.2).abs() < 0.001, "{idle}");
     // The agents' own processes, and not Prometheus, which is scraped too.
-    for (labels, _) in panel("CPU") {
+    for (labels, _) in panel("agent", "CPU") {
         let instance = labels["instance"].as_str().unwrap();
         assert!(agents.iter().any(|agent| agent == instance), "{instance}");
     }
