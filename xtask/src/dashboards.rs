@@ -201,8 +201,7 @@ impl Dashboard {
                     (left, top) = (0, top + height);
                     height = 0;
                 }
-                let place =
-                    json!({"h": panel.height, "w": panel.width, "x": left, "y": top});
+                let place = json!({"h": panel.height, "w": panel.width, "x": left, "y": top});
                 all.push(panel.json(all.len() + 1, &place));
                 left += panel.width;
                 height = height.max(panel.height);

@@ -28,7 +28,13 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 const PROMETHEUS: &str = "prometheus";
 /// Tests that cannot run without a Prometheus, by parts of their names.
-const NEED_PROMETHEUS: &[&str] = &["promtool", "prometheus", "every_expression", "scrape_under"];
+const NEED_PROMETHEUS: &[&str] = &[
+    "promtool",
+    "prometheus",
+    "every_expression",
+    "each_alert",
+    "scrape_under",
+];
 
 /// Mean batches of about 3, 8 and 22, and what the errors of the energy per request may be.
 const DEMO_BARS: &[demo::Bars] = &[

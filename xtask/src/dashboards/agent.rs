@@ -117,7 +117,7 @@ fn cost() -> Row {
             stat(
                 "Agents",
                 "short",
-                "Agents that answer.",
+                "Agents on the chosen nodes that answer at present.",
                 "count(perjoule_build_info{@node})",
             )
             .wide(6),

@@ -220,13 +220,9 @@ fn host(metrics: &mut Metrics, service: ServiceId) {
     timed.counts[6] = 1_000;
     metrics.record_syscall_durations(service, "read", &timed);
     metrics.record_page_faults(service, "minor", 500);
-    let mut waits = Waits {
-        run_queue: 3_000_000,
-        voluntary: 300,
-        involuntary: 20,
-        migrations: 5,
-        ..Waits::default()
-    };
+    let mut waits = Waits::default();
+    waits.run_queue = 3_000_000;
+    (waits.voluntary, waits.involuntary, waits.migrations) = (300, 20, 5);
     waits.histogram[13] = 300;
     waits.disk_histogram[20] = 4;
     waits.add_off_cpu(Reason::Disk, 6_000_000);

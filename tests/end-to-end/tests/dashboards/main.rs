@@ -222,8 +222,8 @@ fn promtool(arguments: &[&str], files: &[PathBuf]) -> String {
         .args(files)
         .output()
         .unwrap_or_else(|error| panic!("cannot run promtool: {error}; apt-get install prometheus"));
-    let said = String::from_utf8_lossy(&ran.stdout).into_owned()
-        + &String::from_utf8_lossy(&ran.stderr);
+    let said =
+        String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{said}");
     assert!(!said.to_lowercase().contains("warn"), "{said}");
     said
@@ -252,11 +252,21 @@ fn each_alert_fires_when_it_should_and_at_no_other_time() {
         let told = |wanted: &str| {
             let cases = text.split("alertname: ").skip(1);
             let own = cases.filter(|case| case.starts_with(&format!("{alert}\n")));
-            own.filter(|case| case.lines().nth(1) == Some(wanted)).count()
+            own.filter(|case| case.lines().nth(1) == Some(wanted))
+                .count()
         };
-        assert!(told("        exp_alerts:") > 0, "{alert} is not seen firing");
-        assert!(told("        exp_alerts: []") > 0, "{alert} is not seen quiet");
-        assert!(explained.contains(&format!("### {alert}\n")), "docs/alerts.md: {alert}");
+        assert!(
+            told("        exp_alerts:") > 0,
+            "{alert} is not seen firing"
+        );
+        assert!(
+            told("        exp_alerts: []") > 0,
+            "{alert} is not seen quiet"
+        );
+        assert!(
+            explained.contains(&format!("### {alert}\n")),
+            "docs/alerts.md: {alert}"
+        );
         let link = format!("runbook: docs/alerts.md#{}", alert.to_lowercase());
         assert!(alerts.contains(&link), "{link}");
     }

@@ -179,7 +179,10 @@ fn every_dashboard_leads_to_every_other() {
     let all = shipped();
     assert_eq!(all.len(), 5);
     let address = |dashboard: &Value| format!("/d/{}", dashboard["uid"].as_str().unwrap());
-    let addresses: HashSet<String> = all.iter().map(|(_, dashboard)| address(dashboard)).collect();
+    let addresses: HashSet<String> = all
+        .iter()
+        .map(|(_, dashboard)| address(dashboard))
+        .collect();
     for (file, dashboard) in &all {
         let links = dashboard["links"].as_array().unwrap().iter();
         let mut leads: HashSet<String> = links
