@@ -245,3 +245,34 @@ fn repeated_idle_floors_add_up_and_the_later_wins() {
     assert_eq!(floors.of("GPU-1"), Some(Watts(61.0)));
     assert_eq!(floors.of("GPU-2"), Some(Watts(83.0)));
 }
+
+#[test]
+fn every_key_and_variable_is_documented() {
+    let sources = include_str!("sources.rs");
+    let page = include_str!("../../../../docs/configuration.md");
+    let variables = sources.split("\"PERJOULE_").skip(1);
+    let variables = variables.filter_map(|rest| rest.split('"').next());
+    let mut known = 0;
+    for variable in variables {
+        known += 1;
+        let told = format!("`PERJOULE_{variable}`");
+        assert!(page.contains(&told), "docs/configuration.md: {told}");
+    }
+    let keys = sources.lines().filter_map(|line| {
+        let (key, kind) = line.trim().strip_prefix("pub ")?.split_once(": ")?;
+        kind.starts_with("Option<").then_some(key)
+    });
+    for key in keys {
+        known += 1;
+        let told = [
+            format!("| `{key}` |"),
+            format!("| `services.{key}` |"),
+            format!("| `intervals.{key}` |"),
+        ];
+        assert!(
+            told.iter().any(|told| page.contains(told)),
+            "docs/configuration.md: {key}"
+        );
+    }
+    assert!(known > 50, "{known}");
+}
