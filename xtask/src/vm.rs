@@ -56,8 +56,8 @@ pub(crate) struct Options {
     /// Only this kernel: 6.1, 6.12 or host, the running one
     #[arg(long, value_name = "VERSION")]
     kernel: Option<String>,
-    /// Writes what was seen to docs/kernels.md
-    #[arg(long, conflicts_with_all = ["kernel", "filter"])]
+    /// Then writes docs/kernels.md: what the latest run on each kernel saw, this one or an earlier
+    #[arg(long, conflicts_with = "filter")]
     write: bool,
     /// The request tests on these tiers alone, and no others unless they are named: tp_btf, fexit,
     /// kprobe, raw_tp, or chosen, the one that the probe takes by itself
@@ -96,10 +96,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let all = tell(&kernels, options)?;
     println!("{:.0} s", start.elapsed().as_secs_f64());
     if options.write {
-        fs::write(checkout().join("docs/kernels.md"), table::page(&all)?)?;
+        let versions = KERNELS.iter().map(|(version, _)| *version);
+        let every: Result<Vec<Told>> = [HOST].into_iter().chain(versions).map(latest).collect();
+        fs::write(checkout().join("docs/kernels.md"), table::page(&every?)?)?;
         println!("wrote docs/kernels.md");
     }
     passed(&all)
+}
+
+/// What the latest run of all tests of some suites saw on this kernel.
+fn latest(kernel: &str) -> Result<Told> {
+    let kept = machine::kept(kernel).with_context(|| format!("Linux {kernel}"))?;
+    kept.with_context(|| format!("no run on {kernel} yet: cargo xtask vm --kernel {kernel}"))
 }
 
 /// Part of `cargo xtask test`: [`TESTED`] on each kernel but the running one. An error is why there is
@@ -198,7 +206,8 @@ fn tell(kernels: &Kernels, options: &Options) -> Result<Vec<Told>> {
             .map(|(kernel, version, expected)| {
                 println!("== Linux {version}: {}", kernel.display());
                 let archive = &archive;
-                let boot = move || boot(kernel, archive, version);
+                let name = console(version, options);
+                let boot = move || boot(kernel, archive, &name);
                 (*version, *expected, scope.spawn(boot))
             })
             .collect();
@@ -235,6 +244,15 @@ fn failed(all: &[Told]) -> Vec<String> {
     names.into_iter().collect()
 }
 
+/// Under which name a run's output is kept: single tests do not replace what a whole run said.
+fn console(kernel: &str, options: &Options) -> String {
+    if options.filter.is_empty() {
+        kernel.to_owned()
+    } else {
+        format!("{kernel}-chosen")
+    }
+}
+
 /// The same tests on the running kernel.
 fn on_host(tests: &[(&'static str, PathBuf)], options: &Options) -> Result<Told> {
     run_command(cargo().args(["build", "--release"]).args([
@@ -252,7 +270,7 @@ fn on_host(tests: &[(&'static str, PathBuf)], options: &Options) -> Result<Told>
         .args(["-c", &root::script(&places, options)])
         .current_dir(checkout().join("tests/end-to-end"))
         .env("PERJOULE_TEST_BINARIES", target("release"));
-    follow(&mut shell, HOST)
+    follow(&mut shell, &console(HOST, options))
 }
 
 /// The end-to-end tests of these names, each as an executable.

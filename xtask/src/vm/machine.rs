@@ -1,7 +1,7 @@
 //! One emulated machine: booted, and what its tests say on its console.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -67,6 +67,21 @@ pub(super) fn boot(kernel: &Path, archive: &Path, version: &str) -> Result<Told>
     follow(&mut machine, version)
 }
 
+/// What the tests said in the latest whole run of this name; `None` if there was none.
+pub(super) fn kept(name: &str) -> Result<Option<Told>> {
+    let Ok(log) = fs::read(target("vm").join(format!("console-{name}"))) else {
+        return Ok(None);
+    };
+    let mut console = Console::default();
+    for line in String::from_utf8_lossy(&log).lines() {
+        console.read(line);
+    }
+    if !console.done {
+        bail!("its latest run did not come to its end");
+    }
+    Ok(Some(console.told()))
+}
+
 /// Reads what tests say on a machine or in a script; all of it is kept in
 /// `target/vm/console-NAME`.
 pub(super) fn follow(command: &mut Command, name: &str) -> Result<Told> {
@@ -106,11 +121,7 @@ pub(super) fn follow(command: &mut Command, name: &str) -> Result<Told> {
     if !console.done {
         bail!("it did not come to its end; see target/vm/console-{name}");
     }
-    Ok(Told {
-        release: console.release,
-        chosen: console.chosen,
-        runs: console.runs,
-    })
+    Ok(console.told())
 }
 
 /// Ended when dropped.
@@ -138,6 +149,14 @@ struct Console {
 }
 
 impl Console {
+    fn told(self) -> Told {
+        Told {
+            release: self.release,
+            chosen: self.chosen,
+            runs: self.runs,
+        }
+    }
+
     /// Takes a line in; returns what of it a person wants to see now.
     fn read(&mut self, line: &str) -> Option<String> {
         // Behind what the firmware leaves on the line.
