@@ -68,6 +68,19 @@ pub fn is_root(test: &str) -> bool {
     root
 }
 
+/// What the host took from this machine, nanoseconds of all CPUs. The scheduler counts it for
+/// nobody; the probe, like every clock, for whoever was on the CPU.
+///
+/// # Panics
+/// If /proc does not say.
+pub fn stolen() -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").expect("/proc/stat");
+    let hundredths: u64 = (text.split_whitespace().nth(8))
+        .and_then(|steal| steal.parse().ok())
+        .expect("steal");
+    hundredths * 10_000_000
+}
+
 /// True if the running kernel is this version or a later one.
 ///
 /// # Panics

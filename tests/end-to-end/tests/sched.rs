@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use end_to_end::{scaled, slowness};
+use end_to_end::{scaled, slowness, stolen};
 use profiler::ledger::{CpuTime, Owner, ServiceId};
 use profiler::perf_event::{self, Counted};
 use profiler::probes::health::{ProgramHealth, Verdict};
@@ -138,16 +138,6 @@ fn waited_cpu_time(pid: u32) -> u64 {
     };
     let nanos = |time: libc::timeval| (time.tv_sec * 1_000_000 + time.tv_usec) as u64 * 1_000;
     nanos(usage.ru_utime) + nanos(usage.ru_stime)
-}
-
-/// What the host took from this machine, nanoseconds of all CPUs. The scheduler counts it for
-/// nobody; the probe, like every clock, for whoever was on the CPU.
-fn stolen() -> u64 {
-    let text = std::fs::read_to_string("/proc/stat").expect("/proc/stat");
-    let hundredths: u64 = (text.split_whitespace().nth(8))
-        .and_then(|steal| steal.parse().ok())
-        .expect("steal");
-    hundredths * 10_000_000
 }
 
 /// The scheduler brings its own count up to date at its tick.

@@ -5,11 +5,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use end_to_end::{is_root, scaled, skipped};
+use end_to_end::{is_root, scaled, skipped, stolen};
 use profiler::probes::sched::Detail;
 
 use super::waits::{Program, waits_of};
-use super::{SERVICE, SERVICE_ID, gated, of, schedstat, start_following, stolen, waited_cpu_time};
+use super::{SERVICE, SERVICE_ID, gated, of, schedstat, start_following, waited_cpu_time};
 
 const RUNQLAT: &str = "/usr/sbin/runqlat";
 
@@ -166,9 +166,13 @@ fn a_hundred_thousand_short_lived_processes_lose_no_time_and_leave_nothing() {
         (seen as f64 / truth as f64 - 1.0) * 100.0,
         taken as f64 * 1e-9,
     );
-    // As with fewer of them (`short_lived_children_of_a_service_lose_nothing`); docs/scheduler.md has the
-    // figures.
-    assert!(seen as f64 >= truth as f64 * 0.95, "{seen} {truth}");
+    // The kernel's own count begins and ends where it begins to switch, the hook is where it has chosen: some
+    // microseconds later, more of them from an idle CPU than to one (docs/scheduler.md has the figures).
+    let later = 25_000 * u64::from(count);
+    let least = truth as f64 * 0.99 - later as f64;
+    assert!(seen as f64 >= least, "{seen} {truth}");
+    let most = (truth + taken) as f64 * 1.02;
+    assert!(seen as f64 <= most, "{seen} {truth} {taken}");
     assert_eq!(map_bytes(), memory, "maps do not grow");
     let losses = running.probe.wait_losses().expect("followed");
     assert_eq!(losses.no_slot, 0, "{losses:?}");

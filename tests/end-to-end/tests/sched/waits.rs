@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use end_to_end::{is_root, scaled, slowness};
+use end_to_end::{is_root, scaled, slowness, stolen};
 use profiler::probes::sched::Detail;
 use profiler::waits::{Reason, Waits};
 
-use super::{Running, SERVICE, SERVICE_ID, start_following, stolen};
+use super::{Running, SERVICE, SERVICE_ID, start_following};
 
 /// A Python program that waits for a line before it does its work, and for another at its end, so
 /// that what the kernel counted of its threads can still be read.
