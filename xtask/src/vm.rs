@@ -45,6 +45,9 @@ const TESTED: &[&str] = &[
 /// Where the running kernel's name would be a version's.
 const HOST: &str = "host";
 
+/// Behind a kernel's name: a run of single tests.
+const SINGLE: &str = "single";
+
 const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
@@ -57,7 +60,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "VERSION")]
     kernel: Option<String>,
     /// Then writes docs/kernels.md: what the latest run on each kernel saw, this one or an earlier
-    #[arg(long, conflicts_with = "filter")]
+    #[arg(long)]
     write: bool,
     /// The request tests on these tiers alone, and no others unless they are named: tp_btf, fexit,
     /// kprobe, raw_tp, or chosen, the one that the probe takes by itself
@@ -106,8 +109,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// What the latest run of all tests of some suites saw on this kernel.
 fn latest(kernel: &str) -> Result<Told> {
-    let kept = machine::kept(kernel).with_context(|| format!("Linux {kernel}"))?;
-    kept.with_context(|| format!("no run on {kernel} yet: cargo xtask vm --kernel {kernel}"))
+    let kept = |name: &str| machine::kept(name).with_context(|| format!("Linux {name}"));
+    let mut whole = kept(kernel)?
+        .with_context(|| format!("no run on {kernel} yet: cargo xtask vm --kernel {kernel}"))?;
+    if let Some(later) = kept(&format!("{kernel}-{SINGLE}"))? {
+        whole.tried_again(&later);
+    }
+    Ok(whole)
 }
 
 /// Part of `cargo xtask test`: [`TESTED`] on each kernel but the running one. An error is why there is
@@ -244,13 +252,16 @@ fn failed(all: &[Told]) -> Vec<String> {
     names.into_iter().collect()
 }
 
-/// Under which name a run's output is kept: single tests do not replace what a whole run said.
+/// Under which name a run's output is kept: single tests do not replace what a whole run said, and a
+/// whole run makes those before it void.
 fn console(kernel: &str, options: &Options) -> String {
-    if options.filter.is_empty() {
-        kernel.to_owned()
-    } else {
-        format!("{kernel}-chosen")
+    let single = format!("{kernel}-{SINGLE}");
+    if !options.filter.is_empty() {
+        return single;
     }
+    // There may be none.
+    let _ = fs::remove_file(target("vm").join(format!("console-{single}")));
+    kernel.to_owned()
 }
 
 /// The same tests on the running kernel.
@@ -375,6 +386,7 @@ fn summary(all: &[Told]) {
                     Verdict::Skipped(why) => println!("       skipped {name}: {why}"),
                     Verdict::Unsupported(why) => println!("       unsupported: {why}"),
                     Verdict::Failed => println!("       FAILED {name}"),
+                    Verdict::PassedLater => println!("       passed later: {name}"),
                 }
             }
         }

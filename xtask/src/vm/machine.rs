@@ -29,6 +29,8 @@ pub(super) enum Verdict {
     /// The kernel lacks what it is about, and why that is known.
     Unsupported(String),
     Failed,
+    /// It failed among the others, and passed when it was run once more by itself.
+    PassedLater,
 }
 
 /// A run's name (tests and tier), and each of its tests' verdict.
@@ -80,6 +82,21 @@ pub(super) fn kept(name: &str) -> Result<Option<Told>> {
         bail!("its latest run did not come to its end");
     }
     Ok(Some(console.told()))
+}
+
+impl Told {
+    /// What failed here and passed in a later run of single tests.
+    pub(super) fn tried_again(&mut self, later: &Self) {
+        for (name, tests) in &mut self.runs {
+            let again = later.runs.iter().find(|(run, _)| run == name);
+            for (test, verdict) in tests {
+                let passed = again.and_then(|(_, tests)| tests.get(test));
+                if *verdict == Verdict::Failed && passed == Some(&Verdict::Passed) {
+                    *verdict = Verdict::PassedLater;
+                }
+            }
+        }
+    }
 }
 
 /// Reads what tests say on a machine or in a script; all of it is kept in

@@ -63,6 +63,10 @@ fn cell(tests: Option<&BTreeMap<String, Verdict>>) -> String {
     let counts = [
         (count(|it| *it == Verdict::Passed), "ok"),
         (count(|it| matches!(it, Verdict::Skipped(_))), "skipped"),
+        (
+            count(|it| *it == Verdict::PassedLater),
+            "ok at a second try",
+        ),
         (count(|it| *it == Verdict::Failed), "**failed**"),
     ];
     let parts: Vec<String> = counts
@@ -84,6 +88,10 @@ fn notes(all: &[Told]) -> String {
                     Verdict::Passed => continue,
                     Verdict::Skipped(why) => (format!("`{test}`"), why.as_str()),
                     Verdict::Unsupported(why) => ("unsupported".to_owned(), why.as_str()),
+                    Verdict::PassedLater => (
+                        format!("`{test}`"),
+                        "failed, and passed when run once more, alone",
+                    ),
                     Verdict::Failed => (format!("`{test}`"), "failed"),
                 };
                 reasons.entry((why, what)).or_default().push(run);

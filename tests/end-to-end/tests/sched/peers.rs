@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use end_to_end::{is_root, scaled, skipped, stolen};
+use end_to_end::{is_root, scaled, skipped, slowness, stolen};
 use profiler::probes::sched::Detail;
 
 use super::waits::{Program, waits_of};
@@ -137,7 +137,7 @@ fn a_hundred_thousand_short_lived_processes_lose_no_time_and_leave_nothing() {
     if !is_root("short-lived processes") {
         return;
     }
-    let count = PROCESSES / end_to_end::slowness();
+    let count = PROCESSES / slowness();
     let mut running = start_following(Detail::Reasons);
     let script = format!("i=0; while [ $i -lt {count} ]; do (:); i=$((i+1)); done");
     let mut child = gated(&script);
@@ -168,7 +168,7 @@ fn a_hundred_thousand_short_lived_processes_lose_no_time_and_leave_nothing() {
     );
     // The kernel's own count begins and ends where it begins to switch, the hook is where it has chosen: some
     // microseconds later, more of them from an idle CPU than to one (docs/scheduler.md has the figures).
-    let later = 25_000 * u64::from(count);
+    let later = 25_000 * u64::from(count) * u64::from(slowness());
     let least = truth as f64 * 0.99 - later as f64;
     assert!(seen as f64 >= least, "{seen} {truth}");
     let most = (truth + taken) as f64 * 1.02;
