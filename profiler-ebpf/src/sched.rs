@@ -20,8 +20,8 @@ pub struct CpuAccount {
     pub cycles_since: u64,
     /// Switches to other processes that no program saw, as the next switch tells.
     pub unseen: u64,
-    /// What the kernel's clock of run queues is behind the clock of `since`, nanoseconds; 0 before it is
-    /// known.
+    /// What the kernel's clock of run queues is behind the clock of `since`, nanoseconds, and the least
+    /// that the hook comes after the kernel's look at it; modulo 2^64. 0 where it is not known.
     pub clock_lead: u64,
     /// Keeps two CPUs' hot fields off one cache line.
     pub reserved: [u64; 2],

@@ -40,21 +40,46 @@ static CYCLES: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static TASK_ARRIVAL: Global<u32> = Global::new(ABSENT);
 
-/// Two neighbours of 256 switches look at how far the run queue's clock is behind ours: one of them may
-/// leave the idle task, which keeps no such time.
-const CLOCK_MASK: u64 = 255;
+/// The way from a task to the clock of the run queue that it is on.
+#[unsafe(no_mangle)]
+static TASK_CFS_RQ: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static CFS_RQ_RQ: Global<u32> = Global::new(ABSENT);
+#[unsafe(no_mangle)]
+static RQ_CLOCK: Global<u32> = Global::new(ABSENT);
 
-/// When `task` got its CPU by the run queue's clock; 0 if the kernel does not say.
+/// The distance between the clocks grows by a 2048th of the time at most, nearly what NTP may slew
+/// (500 ppm); the hook's least delay is what remains in it.
+const SLEW_SHIFT: u32 = 11;
+/// A hook that is later than this, in nanoseconds, was held up, or a clock was set: it counts as it is.
+const HELD_UP: i64 = 100_000;
+
+/// When the kernel began the switch that this hook is in, by our own clock, at which it is `now`: its own
+/// times of threads are cut there. `now` where the kernel does not say.
 ///
 /// # Safety
-/// `task` must be the tracepoint's argument.
+/// `next` must be the tracepoint's argument, and `account` this CPU's.
 #[inline(always)]
-unsafe fn arrival_of(task: *const u8) -> u64 {
-    if TASK_ARRIVAL.load() == ABSENT {
-        return 0;
+unsafe fn cut_of(next: *const u8, account: *mut CpuAccount, now: u64) -> u64 {
+    if TASK_CFS_RQ.load() == ABSENT || CFS_RQ_RQ.load() == ABSENT || RQ_CLOCK.load() == ABSENT {
+        return now;
     }
-    // SAFETY: the caller's promise; the verifier checks the offset, a constant.
-    unsafe { *task.add(TASK_ARRIVAL.load() as usize).cast::<u64>() }
+    // SAFETY: the verifier follows kernel pointers from the tracepoint's own, at offsets that are
+    // constants; the account by the caller's promise.
+    unsafe {
+        let cfs_rq = *next.add(TASK_CFS_RQ.load() as usize).cast::<*const u8>();
+        let rq = *cfs_rq.add(CFS_RQ_RQ.load() as usize).cast::<*const u8>();
+        let clock = *rq.add(RQ_CLOCK.load() as usize).cast::<u64>();
+        let distance = now.wrapping_sub(clock);
+        let since = now.wrapping_sub((*account).since);
+        let mut lead = (*account).clock_lead.wrapping_add(since >> SLEW_SHIFT);
+        let later = distance.wrapping_sub(lead) as i64;
+        if later < 0 || later > HELD_UP {
+            lead = distance;
+        }
+        (*account).clock_lead = lead;
+        clock.wrapping_add(lead)
+    }
 }
 
 /// When `prev`, whose arrival no program saw, got its CPU; 0 if that is not known to lie after `since`. (A
@@ -64,8 +89,11 @@ unsafe fn arrival_of(task: *const u8) -> u64 {
 /// `prev` must be the tracepoint's argument.
 #[inline(always)]
 unsafe fn unseen_arrival(prev: *const u8, clock_lead: u64, since: u64, now: u64) -> u64 {
-    // SAFETY: the caller's promise.
-    let arrival = unsafe { arrival_of(prev) };
+    if TASK_ARRIVAL.load() == ABSENT {
+        return 0;
+    }
+    // SAFETY: the caller's promise; the verifier checks the offset, a constant.
+    let arrival = unsafe { *prev.add(TASK_ARRIVAL.load() as usize).cast::<u64>() };
     let began = arrival.wrapping_add(clock_lead);
     if arrival == 0 || clock_lead == 0 || began <= since || began > now {
         0
@@ -122,28 +150,24 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     unsafe {
         let (leaving, arriving) = (task_field(prev, &TASK_TGID), task_field(next, &TASK_TGID));
         let (since, previous) = ((*account).since, (*account).tgid as u32);
-        core::ptr::write_volatile(&raw mut (*account).since, now);
+        let cut = cut_of(next, account, now);
+        core::ptr::write_volatile(&raw mut (*account).since, cut);
         core::ptr::write_volatile(&raw mut (*account).tgid, u64::from(arriving));
         (*account).switches += 1;
         let owner = owner_of(leaving);
         // The fast clock may step back by a little when the kernel updates it.
-        if since != 0 && now > since {
+        if since != 0 && cut > since {
             let on_cpu = (&raw mut (*account).on_cpu).cast::<u64>();
             let mut began = since;
             if leaving != previous {
                 (*account).unseen += 1;
-                let arrival = unseen_arrival(prev, (*account).clock_lead, since, now);
+                let arrival = unseen_arrival(prev, (*account).clock_lead, since, cut);
                 if arrival != 0 {
                     began = arrival;
                 }
                 book(on_cpu, owner_of(previous), began - since);
-            } else if (*account).switches & CLOCK_MASK < 2 {
-                let arrival = arrival_of(prev);
-                if arrival != 0 {
-                    (*account).clock_lead = since.wrapping_sub(arrival);
-                }
             }
-            book(on_cpu, owner, now - began);
+            book(on_cpu, owner, cut - began);
             if CYCLES.load() != 0 {
                 let (counter, before) = (cycles(), (*account).cycles_since);
                 (*account).cycles_since = counter;
@@ -152,7 +176,7 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
                     let mut own = counter - before;
                     if began > since {
                         // In proportion, in microseconds or so: the product must fit.
-                        let (unseen, whole) = ((began - since) >> 10, ((now - since) >> 10) + 1);
+                        let (unseen, whole) = ((began - since) >> 10, ((cut - since) >> 10) + 1);
                         let others = own * unseen / whole;
                         own -= others;
                         book(cycles, owner_of(previous), others);

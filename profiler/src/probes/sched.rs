@@ -41,13 +41,24 @@ const WAKE_UPS: [&str; 2] = ["sched_wakeup", "sched_wakeup_new"];
 const ACCOUNTS: &str = "CPU_ACCOUNTS";
 const CPUS: &str = "/sys/devices/system/cpu";
 
-/// Without it the time around a switch that no program saw is the next thread's.
-const ARRIVAL: Field = Field {
-    global: "TASK_ARRIVAL",
-    structure: "task_struct",
-    member: "sched_info.last_arrival",
-    programs: &[],
-};
+/// Without the first, the time around a switch that no program saw is the next thread's; without the
+/// others, slices are cut where the hook stands.
+const FIELDS: [Field; 4] = [
+    field("TASK_ARRIVAL", "task_struct", "sched_info.last_arrival"),
+    field("TASK_CFS_RQ", "task_struct", "se.cfs_rq"),
+    field("CFS_RQ_RQ", "cfs_rq", "rq"),
+    field("RQ_CLOCK", "rq", "clock"),
+];
+
+/// One that no program needs.
+const fn field(global: &'static str, structure: &'static str, member: &'static str) -> Field {
+    Field {
+        global,
+        structure,
+        member,
+        programs: &[],
+    }
+}
 
 // SAFETY: repr(C), u64 only.
 unsafe impl Words for CpuAccount {}
@@ -116,7 +127,7 @@ impl SchedProbe {
     /// machine has no such counter, none are counted.
     pub fn configure(options: &mut Options, counted: Counted) {
         options.map_entries(ACCOUNTS, possible_cpus());
-        options.fields(&[ARRIVAL]);
+        options.fields(&FIELDS);
         if perf_event::open(counted, 0, true).is_ok() {
             options.global("CYCLES", [1]);
         }

@@ -15,7 +15,7 @@ use profiler_ebpf::sched::waits::{
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::monotonic;
+use super::{field, monotonic};
 use crate::ledger::ServiceId;
 use crate::probes::load_error::ProbeError;
 use crate::probes::loader::{Field, Loader, Options, possible_cpus};
@@ -41,15 +41,6 @@ const FIELDS: &[Field] = &[
     field("FILE_INODE", "file", "f_inode"),
     field("INODE_MODE", "inode", "i_mode"),
 ];
-
-const fn field(global: &'static str, structure: &'static str, member: &'static str) -> Field {
-    Field {
-        global,
-        structure,
-        member,
-        programs: &[],
-    }
-}
 
 // SAFETY: repr(C), u64 only.
 unsafe impl Words for ThreadSlot {}

@@ -166,12 +166,15 @@ fn a_hundred_thousand_short_lived_processes_lose_no_time_and_leave_nothing() {
         (seen as f64 / truth as f64 - 1.0) * 100.0,
         taken as f64 * 1e-9,
     );
-    // The kernel's own count begins and ends where it begins to switch, the hook is where it has chosen: some
-    // microseconds later, more of them from an idle CPU than to one (docs/scheduler.md has the figures).
-    let later = 25_000 * u64::from(count) * u64::from(slowness());
-    let least = truth as f64 * 0.99 - later as f64;
+    // Cut where the kernel cuts. What the host takes, a clock counts and the kernel does not; emulated, the
+    // hook may come too late to be told from one that was held up.
+    let (slack, later) = match slowness() {
+        1 => (0.005, 0),
+        slow => (0.02, 25_000 * u64::from(count) * u64::from(slow)),
+    };
+    let least = truth as f64 * (1.0 - slack) - later as f64;
     assert!(seen as f64 >= least, "{seen} {truth}");
-    let most = (truth + taken) as f64 * 1.02;
+    let most = (truth + taken) as f64 * (1.0 + slack);
     assert!(seen as f64 <= most, "{seen} {truth} {taken}");
     assert_eq!(map_bytes(), memory, "maps do not grow");
     let losses = running.probe.wait_losses().expect("followed");
