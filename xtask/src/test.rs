@@ -17,7 +17,8 @@ use crate::{accuracy, demo, setup, vm};
 
 /// Debian packages that give the real servers and tools the tests use.
 const PACKAGES: &[(&str, &str)] = &[
-    ("promtool", PROMETHEUS),
+    ("promtool", "prometheus"),
+    ("victoria-metrics", "victoria-metrics"),
     ("nginx", "nginx-light"),
     ("node", "nodejs"),
     ("python3", "python3"),
@@ -26,14 +27,19 @@ const PACKAGES: &[(&str, &str)] = &[
     ("perf", "linux-perf"),
     ("runqlat", "libbpf-tools"),
 ];
-const PROMETHEUS: &str = "prometheus";
-/// Tests that cannot run without a Prometheus, by parts of their names.
-const NEED_PROMETHEUS: &[&str] = &[
-    "promtool",
-    "prometheus",
-    "every_expression",
-    "each_alert",
-    "scrape_under",
+/// Tests that cannot run without a package, by parts of their names.
+const NEED: &[(&str, &[&str])] = &[
+    (
+        "prometheus",
+        &[
+            "promtool",
+            "prometheus",
+            "every_expression",
+            "each_alert",
+            "scrape_under",
+        ],
+    ),
+    ("victoria-metrics", &["victoria"]),
 ];
 
 /// Mean batches of about 3, 8 and 22, and what the errors of the energy per request may be.
@@ -63,8 +69,10 @@ pub(crate) fn run() -> Result<()> {
     setup::ensure()?;
     let missing = setup::ensure_packages(PACKAGES);
     let mut arguments = Vec::new();
-    if missing.contains(&PROMETHEUS) {
-        arguments.extend(NEED_PROMETHEUS.iter().flat_map(|name| ["--skip", name]));
+    for (package, names) in NEED {
+        if missing.contains(package) {
+            arguments.extend(names.iter().flat_map(|name| ["--skip", name]));
+        }
     }
     if !missing.is_empty() {
         skipped.push(format!(

@@ -1,19 +1,22 @@
-//! Every expression that is shipped, against a real Prometheus that scrapes the real exporter.
+//! Every expression that is shipped, against a real Prometheus and a real VictoriaMetrics that scrape the
+//! real exporter.
 //!
-//! Needs Debian's package `prometheus`; no root, no GPU.
+//! Needs Debian's packages `prometheus` and `victoria-metrics`; no root, no GPU.
 
 mod agent;
-mod prometheus;
+mod engine;
+mod live;
 mod shape;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use agent::Agent;
-use prometheus::Prometheus;
+use engine::Engine;
 use serde_json::Value;
 
 /// What stands for `$__rate_interval` and `$__range`: enough scrapes, and soon over.
@@ -84,12 +87,12 @@ fn substituted(expr: &str, choices: &[(&str, &str)]) -> String {
 }
 
 /// Asks until every expression answers with finite data; panics with those that never did.
-fn all_answer(prometheus: &Prometheus, expressions: &[(String, String)], within: Duration) {
+fn all_answer(engine: &Engine, expressions: &[(String, String)], within: Duration) {
     let started = Instant::now();
     loop {
         let mut silent = Vec::new();
         for (title, expr) in expressions {
-            match prometheus.query(expr) {
+            match engine.query(expr) {
                 Ok(series) if series.is_empty() => silent.push(format!("{title}: empty: {expr}")),
                 Ok(series) if series.iter().all(|(_, value)| value.is_finite()) => {}
                 Ok(series) => silent.push(format!("{title}: {series:?}: {expr}")),
@@ -106,9 +109,18 @@ fn all_answer(prometheus: &Prometheus, expressions: &[(String, String)], within:
 
 #[test]
 fn every_expression_answers_under_load_and_none_divides_by_zero_when_quiet() {
+    every_expression_answers(Engine::prometheus);
+}
+
+#[test]
+fn every_expression_answers_in_victoria_metrics_too() {
+    every_expression_answers(Engine::victoria);
+}
+
+fn every_expression_answers(start: impl Fn(&[SocketAddr], &[PathBuf]) -> Engine) {
     let agents = [Agent::start(), Agent::start()];
     let addresses = agents.each_ref().map(|agent| agent.address);
-    let prometheus = Prometheus::start(&addresses, &rules());
+    let engine = start(&addresses, &rules());
 
     let one_node = addresses[0].to_string().replace('.', "\\\\.");
     let panels: Vec<(String, String)> = shipped()
@@ -125,16 +137,16 @@ fn every_expression_answers_under_load_and_none_divides_by_zero_when_quiet() {
             asked.push((title.clone(), substituted(expr, choices)));
         }
     }
-    all_answer(&prometheus, &asked, Duration::from_secs(60));
+    all_answer(&engine, &asked, Duration::from_secs(60));
 
-    variables_find_their_values(&prometheus);
-    figures_are_those_that_were_booked(&prometheus, &addresses.map(|address| address.to_string()));
-    rules_record_series(&prometheus);
+    variables_find_their_values(&engine);
+    figures_are_those_that_were_booked(&engine, &addresses.map(|address| address.to_string()));
+    rules_record_series(&engine);
 
     agents.iter().for_each(Agent::go_quiet);
     thread::sleep(Duration::from_secs(7));
     for (title, expr) in &asked {
-        let series = prometheus.query(expr).unwrap();
+        let series = engine.query(expr).unwrap();
         assert!(
             series.iter().all(|(_, value)| value.is_finite()),
             "{title} without traffic: {series:?}: {expr}"
@@ -142,7 +154,7 @@ fn every_expression_answers_under_load_and_none_divides_by_zero_when_quiet() {
     }
 }
 
-fn variables_find_their_values(prometheus: &Prometheus) {
+fn variables_find_their_values(engine: &Engine) {
     for (file, dashboard) in shipped() {
         for variable in dashboard["templating"]["list"].as_array().unwrap() {
             if variable["type"] != "query" {
@@ -154,7 +166,7 @@ fn variables_find_their_values(prometheus: &Prometheus) {
                 .and_then(|query| query.strip_suffix(')'))
                 .unwrap_or_else(|| panic!("{file}: {query}"));
             let (selector, label) = inner.rsplit_once(", ").unwrap();
-            let series = prometheus.query(&substituted(selector, &[])).unwrap();
+            let series = engine.query(&substituted(selector, &[])).unwrap();
             assert!(
                 series.iter().any(|(labels, _)| labels[label].is_string()),
                 "{file}: {query} finds nothing"
@@ -163,7 +175,7 @@ fn variables_find_their_values(prometheus: &Prometheus) {
     }
 }
 
-fn figures_are_those_that_were_booked(prometheus: &Prometheus, agents: &[String]) {
+fn figures_are_those_that_were_booked(engine: &Engine, agents: &[String]) {
     let all = shipped();
     let panel = |name: &str, title: &str| {
         let (_, dashboard) = all
@@ -174,7 +186,7 @@ fn figures_are_those_that_were_booked(prometheus: &Prometheus, agents: &[String]
             .into_iter()
             .find(|(of, _)| of == title)
             .unwrap_or_else(|| panic!("no panel {title}"));
-        prometheus.query(&substituted(&expr, &[])).unwrap()
+        engine.query(&substituted(&expr, &[])).unwrap()
     };
     assert_eq!(panel("agent", "Ledger residual")[0].1, 0.0);
     // What is booked: 5 to 35 J a request, of which two in six carry 140 chunks each.
@@ -194,8 +206,8 @@ fn figures_are_those_that_were_booked(prometheus: &Prometheus, agents: &[String]
     }
 }
 
-fn rules_record_series(prometheus: &Prometheus) {
-    let rules = prometheus.api("/api/v1/rules").unwrap();
+fn rules_record_series(engine: &Engine) {
+    let rules = engine.rules().unwrap();
     let mut names = Vec::new();
     for group in rules["groups"].as_array().unwrap() {
         for rule in group["rules"].as_array().unwrap() {
@@ -212,7 +224,7 @@ fn rules_record_series(prometheus: &Prometheus) {
         }
     }
     assert!(names.len() >= 15, "{names:?}");
-    all_answer(prometheus, &names, Duration::from_secs(20));
+    all_answer(engine, &names, Duration::from_secs(20));
 }
 
 /// What promtool says, having succeeded without a warning.

@@ -1,0 +1,203 @@
+//! Real databases of time series on loopback, asked through the API that they share.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How often targets are scraped and rules evaluated.
+const INTERVAL: &str = "500ms";
+
+/// One with its own data folder; killed when dropped.
+pub(crate) struct Engine {
+    address: SocketAddr,
+    /// Who tells how the rules are.
+    rules: SocketAddr,
+    children: Vec<Child>,
+    _data: TempDir,
+}
+
+impl Engine {
+    /// A Prometheus that scrapes `agents` and itself, and evaluates the rules of these files.
+    pub(crate) fn prometheus(agents: &[SocketAddr], rules: &[PathBuf]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let address = free_address();
+        let files: Vec<String> = rules
+            .iter()
+            .map(|file| format!("'{}'", file.display()))
+            .collect();
+        let config = data.path().join("prometheus.yml");
+        let text = format!(
+            "global: {{scrape_interval: {INTERVAL}, evaluation_interval: {INTERVAL}}}\n\
+             rule_files: [{}]\n{}",
+            files.join(","),
+            scraped(agents, address),
+        );
+        fs::write(&config, text).unwrap();
+        let child = start(
+            Command::new("prometheus")
+                .arg(format!("--config.file={}", config.display()))
+                .arg(format!("--storage.tsdb.path={}", data.path().display()))
+                .arg(format!("--web.listen-address={address}"))
+                .arg("--log.level=error"),
+        );
+        Self::ready(address, address, vec![child], data)
+    }
+
+    /// A VictoriaMetrics that scrapes `agents` and itself, with a vmalert that evaluates the rules.
+    pub(crate) fn victoria(agents: &[SocketAddr], rules: &[PathBuf]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let (address, alerts) = (free_address(), free_address());
+        let config = data.path().join("scrape.yml");
+        let text = format!(
+            "global: {{scrape_interval: {INTERVAL}}}\n{}",
+            scraped(agents, address)
+        );
+        fs::write(&config, text).unwrap();
+        let store = start(
+            Command::new("victoria-metrics")
+                .arg(format!("-storageDataPath={}", data.path().display()))
+                .arg(format!("-httpListenAddr={address}"))
+                .arg(format!("-promscrape.config={}", config.display()))
+                // What was scraped last is asked for.
+                .args(["-search.latencyOffset=0s", "-loggerLevel=ERROR"]),
+        );
+        let mut vmalert = Command::new("vmalert");
+        for file in rules {
+            vmalert.arg(format!("-rule={}", file.display()));
+        }
+        let url = format!("http://{address}");
+        let alert = start(
+            vmalert
+                .arg(format!("-httpListenAddr={alerts}"))
+                .arg(format!("-datasource.url={url}"))
+                .arg(format!("-remoteWrite.url={url}"))
+                // Nobody is told.
+                .arg(format!("-notifier.url={url}"))
+                .arg(format!("-evaluationInterval={INTERVAL}"))
+                .args(["-datasource.queryStep=5s", "-loggerLevel=ERROR"]),
+        );
+        Self::ready(address, alerts, vec![store, alert], data)
+    }
+
+    fn ready(
+        address: SocketAddr,
+        rules: SocketAddr,
+        children: Vec<Child>,
+        data: TempDir,
+    ) -> Self {
+        let engine = Self {
+            address,
+            rules,
+            children,
+            _data: data,
+        };
+        let started = Instant::now();
+        let answers = |address| get(address, "/-/healthy").is_some_and(|answer| answer.0);
+        while !answers(address) || !answers(rules) {
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "it is not ready after a minute"
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
+        engine
+    }
+
+    /// An instant query; the labels and value of each series, or Prometheus's error.
+    pub(crate) fn query(&self, expr: &str) -> Result<Vec<(Value, f64)>, String> {
+        let data = api(
+            self.address,
+            &format!("/api/v1/query?query={}", encoded(expr)),
+        )?;
+        let series = data["result"].as_array().ok_or("a scalar, not series")?;
+        series
+            .iter()
+            .map(|series| {
+                let value = series["value"][1].as_str().ok_or("no value")?;
+                let value = value.parse().map_err(|error| format!("{value}: {error}"))?;
+                Ok((series["metric"].clone(), value))
+            })
+            .collect()
+    }
+
+    /// The groups of rules, as they are being evaluated.
+    pub(crate) fn rules(&self) -> Result<Value, String> {
+        api(self.rules, "/api/v1/rules")
+    }
+}
+
+/// The `data` of an API answer.
+fn api(address: SocketAddr, path: &str) -> Result<Value, String> {
+    let (_, body) = get(address, path).ok_or("it does not answer")?;
+    let answer: Value = serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
+    match answer["status"].as_str() {
+        Some("success") => Ok(answer["data"].clone()),
+        _ => Err(answer["error"].to_string()),
+    }
+}
+
+/// Whether the status is 200, and the body. HTTP/1.0, so that the body is not chunked.
+fn get(address: SocketAddr, path: &str) -> Option<(bool, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .ok()?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.contains(" 200 OK"), body.to_owned()))
+}
+
+/// The part of a configuration that says what is scraped: the agents, and the database itself.
+fn scraped(agents: &[SocketAddr], own: SocketAddr) -> String {
+    let targets: Vec<String> = agents.iter().map(|agent| format!("'{agent}'")).collect();
+    format!(
+        "scrape_configs:\n\
+         - {{job_name: perjoule, static_configs: [{{targets: [{}], labels: {{cluster: lab}}}}]}}\n\
+         - {{job_name: prometheus, static_configs: [{{targets: ['{own}']}}]}}\n",
+        targets.join(","),
+    )
+}
+
+fn start(command: &mut Command) -> Child {
+    let spawned = command.stdout(Stdio::null()).spawn();
+    spawned.unwrap_or_else(|error| {
+        let program = command.get_program().to_string_lossy().into_owned();
+        panic!(
+            "cannot run {program}: {error}; Debian and Ubuntu have it in the packages `prometheus` \
+             and `victoria-metrics`"
+        )
+    })
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
