@@ -10,6 +10,7 @@ mod gpus;
 mod hops;
 mod host;
 mod memory;
+mod pods;
 mod probes;
 mod publish;
 mod sinks;
@@ -45,6 +46,7 @@ use config::Config;
 use engines::Engines;
 use hops::Hops;
 use host::Host;
+use pods::Pods;
 use probes::Probes;
 use sinks::Sinks;
 use stacks::Stacks;
@@ -87,6 +89,7 @@ pub struct Agent {
     stacks: Option<Stacks>,
     /// By id.
     services: Vec<Service>,
+    pods: Pods,
     running: Option<Running>,
     news: Receiver<News>,
     ledger: Ledger,
@@ -165,6 +168,7 @@ impl Agent {
         while let Some(update) = self.watch.next() {
             self.take_services(update);
         }
+        self.take_pods();
         self.poll_requests();
         if let (Some(stacks), Some(probes)) = (&self.stacks, &self.probes) {
             stacks.drain(|index| probes.sampled_service(index), &mut self.sinks);
@@ -312,8 +316,9 @@ impl Agent {
         let now = Timestamp::now();
         for service in services.iter().skip(self.services.len()) {
             log::info!(
-                "service {}: {} processes, ports {:?}",
+                "service {}{}: {} processes, ports {:?}",
                 service.name,
+                pods::told(service),
                 service.pids.len(),
                 service.ports()
             );
@@ -334,7 +339,9 @@ impl Agent {
         }
         self.forget_ended(&services, now);
         self.hops.forget(now);
+        self.pods.watch(&self.services, &services);
         self.services = services;
+        self.name_services();
         self.tokens.watch(&self.services);
         if let Some(probes) = &mut self.probes {
             for (pid, id) in changes.left {

@@ -1,7 +1,7 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
-//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `waits`, `http`, `exposition`
-//! < `ledger` < `activity` < `probes`, `meters`, `services`, `tokens`, `profiles` (sources) and `export`, `recording`
+//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `pods`, `waits`, `http`, `exposition`
+//! < `ledger` < `activity` < `probes`, `meters`, `services`, `tokens`, `kubelet`, `profiles` (sources) and `export`, `recording`
 //! (sinks) < `agent`, `replay`, `report` < `cli`. See `docs/architecture.md`.
 
 pub mod activity;
@@ -14,9 +14,11 @@ mod exposition;
 pub mod finding;
 mod http;
 mod ids;
+pub mod kubelet;
 pub mod ledger;
 pub mod meters;
 pub mod perf_event;
+pub mod pods;
 pub mod probes;
 pub mod profiles;
 pub mod recording;

@@ -11,16 +11,19 @@
 //! first listener; another one within ten, if its processes stay the same. A child that lives for
 //! less than that may never be known; its CPU time is then `other`.
 //!
-//! **Names.** A container's first twelve digits, a unit's name, `job-<number>`; a tree is named
-//! by its topmost process: its program's file name, or the module or script that an interpreter
-//! runs. Names are unique: the second `vllm` is `vllm-2`.
+//! **Names.** What Kubernetes calls a container, else the unit or job that runs it, else its first
+//! twelve digits; a unit's name, `job-<number>`; a tree is named by its topmost process: its program's
+//! file name, or the module or script that an interpreter runs. Names are unique: the second `vllm`
+//! is `vllm-2`.
 //!
-//! **The same service.** A container, job or unit keeps its id for good. A tree whose processes
-//! have all ended is continued by one of the same name that listens on one of the same ports.
+//! **The same service.** A container, job or unit keeps its id for good. A service whose processes
+//! have all ended is continued by one of the same name, and in Kubernetes of the same workload, that
+//! listens on one of the same ports.
 
 pub mod cgroups;
 mod members;
 mod names;
+mod pod_logs;
 mod population;
 mod ports;
 mod processes;
@@ -32,10 +35,11 @@ mod tree;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use members::LISTENERS_EVERY;
+pub use pod_logs::PODS as POD_LOGS;
 pub use population::Population;
 pub use service::{Changes, Listener, Selection, Service, Target};
 pub use sockets::Family;
@@ -43,6 +47,7 @@ pub use sockets::Family;
 use crate::clock::Timestamp;
 use crate::ledger::{Holders, InstanceHolders, MeterId, Owner, ServiceId};
 use members::{Candidate, Part};
+use pod_logs::PodLogs;
 use processes::{Key, Processes};
 
 /// So long the processes of a service are still known after their end: their last CPU time and
@@ -56,6 +61,7 @@ pub struct Services {
     agent: u32,
     selection: Selection,
     processes: Processes,
+    pod_logs: PodLogs,
     candidates: Vec<Candidate>,
     services: Vec<Service>,
     /// Whose each process is.
@@ -65,14 +71,16 @@ pub struct Services {
 }
 
 impl Services {
-    /// No services yet; the first [`Self::refresh`] finds them.
-    pub fn new(selection: Selection) -> Self {
+    /// No services yet; the first [`Self::refresh`] finds them. `host_root`: where the machine's file
+    /// system begins.
+    pub fn new(selection: Selection, host_root: &Path) -> Self {
         let proc = PathBuf::from("/proc");
         let candidates = (0..selection.targets.len())
             .map(Candidate::picked)
             .collect();
         Self {
             processes: Processes::new(proc.clone()),
+            pod_logs: PodLogs::new(host_root),
             agent: std::process::id(),
             selection,
             candidates,
@@ -180,6 +188,11 @@ impl Services {
         let mut changes = Changes::default();
         let mut owners = BTreeMap::new();
         for index in 0..self.candidates.len() {
+            if let Some(candidate) = self.candidates.get_mut(index)
+                && candidate.is_service()
+            {
+                candidate.look_for_pod(&self.processes, &self.pod_logs);
+            }
             self.give_id(index);
             let Some(candidate) = self.candidates.get(index) else {
                 continue;
@@ -194,7 +207,11 @@ impl Services {
                 }
             }
             service.pids.clone_from(candidate.pids());
-            service.group = candidate.group();
+            // A service that has ended is still where it was.
+            if !service.pids.is_empty() {
+                service.group = candidate.group(&self.processes).cloned();
+                service.pod.clone_from(&candidate.pod);
+            }
             service.gpus = gpus
                 .iter()
                 .filter(|(_, pids)| pids.iter().any(|pid| service.pids.contains(pid)))
@@ -229,22 +246,25 @@ impl Services {
         let Some(candidate) = self.candidates.get(index) else {
             return;
         };
-        let is_service =
-            !candidate.pids().is_empty() && (candidate.is_picked() || candidate.listens_on_tcp());
-        if candidate.id.is_some() || !is_service {
+        if candidate.id.is_some() || !candidate.is_service() {
             return;
         }
         let name = match candidate.target(&self.selection.targets) {
             Some(Target::Name(name)) => name.clone(),
             _ => candidate.name(&self.processes),
         };
+        // Containers of one name in two workloads are two services.
+        let identity = candidate.pod.as_ref().map_or_else(
+            || name.clone(),
+            |pod| format!("{}/{}/{name}", pod.namespace, pod.workload()),
+        );
         let ports = candidate.ports();
         // The one it continues: its processes have ended, and name and port are the same.
         let earlier = self.candidates.iter().position(|other| {
             other.id.is_some()
                 && !other.is_picked()
                 && other.pids().is_empty()
-                && other.base_name.as_deref() == Some(name.as_str())
+                && other.identity.as_ref() == Some(&identity)
                 && other
                     .id
                     .and_then(|id| self.services.get(id.0 as usize))
@@ -260,6 +280,7 @@ impl Services {
                 id,
                 name: self.unique_name(&name),
                 group: None,
+                pod: None,
                 pids: BTreeSet::new(),
                 listeners: Vec::new(),
                 gpus: Vec::new(),
@@ -268,7 +289,7 @@ impl Services {
         });
         if let Some(candidate) = self.candidates.get_mut(index) {
             candidate.id = Some(id);
-            candidate.base_name = Some(name);
+            candidate.identity = Some(identity);
         }
     }
 

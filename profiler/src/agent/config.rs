@@ -53,6 +53,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The NVML library; `None`: the system's own `libnvidia-ml.so.1`.
     pub nvml_library: Option<PathBuf>,
+    /// Where the machine's file system begins, as this process sees it.
+    pub host_root: PathBuf,
     /// The model's name, where no engine tells it.
     pub model: Option<String>,
     /// Services chosen by hand.
@@ -129,6 +131,7 @@ impl Default for Config {
         Self {
             listen: None,
             nvml_library: None,
+            host_root: PathBuf::from("/"),
             model: None,
             services: Services::default(),
             syscalls: false,
@@ -242,6 +245,7 @@ impl Config {
         Self {
             listen: told.listen,
             nvml_library: told.nvml_library,
+            host_root: told.host_root.unwrap_or(default.host_root),
             model: told.model,
             services: Services {
                 pids: services

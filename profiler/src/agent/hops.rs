@@ -175,6 +175,7 @@ mod tests {
             id: ServiceId(0),
             name: "a".to_owned(),
             group: None,
+            pod: None,
             pids: BTreeSet::from([1, 2]),
             listeners,
             gpus: Vec::new(),

@@ -14,6 +14,7 @@ use super::gpus::{self, Registry};
 use super::hops::Hops;
 use super::host::Host;
 use super::memory;
+use super::pods::{self, Pods};
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
 use super::stacks::Stacks;
@@ -141,8 +142,11 @@ impl Agent {
             cpu: probes.as_ref().is_some_and(Probes::sees_cpu_time),
             ..ledger::Config::default()
         });
-        let (watch, services, missing) =
-            Watch::start(selection(&config, on_gpus), config.intervals.discover)?;
+        let (watch, services, missing) = Watch::start(
+            selection(&config, on_gpus),
+            &config.host_root,
+            config.intervals.discover,
+        )?;
         if let Some(target) = missing.first() {
             let what = not_found(target);
             if requests_required {
@@ -203,6 +207,7 @@ impl Agent {
         }
 
         let now = Timestamp::now();
+        let pods = Pods::new(&config.host_root);
         let budget = config.cpu_budget.and_then(Budget::new);
         let mut agent = Self {
             config,
@@ -211,6 +216,7 @@ impl Agent {
             tokens,
             stacks,
             services: Vec::new(),
+            pods,
             running: Some(running),
             news,
             ledger,
@@ -249,6 +255,7 @@ impl Agent {
 pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = probes::examine(config.request_tier, config.log_level);
     findings.extend(meters::examine(&meters_config(config)));
+    findings.extend(pods::examine(&config.host_root));
     findings
 }
 

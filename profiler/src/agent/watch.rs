@@ -63,11 +63,12 @@ impl Watch {
     /// every `period`. Also returns the targets behind which nothing was found.
     pub(super) fn start(
         selection: Selection,
+        host_root: &Path,
         period: Duration,
     ) -> io::Result<(Self, Update, Vec<Target>)> {
         // Before the look: who comes while it lasts is a change.
         let population = Population::new(Path::new("/proc"));
-        let mut services = Services::new(selection);
+        let mut services = Services::new(selection, host_root);
         let first = look(&mut services, &BTreeMap::new())?;
         let missing = services.missing().into_iter().cloned().collect();
         let (tell, told) = mpsc::channel();

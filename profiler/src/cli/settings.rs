@@ -30,6 +30,10 @@ pub(super) struct Target {
     /// The NVML library [default: libnvidia-ml.so.1]
     #[arg(long, value_name = "FILE")]
     pub(super) nvml_library: Option<PathBuf>,
+    /// Where the machine's file system begins, seen from a container; what Kubernetes calls
+    /// containers is read below it [default: /]
+    #[arg(long, value_name = "DIRECTORY")]
+    host_root: Option<PathBuf>,
     /// The GPUs' idle power: watts for all, or DEVICE=watts; switches learning off
     #[arg(long, value_name = "[DEVICE=]W")]
     idle_watts: Vec<IdleWatts>,
@@ -117,6 +121,7 @@ impl Target {
         let idle_watts = self.idle_watts.iter().cloned().reduce(IdleWatts::and);
         let flags = PartialConfig {
             nvml_library: self.nvml_library.clone(),
+            host_root: self.host_root.clone(),
             model: self.model.clone(),
             services: PartialServices {
                 pids: list(self.pid.is_empty()).map(|()| self.pid.clone()),

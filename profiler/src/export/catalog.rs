@@ -29,6 +29,9 @@ pub struct Family {
     pub section: &'static str,
 }
 
+/// Labels that only what runs in Kubernetes has; elsewhere they are left out.
+pub(super) const POD_LABELS: [&str; 3] = ["namespace", "pod", "container"];
+
 macro_rules! families {
     ($($section:literal {
         $($id:ident $kind:ident $name:literal [$($label:literal),*] $help:literal)*
@@ -62,14 +65,15 @@ families! {
         LEDGER_RESIDUAL Gauge "perjoule_ledger_residual_joules" []
             "Meters' energy less the sum of their accounts, from the integers: 0."
         SERVICE_ENERGY Counter "perjoule_service_energy_joules_total"
-            ["service", "component", "part"]
-            "A service's energy: given to its requests, or overhead with nothing in flight."
+            ["service", "component", "part", "namespace", "pod", "container"]
+            "A service's energy: given to its requests, or overhead with nothing in flight. Each pod that it ran in has a series."
     }
     "Requests and tokens" {
         REQUEST_ENERGY Histogram "perjoule_request_energy_joules" ["service", "route", "class"]
             "Active energy of one request over all components; class says how it was made."
-        REQUESTS Counter "perjoule_requests_total" ["service", "route", "code", "outcome"]
-            "Requests that ended; code is none where no status line was seen."
+        REQUESTS Counter "perjoule_requests_total"
+            ["service", "route", "code", "outcome", "namespace", "pod", "container"]
+            "Requests that ended; code is none where no status line was seen. Each pod that it ran in has a series."
         SESSIONS Counter "perjoule_sessions_total" ["service"]
             "Connections that switched to another protocol (101); the exchange that asked is no request."
         REQUEST_DURATION Histogram "perjoule_request_duration_seconds" ["service", "route"]
@@ -158,14 +162,18 @@ families! {
             "What a GPU's parts did over the last second (GPM; Hopper and later, not split): graphics, sm, occupancy, tensor, memory."
         GPU_INSTANCE_INFO Gauge "perjoule_gpu_instance_info" ["device", "instance", "slices", "uuid"]
             "Constant 1: what a GPU is split into (MIG). An instance has no energy of its own: it is the device's."
+        GPU_POD_INFO Gauge "perjoule_gpu_pod_info"
+            ["device", "uuid", "namespace", "pod", "container", "resource", "claim"]
+            "Constant 1: which container the kubelet has given a GPU to; uuid is its instance's (MIG), claim that of DRA."
         GPU_FIELD_LATENCY Gauge "perjoule_gpu_field_latency_seconds" ["device"]
             "How long the driver says it needed for the slowest of the values that it reads in one batch."
         GPU_MODE_INFO Gauge "perjoule_gpu_mode_info" ["device", "mig", "compute", "virtualization"]
             "Constant 1: how a GPU is set up at present; empty where it does not say."
     }
     "Services" {
-        SERVICE_INFO Gauge "perjoule_service_info" ["service", "model", "engine", "version"]
-            "Constant 1: what a service serves."
+        SERVICE_INFO Gauge "perjoule_service_info"
+            ["service", "model", "engine", "version", "namespace", "pod", "container"]
+            "Constant 1: what a service serves, and where in Kubernetes it runs at present."
     }
     "How far to trust it, and what it costs" {
         ATTRIBUTION_ERROR Gauge "perjoule_attribution_error_ratio" ["service"]
@@ -197,7 +205,7 @@ families! {
         EVENTS_DROPPED Counter "perjoule_events_dropped_total" ["reason"]
             "Events that were lost on their way to the ledger."
         SERIES_DROPPED Counter "perjoule_series_dropped_total" ["reason"]
-            "Label values that were folded into `other` or cut."
+            "Label values that were folded into `other`, left out or cut."
         AGENT_ENERGY Counter "perjoule_agent_energy_joules_total" []
             "Energy of the agent's own CPU time."
         BUILD_INFO Gauge "perjoule_build_info" ["version"]

@@ -14,9 +14,10 @@ use prometheus::proto::{
 use super::catalog::*;
 use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL, WAIT};
 use super::process::ProcessUse;
-use super::totals::{ServiceTotals, Totals};
+use super::totals::{PodTotals, ServiceTotals, Totals};
 use crate::clock::Timestamp;
 use crate::ledger::{Accounts, Component, TokenSource};
+use crate::pods::PodNames;
 use crate::units::Microjoules;
 
 const MICROS: f64 = 1e6;
@@ -87,26 +88,15 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
     let known = |label: &'_ Option<String>| label.clone().unwrap_or_default();
     let [model, engine, version] =
         [&service.model, &service.engine, &service.engine_version].map(known);
-    out.number(&SERVICE_INFO, &[name, &model, &engine, &version], 1.0);
-    for (component, parts) in &service.energy {
-        let component = component.name();
-        out.number(
-            &SERVICE_ENERGY,
-            &[name, component, "requests"],
-            parts.requests.joules().0,
-        );
-        out.number(
-            &SERVICE_ENERGY,
-            &[name, component, "overhead"],
-            parts.overhead.joules().0,
-        );
-    }
-    for ((route, code, outcome), count) in &service.requests {
-        out.number(
-            &REQUESTS,
-            &[name, route.name(), code, outcome.name()],
-            *count as f64,
-        );
+    let PodNames {
+        namespace,
+        pod,
+        container,
+    } = &service.here.pod;
+    let labels = [name, &model, &engine, &version, namespace, pod, container];
+    out.number(&SERVICE_INFO, &labels, 1.0);
+    for totals in service.elsewhere.iter().chain([&service.here]) {
+        pod_families(out, name, totals);
     }
     if service.sessions > 0 {
         out.number(&SESSIONS, &[name], service.sessions as f64);
@@ -142,6 +132,27 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
     }
     activity::families(out, name, service);
     waits(out, name, service);
+}
+
+/// What is told of each pod in which a service runs or ran.
+fn pod_families(out: &mut Families, name: &str, totals: &PodTotals) {
+    let PodNames {
+        namespace,
+        pod,
+        container,
+    } = &totals.pod;
+    for (component, parts) in &totals.energy {
+        let component = component.name();
+        for (part, energy) in [("requests", parts.requests), ("overhead", parts.overhead)] {
+            let labels = [name, component, part, namespace, pod, container];
+            out.number(&SERVICE_ENERGY, &labels, energy.joules().0);
+        }
+    }
+    for ((route, code, outcome), count) in &totals.requests {
+        let (route, outcome) = (route.name(), outcome.name());
+        let labels = [name, route, code, outcome, namespace, pod, container];
+        out.number(&REQUESTS, &labels, *count as f64);
+    }
 }
 
 fn waits(out: &mut Families, name: &str, service: &ServiceTotals) {
@@ -217,6 +228,7 @@ fn trust(out: &mut Families, totals: &Totals, now: Timestamp) {
     }
     let folded = totals.service_names.folded() as f64;
     out.number(&SERIES_DROPPED, &["services"], folded);
+    out.number(&SERIES_DROPPED, &["pods"], totals.pods_folded as f64);
 }
 
 fn process_families(out: &mut Families, process: &ProcessUse) {
@@ -308,6 +320,7 @@ fn pairs(family: &Family, values: &[&str]) -> Vec<LabelPair> {
         .labels
         .iter()
         .zip(values)
+        .filter(|(name, value)| !(value.is_empty() && POD_LABELS.contains(*name)))
         .map(|(name, value)| {
             let mut pair = LabelPair::default();
             pair.set_name((*name).to_owned());

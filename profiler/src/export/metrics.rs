@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::histogram::SYSCALL;
-use super::labels::{Names, clean};
+use super::labels::{Names, OTHER, clean};
 use super::process;
 use super::saved::Saved;
 use super::snapshot::{BeforeShown, Exposition, Snapshot};
@@ -20,6 +20,7 @@ use crate::ledger::{
     Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Floor, Meter, MeterId,
     Owner, ServiceId, Source, TokenDelta,
 };
+use crate::pods::{GpuPod, PodNames};
 use crate::telemetry::GpuTelemetry;
 use crate::units::{Ratio, Watts};
 use crate::waits::Waits;
@@ -68,7 +69,9 @@ impl Metrics {
                 nodes: BTreeMap::new(),
                 service_names: Names::new(MAX_SERVICES),
                 services: Vec::new(),
+                pods_folded: 0,
                 gpus: BTreeMap::new(),
+                gpu_pods: None,
                 sources: BTreeMap::new(),
                 probes: BTreeMap::new(),
                 probe_costs: BTreeMap::new(),
@@ -121,6 +124,34 @@ impl Metrics {
         }
     }
 
+    /// Tells what Kubernetes calls a service's container, again when that changes.
+    pub fn describe_pod(&mut self, id: ServiceId, names: &PodNames) {
+        let Some(number) = self.services.get(&id).map(|service| service.number) else {
+            return;
+        };
+        // What many share is in no pod.
+        if self.totals.service_names.name(number) == OTHER {
+            return;
+        }
+        let pod = clean_names(names);
+        if let Some(service) = self.totals.service(number)
+            && !service.enter(pod)
+        {
+            self.totals.pods_folded += 1;
+        }
+    }
+
+    /// Which containers have which GPUs, as the kubelet said at `at`.
+    pub fn record_gpu_pods(&mut self, at: Timestamp, pods: &[GpuPod]) {
+        let cleaned = pods.iter().map(|pod| GpuPod {
+            device: clean(&pod.device),
+            resource: clean(&pod.resource),
+            claim: clean_known(&pod.claim),
+            names: clean_names(&pod.names),
+        });
+        self.totals.gpu_pods = Some((at, cleaned.collect()));
+    }
+
     /// A service will be heard of no more: its sums stay, its id is forgotten.
     pub fn forget_service(&mut self, id: ServiceId) {
         self.services.remove(&id);
@@ -162,7 +193,7 @@ impl Metrics {
         self.ready = true;
         for share in &interval.services {
             if let Some(service) = self.service(share.service) {
-                let parts = service.energy.entry(key.component).or_default();
+                let parts = service.here.energy.entry(key.component).or_default();
                 parts.requests += share.requests;
                 parts.overhead += share.overhead;
             }
@@ -422,5 +453,22 @@ impl Metrics {
             self.ready,
             before_shown,
         ));
+    }
+}
+
+/// What is not known stays empty.
+fn clean_known(text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        clean(text)
+    }
+}
+
+fn clean_names(names: &PodNames) -> PodNames {
+    PodNames {
+        namespace: clean_known(&names.namespace),
+        pod: clean_known(&names.pod),
+        container: clean_known(&names.container),
     }
 }

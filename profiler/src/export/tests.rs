@@ -1,5 +1,7 @@
 //! What a scrape shows of hand-made booked values.
 
+mod pods;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -169,6 +171,7 @@ fn everything() -> Metrics {
         wanted_nanos: 1_000,
         counted_nanos: 1_000,
     });
+    pods::serve_in_a_pod(&mut metrics);
     metrics.record_waits(ServiceId(0), &crate::waits::Waits::default());
     metrics.record_starved(ServiceId(0), "run_queue", 5);
     metrics.record_gpu("GPU-1", "NVIDIA A100", "550.54");

@@ -4,7 +4,8 @@
 //! waits for the writer and never sees half an interval.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,9 +19,13 @@ use crate::ledger::{
     Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Floor, Outcome, Route,
     Source, TokenDelta, TokenSource,
 };
+use crate::pods::{GpuPod, PodNames};
 use crate::telemetry::GpuTelemetry;
 use crate::units::{Microjoules, Ratio, Watts};
 use crate::waits::{Reason, Waits};
+
+/// Pods that a service has series of, beside its first one; then its series name none.
+const MOST_PODS: usize = 8;
 
 /// All totals of one agent.
 #[derive(Debug, Clone)]
@@ -31,7 +36,11 @@ pub(super) struct Totals {
     pub(super) service_names: Names,
     /// By the number that `service_names` gave.
     pub(super) services: Vec<ServiceTotals>,
+    /// Pods of services that were not named any more.
+    pub(super) pods_folded: u64,
     pub(super) gpus: BTreeMap<String, Gpu>,
+    /// Which containers have which GPUs, and when the kubelet said so.
+    pub(super) gpu_pods: Option<(Timestamp, BTreeSet<GpuPod>)>,
     pub(super) sources: BTreeMap<&'static str, SourceState>,
     pub(super) probes: BTreeMap<(&'static str, &'static str), bool>,
     pub(super) probe_costs: BTreeMap<&'static str, ProbeCost>,
@@ -111,9 +120,11 @@ impl MeterTotals {
 pub(super) struct ServiceTotals {
     #[serde(skip)]
     pub(super) model: Option<String>,
-    pub(super) energy: BTreeMap<Component, Parts>,
-    #[serde(with = "pairs")]
-    pub(super) requests: BTreeMap<(Route, Cow<'static, str>, Outcome), u64>,
+    /// What was counted in the pod in which it runs, if in any.
+    #[serde(flatten)]
+    pub(super) here: PodTotals,
+    /// What was counted in others.
+    pub(super) elsewhere: Vec<PodTotals>,
     pub(super) sessions: u64,
     #[serde(with = "pairs")]
     pub(super) request_energy: BTreeMap<(Route, Class), Histogram<{ ENERGY.len() }>>,
@@ -147,6 +158,16 @@ pub(super) struct ServiceTotals {
     pub(super) waits: Option<WaitTotals>,
     /// Nanoseconds by reason.
     pub(super) starved: BTreeMap<Cow<'static, str>, u64>,
+}
+
+/// What is told of each pod apart: a service's counters must not move from one pod to the next.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct PodTotals {
+    pub(super) pod: PodNames,
+    pub(super) energy: BTreeMap<Component, Parts>,
+    #[serde(with = "pairs")]
+    pub(super) requests: BTreeMap<(Route, Cow<'static, str>, Outcome), u64>,
 }
 
 /// What a service's threads waited for.
@@ -215,6 +236,29 @@ pub(super) struct Parts {
 }
 
 impl ServiceTotals {
+    /// Counts what comes from here on in this pod; false if it has run in so many that this one is
+    /// not named.
+    pub(super) fn enter(&mut self, pod: PodNames) -> bool {
+        if self.here.pod == pod {
+            return true;
+        }
+        let known = self.elsewhere.iter().position(|totals| totals.pod == pod);
+        if known.is_none() && self.elsewhere.len() >= MOST_PODS && pod != PodNames::default() {
+            self.enter(PodNames::default());
+            return false;
+        }
+        let there = known.map(|place| self.elsewhere.swap_remove(place));
+        let there = there.unwrap_or_else(|| PodTotals {
+            pod,
+            ..PodTotals::default()
+        });
+        let left = mem::replace(&mut self.here, there);
+        if !(left.energy.is_empty() && left.requests.is_empty()) {
+            self.elsewhere.push(left);
+        }
+        true
+    }
+
     /// Takes what the engine counted: from now on nothing else counts the same.
     pub(super) fn count(&mut self, delta: &TokenDelta) {
         self.count_from(TokenSource::ServerMetrics, delta.input, delta.output, None);
@@ -258,6 +302,7 @@ impl ServiceTotals {
         let outcome = request.end.map_or(Outcome::Incomplete, |end| end.outcome);
         let code = Cow::Borrowed(request.code().unwrap_or("none"));
         *self
+            .here
             .requests
             .entry((request.route, code, outcome))
             .or_default() += 1;

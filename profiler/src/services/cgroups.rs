@@ -14,6 +14,34 @@ pub enum Kind {
     Unit,
 }
 
+/// What runs a container, where its cgroup says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Runtime {
+    /// Docker.
+    Docker,
+    /// containerd.
+    Containerd,
+    /// CRI-O.
+    CriO,
+    /// Podman.
+    Podman,
+    /// LXC, LXD or Incus.
+    Lxc,
+}
+
+impl Runtime {
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "Docker",
+            Self::Containerd => "containerd",
+            Self::CriO => "CRI-O",
+            Self::Podman => "Podman",
+            Self::Lxc => "LXC",
+        }
+    }
+}
+
 /// A cgroup in which all processes belong together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group {
@@ -23,23 +51,57 @@ pub struct Group {
     pub id: String,
     /// The pod it is part of, as Kubernetes writes its UID.
     pub pod: Option<String>,
+    /// The path of the unit that the container is of (a Quadlet's), if it serves.
+    pub unit: Option<String>,
+    /// The job that the container is of.
+    pub job: Option<String>,
+    /// What runs the container.
+    pub runtime: Option<Runtime>,
 }
 
 impl Group {
-    /// A short name: twelve digits of a container's id, `job-<number>`, the unit without suffix.
-    pub fn name(&self) -> String {
-        match self.kind {
-            Kind::Container => match self.id.get(..12) {
-                Some(short) if is_container_id(&self.id) => short.to_owned(),
-                _ => self.id.clone(),
-            },
-            Kind::Job => format!("job-{}", self.id),
-            Kind::Unit => {
-                let unit = self.id.rsplit('/').next().unwrap_or_default();
-                unit.strip_suffix(".service").unwrap_or(unit).to_owned()
-            }
+    fn new(kind: Kind, id: &str) -> Self {
+        Self {
+            kind,
+            id: id.to_owned(),
+            pod: None,
+            unit: None,
+            job: None,
+            runtime: None,
         }
     }
+
+    /// A short name: of a container its unit's or job's, else twelve digits of its id; of a job
+    /// `job-<number>`; of a unit its own, without suffix.
+    pub fn name(&self) -> String {
+        let job = |number: &str| format!("job-{number}");
+        match self.kind {
+            Kind::Container => match (&self.unit, &self.job) {
+                (Some(unit), _) => unit_name(unit).to_owned(),
+                (None, Some(number)) => job(number),
+                (None, None) => self.short_id().to_owned(),
+            },
+            Kind::Job => job(&self.id),
+            Kind::Unit => unit_name(&self.id).to_owned(),
+        }
+    }
+
+    /// What identifies it, a container's id cut to the twelve digits that its runtime shows.
+    pub fn short_id(&self) -> &str {
+        self.container_id()
+            .and_then(|id| id.get(..12))
+            .unwrap_or(&self.id)
+    }
+
+    /// A container's id of 64 digits; LXC's have names instead.
+    pub fn container_id(&self) -> Option<&str> {
+        (self.kind == Kind::Container && is_container_id(&self.id)).then_some(&self.id)
+    }
+}
+
+fn unit_name(path: &str) -> &str {
+    let unit = path.rsplit('/').next().unwrap_or_default();
+    unit.strip_suffix(".service").unwrap_or(unit)
 }
 
 /// Units whose processes are other people's: they start sessions, containers and jobs, but serve
@@ -72,68 +134,123 @@ const MANAGERS: [&str; 24] = [
 ];
 
 /// The group of a process with this `/proc/<pid>/cgroup`. Containers and jobs go before units,
-/// the deepest before those around it (a node in a container: the pod's, not the node's).
+/// the innermost before those around it (a node in a container: the pod's, not the node's), also
+/// where the hierarchies of version 1 do not all reach as deep.
 pub fn group(text: &str) -> Option<Group> {
     let paths = || text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    paths()
-        .find_map(container_or_job)
+    let mut innermost: Option<(usize, Group)> = None;
+    for (depth, group) in paths().filter_map(container_or_job) {
+        if innermost.as_ref().is_none_or(|(known, _)| depth > *known) {
+            innermost = Some((depth, group));
+        }
+    }
+    innermost
+        .map(|(_, group)| group)
         .or_else(|| paths().find_map(unit))
 }
 
-fn container_or_job(path: &str) -> Option<Group> {
+/// The innermost container or job of a path, and how many there are in it.
+fn container_or_job(path: &str) -> Option<(usize, Group)> {
     let segments: Vec<&str> = path.split('/').collect();
-    let (depth, kind, id) = segments
+    let boundaries: Vec<(usize, Boundary<'_>)> = (0..segments.len())
+        .filter_map(|depth| Some((depth, boundary(&segments, depth)?)))
+        .collect();
+    let (depth, innermost) = *boundaries.last()?;
+    // What lies between it and the container around it, if there is one.
+    let outside = boundaries
         .iter()
-        .enumerate()
         .rev()
-        .find_map(|(depth, segment)| {
-            let above = depth
-                .checked_sub(1)
-                .and_then(|above| segments.get(above))
-                .copied();
-            if let Some(id) = container_id(segment) {
-                return Some((depth, Kind::Container, id));
-            }
-            if let Some(name) = segment.strip_prefix("lxc.payload.") {
-                return Some((depth, Kind::Container, name));
-            }
-            if above == Some("lxc") && !segment.is_empty() {
-                return Some((depth, Kind::Container, segment));
-            }
-            let job = segment
-                .strip_prefix("job_")
-                .filter(|number| is_number(number))?;
-            path.contains("slurm").then_some((depth, Kind::Job, job))
-        })?;
-    let pod = segments
-        .iter()
-        .take(depth)
-        .rev()
-        .find_map(|segment| pod_uid(segment))
-        .or_else(
+        .find(|(at, boundary)| *at < depth && matches!(boundary, Boundary::Container(..)));
+    let from = outside.map_or(0, |(at, _)| at + 1);
+    let above = segments.get(from..depth).unwrap_or_default();
+    let group = match innermost {
+        Boundary::Container(id, runtime) => {
             // The unit that systemd's driver writes in front of a container's id.
-            || {
-                segments
-                    .get(depth)
-                    .and_then(|segment| pod_uid(segment.split(':').next()?))
-            },
-        );
-    Some(Group {
-        kind,
-        id: id.to_owned(),
-        pod,
-    })
+            let own = segments.get(depth).and_then(|own| own.split(':').next());
+            let pod = above.iter().copied().rev().chain(own).find_map(pod_uid);
+            let path = segments.get(..depth).unwrap_or_default().join("/");
+            let unit = unit(&path).map(|unit| unit.id).filter(|unit| {
+                let name = unit.rsplit('/').next().unwrap_or_default();
+                pod.is_none() && above.contains(&name)
+            });
+            let job = boundaries
+                .iter()
+                .rev()
+                .find_map(|(at, around)| match around {
+                    Boundary::Job(number) if *at >= from => Some((*number).to_owned()),
+                    _ => None,
+                });
+            Group {
+                pod,
+                unit,
+                job,
+                runtime,
+                ..Group::new(Kind::Container, id)
+            }
+        }
+        Boundary::Job(number) => Group::new(Kind::Job, number),
+    };
+    Some((boundaries.len(), group))
 }
 
-/// The 64 digits in `<id>`, `<runtime>-<id>.scope` or `<unit>:<runtime>:<id>`. A container's
-/// monitor has a scope of its own with the same id: it is not of the container.
-fn container_id(segment: &str) -> Option<&str> {
+/// A segment of a path below which all processes belong together.
+#[derive(Debug, Clone, Copy)]
+enum Boundary<'a> {
+    Container(&'a str, Option<Runtime>),
+    Job(&'a str),
+}
+
+fn boundary<'a>(segments: &[&'a str], depth: usize) -> Option<Boundary<'a>> {
+    let segment = *segments.get(depth)?;
+    let above = depth
+        .checked_sub(1)
+        .and_then(|above| segments.get(above))
+        .copied();
+    if let Some((before, id)) = container_id(segment) {
+        return Some(Boundary::Container(id, runtime(before, above)));
+    }
+    let lxc = segment
+        .strip_prefix("lxc.payload.")
+        .or_else(|| matches!(above, Some("lxc" | "lxc.payload")).then_some(segment));
+    if let Some(name) = lxc.filter(|name| !name.is_empty()) {
+        return Some(Boundary::Container(name, Some(Runtime::Lxc)));
+    }
+    let job = segment
+        .strip_prefix("job_")
+        .filter(|number| is_number(number))?;
+    let mut around = segments.iter().take(depth);
+    around
+        .any(|around| around.contains("slurm"))
+        .then_some(Boundary::Job(job))
+}
+
+/// What stands before the 64 digits in `<id>`, `<runtime>-<id>.scope` or `<unit>:<runtime>:<id>`, and
+/// the digits. A container's monitor has a scope of its own with the same id: it is not of the
+/// container.
+fn container_id(segment: &str) -> Option<(&str, &str)> {
     let name = segment.strip_suffix(".scope").unwrap_or(segment);
     let (before, id) = match name.rfind(['-', ':']) {
         Some(place) => (name.get(..place)?, name.get(place + 1..)?),
         None => ("", name),
     };
-    (is_container_id(id) && !before.ends_with("conmon")).then_some(id)
+    (is_container_id(id) && !before.ends_with("conmon")).then_some((before, id))
+}
+
+/// By what stands before a container's id, or is the directory above it.
+fn runtime(before: &str, above: Option<&str>) -> Option<Runtime> {
+    match before.rsplit(':').next().unwrap_or_default() {
+        "docker" => Some(Runtime::Docker),
+        "cri-containerd" | "nerdctl" => Some(Runtime::Containerd),
+        "crio" => Some(Runtime::CriO),
+        "libpod" | "libpod-payload" => Some(Runtime::Podman),
+        "" => match above {
+            Some("docker") => Some(Runtime::Docker),
+            Some("libpod_parent") => Some(Runtime::Podman),
+            Some("k8s.io") => Some(Runtime::Containerd),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn is_container_id(text: &str) -> bool {
@@ -167,6 +284,9 @@ fn unit(path: &str) -> Option<Group> {
         .last()?;
     let id = path.get(..end)?;
     let name = id.rsplit('/').next()?.strip_suffix(".service")?;
+    if name.is_empty() {
+        return None;
+    }
     let manages = MANAGERS.iter().any(|manager| {
         if manager.ends_with(['@', '-']) {
             name.starts_with(manager)
@@ -174,164 +294,8 @@ fn unit(path: &str) -> Option<Group> {
             name == *manager
         }
     });
-    (!manages).then(|| Group {
-        kind: Kind::Unit,
-        id: id.to_owned(),
-        pod: None,
-    })
+    (!manages).then(|| Group::new(Kind::Unit, id))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ID: &str = "4f1e8a0c6d9b2e7f3a5c1d8e9b0f7a6c4f1e8a0c6d9b2e7f3a5c1d8e9b0f7a6c";
-    const OUTER: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-    const UID: &str = "0b2f6f8e-4d0c-4a53-9a0f-0b7d2a5c1e11";
-
-    fn found(path: &str) -> Option<(Kind, String, Option<String>)> {
-        group(&format!("0::{path}\n")).map(|group| (group.kind, group.id, group.pod))
-    }
-
-    fn container(pod: Option<&str>) -> Option<(Kind, String, Option<String>)> {
-        Some((Kind::Container, ID.to_owned(), pod.map(str::to_owned)))
-    }
-
-    #[test]
-    fn pods_of_every_runtime_and_driver_are_recognised() {
-        let uid = UID.replace('-', "_");
-        for path in [
-            format!(
-                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid}.slice/\
-                 cri-containerd-{ID}.scope"
-            ),
-            format!(
-                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{uid}.slice/\
-                 crio-{ID}.scope"
-            ),
-            format!("/kubepods.slice/kubepods-pod{uid}.slice/cri-containerd-{ID}.scope"),
-            format!("/kubepods/burstable/pod{UID}/{ID}"),
-            format!("/kubepods/pod{UID}/{ID}"),
-            format!(
-                "/system.slice/containerd.service/kubepods-burstable-pod{uid}.slice:\
-                 cri-containerd:{ID}"
-            ),
-            format!(
-                "/system.slice/docker-{OUTER}.scope/kubelet.slice/kubelet-kubepods.slice/\
-                 kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{uid}.slice/\
-                 cri-containerd-{ID}.scope"
-            ),
-            format!("/podruntime/kubepods/burstable/pod{UID}/{ID}"),
-            format!("/../../kubepods-burstable-pod{uid}.slice/cri-containerd-{ID}.scope"),
-        ] {
-            assert_eq!(found(&path), container(Some(UID)), "{path}");
-        }
-    }
-
-    #[test]
-    fn containers_outside_kubernetes_are_recognised() {
-        for path in [
-            format!("/docker/{ID}"),
-            format!("/system.slice/docker-{ID}.scope"),
-            format!("/system.slice/docker-{ID}.scope/init.scope"),
-            format!("/machine.slice/libpod-{ID}.scope/container"),
-            format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"),
-            format!("/system.slice/vllm.service/libpod-payload-{ID}"),
-            format!("/docker/{OUTER}/docker/{ID}"),
-            format!("/ecs/0123456789/{ID}"),
-        ] {
-            assert_eq!(found(&path), container(None), "{path}");
-        }
-        let lxc = |name: &str| Some((Kind::Container, name.to_owned(), None));
-        assert_eq!(found("/lxc/web"), lxc("web"));
-        assert_eq!(
-            found("/lxc.payload.web/system.slice/nginx.service"),
-            lxc("web")
-        );
-    }
-
-    #[test]
-    fn a_containers_monitor_is_not_of_the_container() {
-        assert_eq!(
-            found(&format!("/machine.slice/libpod-conmon-{ID}.scope")),
-            None
-        );
-        assert_eq!(
-            found(&format!("/system.slice/crio-conmon-{ID}.scope")),
-            None
-        );
-    }
-
-    #[test]
-    fn slurm_jobs_are_one_group_over_their_steps() {
-        let job = |id: &str| Some((Kind::Job, id.to_owned(), None));
-        assert_eq!(
-            found("/slurm/uid_1000/job_4711/step_batch/task_0"),
-            job("4711")
-        );
-        assert_eq!(
-            found("/system.slice/slurmstepd.scope/job_4711/step_0/user/task_0"),
-            job("4711")
-        );
-        assert_eq!(found("/host/slurm_node1/uid_5/job_8/step_0"), job("8"));
-        assert_eq!(found("/batch/job_8"), None);
-    }
-
-    #[test]
-    fn units_that_serve_are_groups_and_those_that_manage_are_not() {
-        let unit = |path: &str| Some((Kind::Unit, path.to_owned(), None));
-        assert_eq!(
-            found("/system.slice/vllm.service"),
-            unit("/system.slice/vllm.service")
-        );
-        assert_eq!(
-            found("/system.slice/ollama.service/child"),
-            unit("/system.slice/ollama.service")
-        );
-        let user = "/user.slice/user-1000.slice/user@1000.service/app.slice/vllm.service";
-        assert_eq!(found(user), unit(user));
-        for path in [
-            "/",
-            "/init.scope",
-            "/user.slice/user-1000.slice/session-3.scope",
-            "/user.slice/user-1000.slice/user@1000.service/init.scope",
-            "/user.slice/user-1000.slice/user@1000.service/app.slice/app-terminal-42.scope",
-            "/system.slice/ssh.service",
-            "/system.slice/cron.service",
-            "/system.slice/docker.service",
-            "/system.slice/system-getty.slice/getty@tty1.service",
-            "/system.slice/systemd-journald.service",
-        ] {
-            assert_eq!(found(path), None, "{path}");
-        }
-    }
-
-    #[test]
-    fn version_1_hierarchies_are_searched_line_by_line() {
-        let text = format!(
-            "12:cpuset:/\n4:memory:/docker/{ID}\n1:name=systemd:/system.slice/docker.service\n0::/\n"
-        );
-        assert_eq!(group(&text).map(|group| group.id), Some(ID.to_owned()));
-        let unit = "3:cpu,cpuacct:/\n1:name=systemd:/system.slice/triton.service\n";
-        assert_eq!(
-            group(unit).map(|group| group.name()),
-            Some("triton".to_owned())
-        );
-        assert_eq!(
-            group("4:memory:/tenant/0123456789abcdef0123456789abcdef\n0::/\n"),
-            None
-        );
-        assert_eq!(group("no cgroup file at all"), None);
-    }
-
-    #[test]
-    fn names_are_short() {
-        let name = |path: &str| group(&format!("0::{path}")).map(|group| group.name());
-        assert_eq!(
-            name(&format!("/docker/{ID}")).as_deref(),
-            Some("4f1e8a0c6d9b")
-        );
-        assert_eq!(name("/lxc/web").as_deref(), Some("web"));
-        assert_eq!(name("/slurm/uid_1/job_42").as_deref(), Some("job-42"));
-    }
-}
+mod tests;

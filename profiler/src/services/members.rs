@@ -5,11 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::cgroups::Group;
+use super::pod_logs::PodLogs;
 use super::processes::{Key, Process, Processes};
 use super::sockets::{self, Socket};
 use super::{Family, Listener, Target, tree};
 use crate::clock::Timestamp;
 use crate::ledger::ServiceId;
+use crate::pods::PodNames;
 
 /// Looks at listening sockets between two searches of all connections for the ones that lead
 /// from a service to itself.
@@ -17,6 +19,8 @@ const CONNECTIONS_EVERY: u32 = 2;
 /// Between two looks at the listening sockets around a service that listens already: the kernel
 /// walks its whole table of connections for each, which takes milliseconds.
 pub const LISTENERS_EVERY: Duration = Duration::from_secs(10);
+/// So often a container's names are looked for: its link is made a moment after it has started.
+const MOST_LOOKS: u8 = 5;
 
 /// Something whose processes belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,10 +55,9 @@ fn is_in(processes: &Processes, pid: u32, group: &Group) -> bool {
 /// Whether a target of this name means the process.
 pub(super) fn is_called(processes: &Processes, process: &Process, name: &str) -> bool {
     process.comm == name
-        || process
-            .group
-            .as_ref()
-            .is_some_and(|group| group.id == name || group.name() == name)
+        || process.group.as_ref().is_some_and(|group| {
+            group.id == name || group.short_id() == name || group.name() == name
+        })
         || processes.name(process) == name
 }
 
@@ -67,8 +70,13 @@ type Seen = (BTreeSet<u32>, BTreeSet<(u64, Socket)>);
 pub(super) struct Candidate {
     /// Its place among the services, once it is one.
     pub(super) id: Option<ServiceId>,
-    /// Its name before it was made unique.
-    pub(super) base_name: Option<String>,
+    /// What another candidate that continues it is also known by.
+    pub(super) identity: Option<String>,
+    /// What Kubernetes calls its container.
+    pub(super) pod: Option<PodNames>,
+    /// The container that was looked for, and how often.
+    pod_of: Option<Group>,
+    pod_looks: u8,
     target: Option<usize>,
     parts: Vec<Part>,
     members: BTreeMap<u32, Key>,
@@ -145,12 +153,37 @@ impl Candidate {
         }
     }
 
-    /// Its container, job or unit, if it is exactly one.
-    pub(super) fn group(&self) -> Option<Group> {
-        match self.parts.as_slice() {
-            [Part::Group(group)] => Some(group.clone()),
-            _ => None,
+    /// The container, job or unit that all its processes are of.
+    pub(super) fn group<'p>(&self, processes: &'p Processes) -> Option<&'p Group> {
+        let mut groups = self
+            .pids
+            .iter()
+            .map(|pid| processes.get(*pid)?.group.as_ref());
+        let first = groups.next()??;
+        groups.all(|group| group == Some(first)).then_some(first)
+    }
+
+    /// Looks what Kubernetes calls its container, as long as not all is known.
+    pub(super) fn look_for_pod(&mut self, processes: &Processes, logs: &PodLogs) {
+        let group = self.group(processes);
+        if self.pod_of.as_ref() != group {
+            self.pod_of = group.cloned();
+            self.pod_looks = 0;
+            self.pod = None;
         }
+        let is_known = |names: &PodNames| !names.container.is_empty();
+        if self.pod_looks == MOST_LOOKS || self.pod.as_ref().is_some_and(is_known) {
+            return;
+        }
+        if let Some(group) = group {
+            self.pod_looks += 1;
+            self.pod = logs.names(group).or(self.pod.take());
+        }
+    }
+
+    /// Whether it serves, or was named by hand.
+    pub(super) fn is_service(&self) -> bool {
+        !self.pids.is_empty() && (self.is_picked() || self.listens_on_tcp())
     }
 
     pub(super) fn listens_on_tcp(&self) -> bool {
@@ -167,10 +200,11 @@ impl Candidate {
             .collect()
     }
 
-    /// Its name: of its group, else of its topmost process.
+    /// Its name: of its container in Kubernetes or its group, else of its topmost process.
     pub(super) fn name(&self, processes: &Processes) -> String {
         if let Some(Part::Group(group)) = self.parts.first() {
-            return group.name();
+            let pod = self.pod.as_ref().map(|names| names.name().to_owned());
+            return pod.unwrap_or_else(|| group.name());
         }
         let members = || self.pids.iter().filter_map(|pid| processes.get(*pid));
         let topmost = members().filter(|process| !self.pids.contains(&process.parent));

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::Family;
 use super::cgroups::Group;
 use crate::ledger::{MeterId, ServiceId};
+use crate::pods::PodNames;
 
 /// A service named by hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +59,10 @@ pub struct Service {
     pub id: ServiceId,
     /// Its name, unique among all services since the agent's start.
     pub name: String,
-    /// Its container, job or unit; `None` for a tree, and where a target spans several.
+    /// The container, job or unit that all its processes are of.
     pub group: Option<Group>,
+    /// What Kubernetes calls its container, as far as the host's log directories say.
+    pub pod: Option<PodNames>,
     /// Its processes; empty once they have ended.
     pub pids: BTreeSet<u32>,
     /// Where it listens.

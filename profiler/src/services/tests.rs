@@ -1,5 +1,7 @@
 //! Services made of real processes and real sockets.
 
+mod pods;
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -87,18 +89,25 @@ impl Drop for Stack {
     }
 }
 
-fn on_gpus() -> Services {
-    Services::new(Selection {
+/// On a machine whose root this is.
+fn on_gpus_of(host_root: &Path) -> Services {
+    let selection = Selection {
         targets: Vec::new(),
         on_gpus: true,
-    })
+    };
+    Services::new(selection, host_root)
+}
+
+fn on_gpus() -> Services {
+    on_gpus_of(Path::new("/nonexistent"))
 }
 
 fn picked(target: Target) -> Services {
-    Services::new(Selection {
+    let selection = Selection {
         targets: vec![target],
         on_gpus: false,
-    })
+    };
+    Services::new(selection, Path::new("/nonexistent"))
 }
 
 fn refresh(services: &mut Services, gpu_pids: &[u32]) -> Changes {
@@ -400,31 +409,55 @@ ready(middle_pid, orphan_pid)
     assert_eq!(pids.len(), 3, "the orphan's child belongs too");
 }
 
-/// A writable cgroup hierarchy, version 2 or 1, in which a container can be imitated.
-fn imitated_container(id: &str) -> Option<PathBuf> {
-    [
-        "/sys/fs/cgroup",
-        "/sys/fs/cgroup/unified",
-        "/sys/fs/cgroup/pids",
-    ]
-    .into_iter()
-    .filter(|root| fs::exists(format!("{root}/cgroup.procs")).unwrap_or(false))
-    .map(|root| PathBuf::from(format!("{root}/docker-{id}.scope")))
-    .find(|directory| fs::create_dir(directory).is_ok())
+/// A cgroup in which a container is imitated; it goes with this value, and so do those above it.
+struct ImitatedContainer(PathBuf);
+
+impl ImitatedContainer {
+    /// In the first hierarchy that is writable, version 2 or 1.
+    fn at(path: &str) -> Option<Self> {
+        let made = [
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/unified",
+            "/sys/fs/cgroup/pids",
+        ]
+        .into_iter()
+        .filter(|root| fs::exists(format!("{root}/cgroup.procs")).unwrap_or(false))
+        .map(|root| Path::new(root).join(path))
+        .find(|directory| fs::create_dir_all(directory).is_ok());
+        if made.is_none() {
+            println!("skipped: no cgroup hierarchy is writable here");
+        }
+        made.map(Self)
+    }
+
+    fn take_in(&self, stack: &Stack) {
+        let moved = fs::write(self.0.join("cgroup.procs"), stack.pid().to_string());
+        moved.expect("a process can be moved to the cgroup");
+    }
+}
+
+impl Drop for ImitatedContainer {
+    fn drop(&mut self) {
+        // The kernel takes the processes out a moment after they have ended.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        // The root of a hierarchy is busy.
+        while self.0.pop() && fs::remove_dir(&self.0).is_ok() {}
+    }
 }
 
 #[test]
 fn all_processes_of_a_container_are_one_service_named_by_its_id() {
     let id = format!("{:064x}", u64::from(std::process::id()) + (0xabc << 52));
-    let Some(directory) = imitated_container(&id) else {
-        println!("skipped: no cgroup hierarchy is writable here");
+    let Some(container) = ImitatedContainer::at(&format!("docker-{id}.scope")) else {
         return;
     };
     let script = "s = listen()\nready(port(s))";
     let stacks = [Stack::start(script), Stack::start(script)];
     for stack in &stacks {
-        let moved = fs::write(directory.join("cgroup.procs"), stack.pid().to_string());
-        moved.expect("a process can be moved to the cgroup");
+        container.take_in(stack);
     }
     let mut services = on_gpus();
     refresh(&mut services, &[stacks[0].pid()]);
@@ -432,11 +465,6 @@ fn all_processes_of_a_container_are_one_service_named_by_its_id() {
     let pids = stacks.iter().map(Stack::pid).collect();
     let ports = stacks.iter().map(Stack::port).collect();
     stacks.into_iter().for_each(Stack::end);
-    // The kernel takes the processes out a moment after they have ended.
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while fs::remove_dir(&directory).is_err() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(10));
-    }
     assert_eq!(service.pids, pids);
     assert_eq!(service.ports(), ports);
     assert_eq!(service.name, id[..12]);

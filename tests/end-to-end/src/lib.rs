@@ -4,7 +4,9 @@
 //! `libnvml_sim.so`); `cargo xtask test` builds them and sets it.
 
 pub mod agent;
+pub mod cgroup;
 pub mod http;
+pub mod kubelet;
 pub mod load;
 pub mod server;
 pub mod stack;

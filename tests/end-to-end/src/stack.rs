@@ -121,6 +121,24 @@ impl Stack {
         stack
     }
 
+    /// Its processes: the front, and the engine below it.
+    pub fn pids(&self) -> Vec<u32> {
+        let mut pids = vec![self.server.id()];
+        let mut looked = 0;
+        while let Some(pid) = pids.get(looked) {
+            // A child is its thread's.
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
+            for thread in threads.flatten() {
+                let children = fs::read_to_string(thread.path().join("children"));
+                let children = children.unwrap_or_default();
+                let children = children.split_whitespace();
+                pids.extend(children.filter_map(|pid| pid.parse::<u32>().ok()));
+            }
+            looked += 1;
+        }
+        pids
+    }
+
     /// `perjoule`, with the environment that shows it this stack's GPU.
     pub fn perjoule(&self) -> Command {
         self.perjoule_with(&self.scenario())

@@ -25,6 +25,7 @@ use crate::probes::stacks::MOST_HERTZ;
 pub struct PartialConfig {
     pub listen: Option<SocketAddr>,
     pub nvml_library: Option<PathBuf>,
+    pub host_root: Option<PathBuf>,
     pub model: Option<String>,
     #[serde(default)]
     pub services: PartialServices,
@@ -84,6 +85,7 @@ impl PartialConfig {
         Self {
             listen: self.listen.or(lower.listen),
             nvml_library: self.nvml_library.or(lower.nvml_library),
+            host_root: self.host_root.or(lower.host_root),
             model: self.model.or(lower.model),
             services: PartialServices {
                 pids: self.services.pids.or(lower.services.pids),
@@ -141,6 +143,7 @@ impl PartialConfig {
         Ok(Self {
             listen: variable(env, "PERJOULE_LISTEN", str::parse)?,
             nvml_library: variable(env, "PERJOULE_NVML_LIBRARY", str::parse)?,
+            host_root: variable(env, "PERJOULE_HOST_ROOT", str::parse)?,
             model: variable(env, "PERJOULE_MODEL", str::parse)?,
             services: PartialServices {
                 pids: variable(env, "PERJOULE_PIDS", list)?,

@@ -123,6 +123,7 @@ mod tests {
             id: SERVICE,
             name: "vllm".into(),
             group: None,
+            pod: None,
             pids: BTreeSet::from([1]),
             listeners,
             gpus: Vec::new(),

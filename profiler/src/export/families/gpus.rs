@@ -1,16 +1,23 @@
 //! What GPUs show beside their energy. Readings of a source that has fallen silent are not shown;
 //! its counters stay where they are.
 
+use std::collections::BTreeMap;
+
 use super::super::catalog::*;
 use super::super::totals::{Gpu, Totals};
 use super::{Families, SOURCE_SILENT};
 use crate::clock::Timestamp;
 use crate::ledger::FloorSource;
+use crate::pods::PodNames;
 use crate::telemetry::{GpuTelemetry, MigInstance, Modes, ThrottleReason, Traffic};
 
 const NANOS: f64 = 1e9;
 
+/// So long the kubelet is believed that says nothing more: it is being started again.
+const KUBELET_SILENT: f64 = 300.0;
+
 pub(super) fn families(out: &mut Families, totals: &Totals, now: Timestamp) {
+    pods(out, totals, now);
     for (device, gpu) in &totals.gpus {
         let Gpu {
             name,
@@ -49,6 +56,45 @@ pub(super) fn families(out: &mut Families, totals: &Totals, now: Timestamp) {
                 readings(out, device, telemetry);
             }
         }
+    }
+}
+
+/// Which containers have GPUs. An instance (MIG) is shown with the GPU that it is of, where that is
+/// known.
+fn pods(out: &mut Families, totals: &Totals, now: Timestamp) {
+    let Some((at, pods)) = &totals.gpu_pods else {
+        return;
+    };
+    if now.seconds_since(*at) > KUBELET_SILENT {
+        return;
+    }
+    let instances: BTreeMap<&str, &str> = totals
+        .gpus
+        .iter()
+        .filter_map(|(device, gpu)| Some((device, gpu.telemetry.as_ref()?)))
+        .flat_map(|(device, telemetry)| telemetry.instances.iter().map(move |of| (device, of)))
+        .map(|(device, instance)| (instance.uuid.as_str(), device.as_str()))
+        .collect();
+    for pod in pods {
+        let (device, uuid) = match instances.get(pod.device.as_str()) {
+            Some(device) => (*device, pod.device.as_str()),
+            None => (pod.device.as_str(), ""),
+        };
+        let PodNames {
+            namespace,
+            pod: name,
+            container,
+        } = &pod.names;
+        let labels = [
+            device,
+            uuid,
+            namespace,
+            name,
+            container,
+            &pod.resource,
+            &pod.claim,
+        ];
+        out.number(&GPU_POD_INFO, &labels, 1.0);
     }
 }
 

@@ -1,63 +1,18 @@
 //! Which processes are one service, which are two, and what each is called.
 
-use std::fs;
-use std::path::PathBuf;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use end_to_end::agent::Agent;
+use end_to_end::cgroup::Cgroup;
 use end_to_end::server::free_port;
 use end_to_end::stack::Stack;
-use end_to_end::{http, is_root, skipped};
+use end_to_end::{http, is_root};
 
 use crate::hops::follow;
 use crate::script::{Script, booked, tell};
 
 const SERVER: &str = "front = listen(); background(front)\nready(port(front))";
-
-/// A cgroup of the kernel's own, made for one test.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    /// Below the root of a writable hierarchy; `None`, said, where there is none.
-    fn make(path: &str) -> Option<Self> {
-        let roots = [
-            "/sys/fs/cgroup/unified",
-            "/sys/fs/cgroup",
-            "/sys/fs/cgroup/pids",
-        ];
-        let root = roots
-            .iter()
-            .find(|root| fs::exists(format!("{root}/cgroup.procs")).unwrap_or(false));
-        let made = root.map(|root| PathBuf::from(format!("{root}/{path}")));
-        let made = made.filter(|folder| fs::create_dir_all(folder).is_ok());
-        if made.is_none() {
-            skipped("no cgroup hierarchy is writable");
-        }
-        made.map(Self)
-    }
-
-    /// One as a container engine makes it; the container's short name.
-    fn container(number: u32) -> Option<(Self, String)> {
-        let id = format!("{number:04x}{:08x}{:052x}", std::process::id(), 0xabc);
-        let cgroup = Self::make(&format!("docker-{id}.scope"))?;
-        Some((cgroup, id[..12].to_owned()))
-    }
-
-    fn take(&self, script: &Script) {
-        fs::write(self.0.join("cgroup.procs"), script.pid().to_string()).expect("moved");
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // The kernel takes processes out a moment after they have ended.
-        let give_up = Instant::now() + Duration::from_secs(3);
-        while fs::remove_dir(&self.0).is_err() && Instant::now() < give_up {
-            sleep(Duration::from_millis(10));
-        }
-    }
-}
 
 fn ask(port: u16, times: usize) {
     for _ in 0..times {
@@ -83,9 +38,9 @@ fn a_proxy_is_part_of_its_container_and_not_of_another() {
         ))
     };
     let (inside, outside) = (proxy(server.port()), proxy(server.port()));
-    one.take(&server);
-    one.take(&inside);
-    two.take(&outside);
+    one.take(server.pid());
+    one.take(inside.pid());
+    two.take(outside.pid());
     let agent = Agent::start(&["--name", &one_name, "--name", &two_name]);
     ask(inside.port(), 20);
     ask(outside.port(), 30);
@@ -106,7 +61,7 @@ fn a_unit_is_named_by_itself_and_a_program_by_its_file_but_never_followed_by_its
         return;
     };
     let script = Script::start(SERVER);
-    cgroup.take(&script);
+    cgroup.take(script.pid());
     // Calls itself what the unit is called, and is none of it.
     let impostor = Script::start(&format!(
         "open('/proc/self/comm', 'w').write('{unit}')\n\
