@@ -339,6 +339,35 @@ mod tests {
         assert!(State::load(&path).unwrap().is_none());
     }
 
+    /// The file is of a real run of 0.1.0 on the simulated stack, and is never written again.
+    #[test]
+    fn the_state_of_0_1_0_is_gone_on_from() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/upgrade/state-0.1.0.json"
+        );
+        let state = State::load(Path::new(path)).unwrap().unwrap();
+        let mut gpu = meter(Source::Counter);
+        gpu.device = "GPU-51300000-0000-4000-8000-000000000000".to_owned();
+        let idle = state.idle(&gpu).unwrap();
+        assert!((idle.bare.0 - 82.711).abs() < 0.001, "{idle:?}");
+        assert!(state.reading(MeterId(0), &gpu).is_none(), "of another boot");
+        let mut metrics = crate::export::Metrics::new("test");
+        metrics.resume(state.totals);
+        metrics.publish(Timestamp(1), None);
+        let text = metrics.exposition().latest().unwrap().text();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        for line in [
+            "perjoule_requests_total{service=\"inference-sim\",route=\"chat_completions\",\
+             code=\"2xx\",outcome=\"done\"} 8",
+            "perjoule_meter_energy_joules_total{component=\"gpu\",\
+             device=\"GPU-51300000-0000-4000-8000-000000000000\",source=\"counter\"} 3404.664",
+            "perjoule_ledger_residual_joules 0",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
     #[test]
     fn what_the_agent_sums_up_itself_is_not_resumed() {
         let folder = tempfile::tempdir().unwrap();
