@@ -85,7 +85,7 @@ fn every_thread_keeps_what_the_features_need_and_no_more() {
     let stack = Stack::start();
     let stacks = CHECKPOINT_RESTORE | SYSLOG;
     for (arguments, more) in [
-        (&[][..], 0),
+        (&[] as &[&str], 0),
         (&["--syscalls", "--faults", "--pmc"], 0),
         (&["--stacks", "--cpu-budget", "none"], stacks),
         (&["--off-cpu"], stacks),
