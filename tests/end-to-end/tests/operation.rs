@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use end_to_end::agent::{Agent, perjoule};
+use end_to_end::agent::{Agent, perjoule, perjoule_behind};
 use end_to_end::{binary, http, scaled};
 use serde_json::Value;
 
@@ -135,7 +135,11 @@ fn config_check_tells_all_that_is_wrong_and_its_exit_code_agrees() {
     let file = folder.path().join("perjoule.toml");
     let check = |text: &str| {
         fs::write(&file, text).expect("a file");
-        perjoule(&["config", "check", &file.display().to_string()])
+        // The tests have variables of their own.
+        perjoule_behind(
+            &["env", "-i"],
+            &["config", "check", &file.display().to_string()],
+        )
     };
     let right = check("model = \"m\"\n");
     assert_eq!(right.status.code(), Some(0), "{right:?}");

@@ -150,7 +150,8 @@ fn with_the_rest_given_up_it_finds_a_service_that_comes_later_and_tells_its_ener
     for _ in 0..2 {
         let mut server = server_of_nobody(port);
         wait_for("the server listens", || connect(port));
-        wait_for("it is found", || agent.log().contains("service python3"));
+        let found = format!("ports {{{port}}}");
+        wait_for("it is found", || agent.log().contains(&found));
         // Known by its socket, which is nobody's; what it serves before that is not seen.
         sleep(scaled(Duration::from_secs(2)));
         let before = agent.requests().len();

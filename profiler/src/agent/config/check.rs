@@ -164,8 +164,11 @@ fn check_variables(env: &[(String, String)], problems: &mut Vec<Problem>) {
             continue;
         }
         if !known.contains(name) {
-            let next = match closest(name, known.iter().map(String::as_str)) {
-                Some(known) => format!("did you mean {known}?"),
+            // What all begin with says nothing.
+            let bare = |name: &str| name.trim_start_matches(PREFIX).to_owned();
+            let among: Vec<String> = known.iter().map(|name| bare(name)).collect();
+            let next = match closest(&bare(name), among.iter().map(String::as_str)) {
+                Some(known) => format!("did you mean {PREFIX}{known}?"),
                 None => "unset it; docs/configuration.md lists the variables".to_owned(),
             };
             problems.push(Problem {
@@ -329,11 +332,12 @@ mod tests {
                 ("PERJOULE_LISSTEN", "1.2.3.4:5"),
             ],
         );
-        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert_eq!(problems.len(), 3, "{problems:?}");
         assert_eq!(problems[0].status, Status::Fail);
         assert!(problems[0].next.contains("unset it"), "{problems:?}");
         assert_eq!(problems[1].status, Status::Warn);
         assert_eq!(problems[1].next, "did you mean PERJOULE_LISTEN?");
+        assert!(problems[2].next.contains("unset it"), "{problems:?}");
     }
 
     #[test]

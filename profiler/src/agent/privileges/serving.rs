@@ -3,7 +3,8 @@
 //! program, makes no connection and reaches no BPF map.
 //!
 //! The list is what strace saw of them while every format was scraped, with what the C library does
-//! instead on other machines (`epoll_wait` for `epoll_pwait`). Anything else fails with `EPERM`: a
+//! instead on other machines (`epoll_pwait` for `epoll_wait`). It asks two files how many CPUs there are,
+//! is refused, and asks the scheduler. Anything else fails with `EPERM`: a
 //! library's new call on a new kernel is then an error in the log, not the end of the agent.
 
 use std::collections::BTreeMap;
