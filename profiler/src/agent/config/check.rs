@@ -330,6 +330,7 @@ mod tests {
             &[
                 ("PERJOULE_PORTS", "80,x"),
                 ("PERJOULE_LISSTEN", "1.2.3.4:5"),
+                ("PERJOULE_BINARIES", "x"),
             ],
         );
         assert_eq!(problems.len(), 3, "{problems:?}");
