@@ -111,9 +111,19 @@ fn every_thread_keeps_what_the_features_need_and_no_more() {
     }
 }
 
-/// A server of another user than the agent's.
-fn server_of_nobody(port: u16) -> Child {
-    Command::new("python3")
+/// A server of another user than the agent's; ends with this value.
+struct Nobodys(Child);
+
+impl Drop for Nobodys {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn server_of_nobody(port: u16) -> Nobodys {
+    let server = Command::new("python3")
         .args(["-m", "http.server", "--bind", "127.0.0.1"])
         .arg(port.to_string())
         .current_dir("/")
@@ -122,7 +132,8 @@ fn server_of_nobody(port: u16) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("python3 is installed")
+        .expect("python3 is installed");
+    Nobodys(server)
 }
 
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -148,7 +159,7 @@ fn with_the_rest_given_up_it_finds_a_service_that_comes_later_and_tells_its_ener
     assert!(agent.log().contains("nothing listens"), "{}", agent.log());
     check(agent.pid(), USUAL);
     for _ in 0..2 {
-        let mut server = server_of_nobody(port);
+        let server = server_of_nobody(port);
         wait_for("the server listens", || connect(port));
         let found = format!("ports {{{port}}}");
         wait_for("it is found", || agent.log().contains(&found));
@@ -161,8 +172,7 @@ fn with_the_rest_given_up_it_finds_a_service_that_comes_later_and_tells_its_ener
         wait_for("its requests are told", || {
             agent.requests().len() >= before + 50
         });
-        server.kill().expect("it runs");
-        server.wait().expect("it ends");
+        drop(server);
     }
     agent.end_with(libc::SIGTERM);
     let energy: u64 = agent
