@@ -85,15 +85,10 @@ const NEEDS: &[Need] = &[
     },
     Need {
         feature: Feature::Libraries,
-        capability: CapabilitySet::PERFMON,
-        why: "probes libraries of services that come later",
+        // perf_uprobe_event_init in kernel/events/core.c asks for it, where kprobes need CAP_PERFMON.
+        capability: CapabilitySet::SYS_ADMIN,
+        why: "puts probes on libraries of services that come later",
         without: "TLS is not read, CUDA is not counted",
-    },
-    Need {
-        feature: Feature::Libraries,
-        capability: CapabilitySet::CHECKPOINT_RESTORE,
-        why: "opens a library whose file was replaced, by its mapping",
-        without: "libraries that were replaced on disk are not probed",
     },
     Need {
         feature: Feature::Counters,
@@ -224,7 +219,8 @@ pub(super) fn give_up(features: &[Feature], outputs: &[&Path]) -> io::Result<()>
     // No core file with bytes of requests, and nobody of the same user looks into this memory.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     log::info!("privileges: {} kept", names(keep));
-    if keep.contains(CapabilitySet::SYS_ADMIN) {
+    let admin = CapabilitySet::SYS_ADMIN;
+    if keep.contains(admin) && !needed(features).contains(admin) {
         log::warn!(
             "CAP_SYS_ADMIN is kept in place of what was not granted; grant CAP_BPF and CAP_PERFMON \
              instead"
@@ -327,7 +323,8 @@ fn examine_held(features: &[Feature], held: CapabilitySet) -> Vec<Finding> {
             Finding::pass(id, format!("held: {why}"))
         } else if !served.is_empty() {
             Finding::pass(id, format!("{} in its place: {why}", names(served)))
-        } else if *capability == CapabilitySet::SYS_ADMIN {
+        } else if *capability == CapabilitySet::SYS_ADMIN && !features.contains(&Feature::Libraries)
+        {
             // So much is not asked for by default.
             Finding::pass(
                 id,

@@ -89,8 +89,8 @@ fn every_thread_keeps_what_the_features_need_and_no_more() {
         (&["--syscalls", "--faults", "--pmc"], 0),
         (&["--stacks", "--cpu-budget", "none"], stacks),
         (&["--off-cpu"], stacks),
-        (&["--cuda"], CHECKPOINT_RESTORE),
-        (&["--tls"], CHECKPOINT_RESTORE),
+        (&["--cuda"], SYS_ADMIN),
+        (&["--tls"], SYS_ADMIN),
     ] {
         let mut command = stack.perjoule();
         command.env("PERJOULE_ENGINE_METRICS", "off");
