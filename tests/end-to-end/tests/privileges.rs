@@ -183,6 +183,59 @@ fn with_the_rest_given_up_it_finds_a_service_that_comes_later_and_tells_its_ener
     assert!(energy > 0, "{:?}", agent.requests());
 }
 
+/// Serves a file over TLS, as another user.
+fn tls_server_of_nobody(folder: &Path, port: u16) -> Nobodys {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+    let pem = certified.cert.pem() + &certified.signing_key.serialize_pem();
+    fs::write(folder.join("both.pem"), pem).expect("a file");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("a mode");
+    let script = format!(
+        "import http.server, ssl\n\
+         server = http.server.ThreadingHTTPServer(('127.0.0.1', {port}), \
+         http.server.SimpleHTTPRequestHandler)\n\
+         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n\
+         context.load_cert_chain('{}')\n\
+         server.socket = context.wrap_socket(server.socket, server_side=True)\n\
+         server.serve_forever()",
+        folder.join("both.pem").display()
+    );
+    let server = Command::new("/usr/bin/python3")
+        .args(["-c", &script])
+        .current_dir(folder)
+        .uid(65_534)
+        .gid(65_534)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("python3 is installed");
+    Nobodys(server)
+}
+
+#[test]
+fn with_the_rest_given_up_it_probes_the_library_of_a_process_that_comes_later() {
+    if !is_root("capabilities") {
+        return;
+    }
+    let port = free_port();
+    let mut agent = Agent::start(&["--port", &port.to_string(), "--tls"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let _server = tls_server_of_nobody(folder.path(), port);
+    wait_for("its library is probed", || {
+        agent.log().contains("TLS is read")
+    });
+    let client = format!(
+        "import ssl, urllib.request\n\
+         for _ in range(5): urllib.request.urlopen('https://127.0.0.1:{port}/', \
+         context=ssl._create_unverified_context()).read()"
+    );
+    let asked = Command::new("/usr/bin/python3")
+        .args(["-c", &client])
+        .status();
+    assert!(asked.expect("a client").success());
+    wait_for("its requests are told", || agent.requests().len() == 5);
+    agent.end_with(libc::SIGTERM);
+}
+
 #[test]
 fn nobody_with_the_capabilities_sees_what_root_sees() {
     if !is_root("capabilities") {
