@@ -371,10 +371,7 @@ mod tests {
             tls: true,
             ..Config::default()
         };
-        assert_eq!(
-            kept_of(&tls, ALL),
-            format!("{usual} CAP_CHECKPOINT_RESTORE")
-        );
+        assert_eq!(kept_of(&tls, ALL), format!("{usual} CAP_SYS_ADMIN"));
         let command = features(&Config::default(), true, true);
         assert_eq!(names(needed(&command)), format!("{usual} CAP_KILL"));
     }
