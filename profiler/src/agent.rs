@@ -11,8 +11,10 @@ mod hops;
 mod host;
 mod memory;
 mod pods;
+pub mod privileges;
 mod probes;
 mod publish;
+mod reload;
 mod sinks;
 mod stacks;
 mod start;
@@ -55,6 +57,7 @@ use threads::Threads;
 use tokens::Tokens;
 use watch::{Update, Watch};
 
+pub use reload::Reloaded;
 pub use start::{Options, StartError, examine};
 pub use state::StateError;
 
@@ -140,6 +143,22 @@ impl Agent {
         } else {
             drain.max(UNSTREAMED_PERIOD)
         }
+    }
+
+    /// When the latest snapshot was published.
+    pub const fn published(&self) -> Timestamp {
+        self.published
+    }
+
+    /// The agent in a few words.
+    pub fn status(&self) -> String {
+        let alive = |service: &&Service| !service.pids.is_empty();
+        let services = self.services.iter().filter(alive).count();
+        let down = match self.broken.len() {
+            0 => String::new(),
+            count => format!("; {count} sources down"),
+        };
+        format!("{services} services, {} meters{down}", self.meters.len())
     }
 
     fn is_at_rest(&self, now: Timestamp) -> bool {

@@ -1,6 +1,8 @@
 //! The command line: one module a verb. Results go to stdout, chatter to stderr.
 
+mod config;
 mod doctor;
+mod logging;
 mod profile;
 mod replay;
 mod report;
@@ -51,6 +53,8 @@ enum Verb {
     Replay(replay::Options),
     /// Say what works on this machine, what does not, and the exact fix
     Doctor(doctor::Options),
+    /// Look at the configuration
+    Config(config::Options),
 }
 
 /// Runs the verb that the command line names.
@@ -67,11 +71,12 @@ pub fn main() -> ExitCode {
         Verb::Script(options) => script::run(options),
         Verb::Replay(options) => replay::run(options),
         Verb::Doctor(options) => doctor::run(config.as_deref(), verbose, options),
+        Verb::Config(options) => config::run(config, options),
     };
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("perjoule: {error:#}");
+            logging::fail(&error);
             ExitCode::FAILURE
         }
     }

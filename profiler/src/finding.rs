@@ -15,6 +15,15 @@ pub enum Status {
 }
 
 impl Status {
+    /// What a program that looked for problems ends with, if this is the worst.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Pass => 0,
+            Self::Warn => 1,
+            Self::Fail => 2,
+        }
+    }
+
     /// For people.
     pub const fn label(self) -> &'static str {
         match self {

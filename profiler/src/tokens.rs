@@ -10,6 +10,7 @@
 //! ([`Counts::Finish`](crate::ledger::Counts)) lag its energy by up to its duration; over a window much longer than a
 //! request that does not matter.
 
+pub mod broker;
 mod calibration;
 mod connect;
 mod counters;
@@ -30,6 +31,7 @@ pub use engines::{Engine, Port, engines};
 
 use crate::clock::Timestamp;
 use crate::ledger::{EngineInfo, EngineLoad, ServiceId, TokenDelta};
+use broker::Broker;
 use poller::Told;
 
 /// A service, and where its metrics may be.
@@ -120,16 +122,16 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Starts the thread.
+    /// Starts the thread. Servers in other network namespaces are reached through `broker`.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(broker: Option<Broker>) -> io::Result<Self> {
         let (told, listen) = mpsc::channel();
         let (tell, news) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("tokens".into())
-            .spawn(move || poller::run(&listen, &tell))?;
+            .spawn(move || poller::run(&listen, &tell, broker))?;
         Ok(Self { told, news, thread })
     }
 

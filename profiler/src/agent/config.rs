@@ -4,8 +4,10 @@
 //! Every mistake is an error that names where it stands and what to do: an agent that runs on
 //! half-understood settings measures something else than its user believes.
 
+pub mod check;
 mod cpu_budget;
 mod idle_watts;
+mod log_format;
 mod sources;
 mod syscalls;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use crate::probes::stacks::Wanted;
 use crate::probes::syscalls::Timing;
 pub use cpu_budget::{CpuBudget, ParseCpuBudgetError};
 pub use idle_watts::{IdleWatts, ParseIdleWattsError};
+pub use log_format::LogFormat;
 pub use sources::{PartialConfig, PartialIntervals, PartialServices};
 pub use syscalls::SyscallSetting;
 
@@ -100,6 +103,8 @@ pub struct Config {
     pub cpu_budget: Option<CpuBudget>,
     /// What is written to stderr.
     pub log_level: LevelFilter,
+    /// How it is written.
+    pub log_format: LogFormat,
     /// How often things are done.
     pub intervals: Intervals,
 }
@@ -154,6 +159,7 @@ impl Default for Config {
             calibration: BTreeMap::new(),
             cpu_budget: None,
             log_level: LevelFilter::Info,
+            log_format: LogFormat::Text,
             intervals: Intervals {
                 drain: Duration::from_millis(20),
                 discover: Duration::from_secs(1),
@@ -285,6 +291,7 @@ impl Config {
             calibration: told.calibration.unwrap_or_default(),
             cpu_budget: told.cpu_budget,
             log_level: told.log_level.unwrap_or(default.log_level),
+            log_format: told.log_format.unwrap_or(default.log_format),
             intervals: Intervals {
                 drain: millis(told.intervals.drain_ms, default.intervals.drain),
                 discover: millis(told.intervals.discover_ms, default.intervals.discover),

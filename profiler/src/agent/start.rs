@@ -1,7 +1,7 @@
 //! How an agent starts: what is found, attached and refused, and what is said about it.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use thiserror::Error;
@@ -15,6 +15,7 @@ use super::hops::Hops;
 use super::host::Host;
 use super::memory;
 use super::pods::{self, Pods};
+use super::privileges;
 use super::probes::{self, Probes};
 use super::sinks::Sinks;
 use super::stacks::Stacks;
@@ -32,6 +33,7 @@ use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
 use crate::recording::{Recording, RecordingError};
 use crate::services::{Selection, Target};
+use crate::tokens::broker::{self, Broker};
 
 /// The GPU's name when it is a simulator's.
 const SIMULATED: &str = "(simulated)";
@@ -57,6 +59,9 @@ pub enum StartError {
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
+    /// What is no longer needed cannot be given up.
+    #[error("capabilities cannot be given up: {0}; allow capset(2) and prctl(2)")]
+    Privileges(std::io::Error),
 }
 
 /// What the agent is started with.
@@ -75,6 +80,8 @@ pub struct Options {
     pub on_gpus: bool,
     /// True if the report is to tell each thread's times.
     pub per_thread: bool,
+    /// True if a command was or will be started that may have to be ended.
+    pub command: bool,
 }
 
 impl Agent {
@@ -88,7 +95,14 @@ impl Agent {
             requests_required,
             on_gpus,
             per_thread,
+            command,
         } = options;
+        // The first thing: it is to hold nothing of the agent's.
+        let broker = if config.engine_metrics {
+            start_broker()
+        } else {
+            None
+        };
         let left = match &state {
             Some(path) => State::load(path)?,
             None => None,
@@ -132,9 +146,14 @@ impl Agent {
             return Err(StartError::Requests(failed_programs(probes)));
         }
 
+        let outputs: Vec<PathBuf> = recording.iter().chain(&state).cloned().collect();
         let recording = recording
             .map(|path| Recording::create(&path, "run", simulated))
             .transpose()?;
+        // All is attached, and no thread has been started yet.
+        let features = privileges::features(&config, probes.is_some(), command);
+        let outputs: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
+        privileges::give_up(&features, &outputs).map_err(StartError::Privileges)?;
         let mut sinks = Sinks::new(recording, simulated);
         sinks.summary.expect_activity(config.cuda, config.pmc);
         let mut ledger = Ledger::new(ledger::Config {
@@ -203,7 +222,7 @@ impl Agent {
         let mut tokens = Tokens::default();
         if config.engine_metrics {
             let chosen = config.services.ports.clone();
-            tokens.read_engines(chosen, &services.services)?;
+            tokens.read_engines(chosen, &services.services, broker)?;
         }
 
         let now = Timestamp::now();
@@ -232,7 +251,7 @@ impl Agent {
             hops: Hops::default(),
             lost_requests: 0,
             budget,
-            state: state.map(Keeper::new),
+            state: state.map(Keeper::start).transpose()?,
             host: Host::default(),
             engines: Engines::default(),
             threads: per_thread.then(Threads::default),
@@ -254,9 +273,21 @@ impl Agent {
 /// (attached, and detached again), each meter.
 pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = probes::examine(config.request_tier, config.log_level);
+    findings.extend(privileges::examine(config));
     findings.extend(meters::examine(&meters_config(config)));
     findings.extend(pods::examine(&config.host_root));
     findings
+}
+
+/// `None` where other network namespaces cannot be entered.
+fn start_broker() -> Option<Broker> {
+    let held = rustix::thread::capabilities(None).ok()?.permitted;
+    if !held.contains(broker::CAPABILITIES) {
+        return None;
+    }
+    Broker::start()
+        .inspect_err(|error| log::warn!("engines in containers are not asked: {error}"))
+        .ok()
 }
 
 /// Where meters are looked for.

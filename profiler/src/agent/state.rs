@@ -8,7 +8,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -106,29 +107,27 @@ impl Known {
     }
 }
 
-/// Writes the file.
+/// Has the file written, by a thread of its own: those that answer HTTP open no files.
 #[derive(Debug, Clone)]
-pub(super) struct Keeper {
-    path: Arc<Path>,
-    boot: Arc<str>,
-    written: Arc<Mutex<Written>>,
-}
+pub(super) struct Keeper(Sender<Kept>);
 
-#[derive(Debug, Default)]
-struct Written {
-    /// Of when the file is.
-    at: Option<Timestamp>,
-    /// That it cannot be written has been told.
-    told: bool,
+/// What is to be written.
+struct Kept {
+    at: Timestamp,
+    meters: Vec<Known>,
+    totals: Saved,
+    /// Dropped when it is written, or has failed to be.
+    done: Sender<()>,
 }
 
 impl Keeper {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self {
-            path: path.into(),
-            boot: boot_id().into(),
-            written: Arc::default(),
-        }
+    /// Starts the thread; it ends when nobody can tell it anything any more.
+    pub(super) fn start(path: PathBuf) -> io::Result<Self> {
+        let (sender, kept) = mpsc::channel();
+        thread::Builder::new()
+            .name("state".into())
+            .spawn(move || write(&path, &kept))?;
+        Ok(Self(sender))
     }
 
     /// Writes the totals of `at` before they are shown.
@@ -137,31 +136,55 @@ impl Keeper {
         Box::new(move |totals| keeper.keep(at, meters.clone(), totals))
     }
 
-    /// Writes the totals of `at`, unless later ones are there.
+    /// Writes the totals of `at`, unless later ones are there, and waits until that is done.
     pub(super) fn keep(&self, at: Timestamp, meters: Vec<Known>, totals: Saved) {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.at.is_some_and(|later| later > at) {
-            return;
-        }
-        let state = State {
-            schema: SCHEMA,
-            boot: self.boot.to_string(),
+        let (done, written) = mpsc::channel();
+        let kept = Kept {
+            at,
             meters,
             totals,
+            done,
         };
-        match state.store(&self.path) {
-            Ok(()) => {
-                *written = Written {
-                    at: Some(at),
-                    told: false,
+        // The thread lives as long as this value.
+        if self.0.send(kept).is_ok() {
+            // The sender is dropped, never used.
+            let _ = written.recv();
+        }
+    }
+}
+
+fn write(path: &Path, told: &Receiver<Kept>) {
+    let boot = boot_id();
+    // Of when the file is.
+    let mut written: Option<Timestamp> = None;
+    let mut fails = false;
+    while let Ok(kept) = told.recv() {
+        let Kept {
+            at,
+            meters,
+            totals,
+            done,
+        } = kept;
+        if written.is_none_or(|later| later <= at) {
+            let state = State {
+                schema: SCHEMA,
+                boot: boot.clone(),
+                meters,
+                totals,
+            };
+            match state.store(path) {
+                Ok(()) => {
+                    written = Some(at);
+                    fails = false;
                 }
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut written.told, true) {
-                    log::error!("{error}; an agent that follows goes on from older totals");
+                Err(error) => {
+                    if !std::mem::replace(&mut fails, true) {
+                        log::error!("{error}; an agent that follows goes on from older totals");
+                    }
                 }
             }
         }
+        drop(done);
     }
 }
 
@@ -287,7 +310,7 @@ mod tests {
     }
 
     fn keep(path: &Path, source: Source) {
-        let keeper = Keeper::new(path.to_owned());
+        let keeper = Keeper::start(path.to_owned()).unwrap();
         keeper.keep(Timestamp(7), vec![known(source)], Saved::default());
     }
 
@@ -314,6 +337,35 @@ mod tests {
         );
         fs::write(&path, "").unwrap();
         assert!(State::load(&path).unwrap().is_none());
+    }
+
+    /// The file is of a real run of 0.1.0 on the simulated stack, and is never written again.
+    #[test]
+    fn the_state_of_0_1_0_is_gone_on_from() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/upgrade/state-0.1.0.json"
+        );
+        let state = State::load(Path::new(path)).unwrap().unwrap();
+        let mut gpu = meter(Source::Counter);
+        gpu.device = "GPU-51300000-0000-4000-8000-000000000000".to_owned();
+        let idle = state.idle(&gpu).unwrap();
+        assert!((idle.bare.0 - 82.711).abs() < 0.001, "{idle:?}");
+        assert!(state.reading(MeterId(0), &gpu).is_none(), "of another boot");
+        let mut metrics = crate::export::Metrics::new("test");
+        metrics.resume(state.totals);
+        metrics.publish(Timestamp(1), None);
+        let text = metrics.exposition().latest().unwrap().text();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        for line in [
+            "perjoule_requests_total{service=\"inference-sim\",route=\"chat_completions\",\
+             code=\"2xx\",outcome=\"done\"} 8",
+            "perjoule_meter_energy_joules_total{component=\"gpu\",\
+             device=\"GPU-51300000-0000-4000-8000-000000000000\",source=\"counter\"} 3404.664",
+            "perjoule_ledger_residual_joules 0",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
     }
 
     #[test]
@@ -359,7 +411,7 @@ mod tests {
     fn what_was_shown_first_does_not_replace_what_was_shown_last() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.json");
-        let keeper = Keeper::new(path.clone());
+        let keeper = Keeper::start(path.clone()).unwrap();
         let [early, late] = [5, 9].map(|until| {
             let mut known = known(Source::Counter);
             known.latest = Some(Latest {

@@ -15,6 +15,7 @@ use crate::ledger::{Booked, EngineLoad, Outcome, RequestId, Route, TokenCount, U
 use crate::probes::requests::Observed;
 use crate::services::Service;
 use crate::tokens::Calibration;
+use crate::tokens::broker::Broker;
 use engines::Engines;
 
 /// Requests that ended and are not booked yet; above it some were never booked.
@@ -37,8 +38,9 @@ impl Tokens {
         &mut self,
         chosen: Vec<u16>,
         services: &[Service],
+        broker: Option<Broker>,
     ) -> io::Result<()> {
-        self.engines = Some(Engines::start(chosen, services)?);
+        self.engines = Some(Engines::start(chosen, services, broker)?);
         Ok(())
     }
 

@@ -78,9 +78,5 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         }
     }
     print(&text)?;
-    Ok(ExitCode::from(match worst {
-        Status::Pass => 0,
-        Status::Warn => 1,
-        Status::Fail => 2,
-    }))
+    Ok(ExitCode::from(worst.exit_code()))
 }

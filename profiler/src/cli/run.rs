@@ -1,11 +1,14 @@
-//! `perjoule run`: the agent as a service. Serves `/metrics` until SIGINT or SIGTERM.
+//! `perjoule run`: the agent as a service. Serves `/metrics` until SIGINT or SIGTERM; reads its
+//! configuration again at SIGHUP.
+
+mod notify;
 
 use std::env;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,9 +16,11 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::settings::{Target, start_log};
-use super::{EXIT_USAGE, usage};
-use crate::agent::config::{SERVICE_CPU_BUDGET, SERVICE_LISTEN};
+use self::notify::Notifier;
+use super::settings::Target;
+use super::{EXIT_USAGE, logging, usage};
+use crate::agent::config::{Config, ConfigError, SERVICE_CPU_BUDGET, SERVICE_LISTEN};
+use crate::agent::privileges::serving::{self, Files};
 use crate::agent::{Agent, Options as AgentOptions};
 use crate::export;
 
@@ -35,15 +40,16 @@ pub(super) struct Options {
 
 /// Runs until a signal.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
-    let mut config = match options.target.config(file, verbose) {
+    let config = match settings(&options.target, file, verbose) {
         Ok(config) => config,
         Err(error) => return Ok(usage(&error, EXIT_USAGE)),
     };
-    config.cpu_budget.get_or_insert(SERVICE_CPU_BUDGET);
-    start_log(&config, false);
+    logging::start(&config, false);
+    let mut notifier = Notifier::from_env();
     let listen = options.listen.or(config.listen).unwrap_or(SERVICE_LISTEN);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .thread_name("http")
         .build()?;
     // Before anything is attached: a taken port leaves nothing behind.
     let (listener, signals) = runtime.block_on(async {
@@ -53,35 +59,48 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         anyhow::Ok((listener, Signals::new()?))
     })?;
     let address = listener.local_addr()?;
+    notifier.check_watchdog(config.intervals.publish);
     let mut agent = Agent::start(AgentOptions {
         config,
-        recording: options.target.record,
+        recording: options.target.record.clone(),
         state: options.state.or_else(default_state),
         requests_required: false,
         on_gpus: true,
         per_thread: false,
+        command: false,
     })?;
     log::info!("metrics on http://{address}/metrics");
 
     // Scrapes and signals wait on a thread of their own: an event loop that also ticks wakes
-    // nearly three times a tick.
+    // nearly three times a tick. It can do little else, see `serving`.
     let exposition = agent.exposition();
     let (tell, told) = mpsc::channel();
     let front = thread::Builder::new().name("http".into()).spawn(move || {
+        if let Err(error) = serving::confine(Files::Closed) {
+            log::warn!("the threads that serve /metrics are not confined: {error}");
+        }
         runtime.block_on(export::http::serve(listener, exposition, async {
-            let name = signals.next().await;
-            // Nobody listens any more where the agent has failed.
-            let _ = tell.send(name);
+            signals.tell(&tell).await;
         }));
     })?;
+    notifier.ready();
     let name = loop {
         match told.recv_timeout(agent.period()) {
-            Ok(name) => break name,
-            Err(RecvTimeoutError::Timeout) => agent.tick(),
+            Ok(Told::End(name)) => break name,
+            Ok(Told::Reload) => {
+                notifier.reloading();
+                reload(&mut agent, settings(&options.target, file, verbose));
+                notifier.ready();
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                agent.tick();
+                notifier.alive(agent.published(), || agent.status());
+            }
             Err(RecvTimeoutError::Disconnected) => bail!("the thread that serves /metrics ended"),
         }
     };
     log::info!("{name}: draining");
+    notifier.stopping();
     let finished = agent.finish();
     if front.join().is_err() {
         bail!("the thread that serves /metrics failed");
@@ -90,16 +109,60 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     Ok(ExitCode::SUCCESS)
 }
 
+fn settings(target: &Target, file: Option<&Path>, verbose: u8) -> Result<Config, ConfigError> {
+    let mut config = target.config(file, verbose)?;
+    config.cpu_budget.get_or_insert(SERVICE_CPU_BUDGET);
+    Ok(config)
+}
+
+/// Takes over what can change while the agent runs. What is not understood changes nothing.
+fn reload(agent: &mut Agent, settings: Result<Config, ConfigError>) {
+    let reloaded = match settings {
+        Ok(config) => agent.reload(config),
+        Err(error) => {
+            log::error!("the configuration stays as it was: {error}");
+            return;
+        }
+    };
+    logging::set_level(agent.config(), false);
+    let list = |keys: &[&str]| match keys {
+        [] => "nothing".to_owned(),
+        keys => keys.join(", "),
+    };
+    log::info!(
+        "configuration read again: {} changed",
+        list(&reloaded.applied)
+    );
+    if !reloaded.waiting.is_empty() {
+        log::warn!(
+            "these settings change with a restart: {}",
+            list(&reloaded.waiting)
+        );
+    }
+}
+
 /// Where systemd's `StateDirectory=` is; it may name several, and the first is ours.
 fn default_state() -> Option<PathBuf> {
     let folders = env::var_os("STATE_DIRECTORY")?;
     Some(env::split_paths(&folders).next()?.join("state.json"))
 }
 
-/// The signals that end the agent.
+/// What a signal asks for.
+#[derive(Debug)]
+enum Told {
+    /// To end; the signal's name.
+    End(&'static str),
+    /// To read the configuration again.
+    Reload,
+}
+
+/// The signals that the agent follows.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
+    /// Whoever closes the terminal it was started from means its end.
+    has_terminal: bool,
 }
 
 impl Signals {
@@ -107,13 +170,27 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+            has_terminal: io::stderr().is_terminal(),
         })
     }
 
-    async fn next(mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+    /// Tells each; returns behind one that ends the agent. Nobody listens any more where the agent
+    /// has failed.
+    async fn tell(mut self, tell: &Sender<Told>) {
+        loop {
+            let told = tokio::select! {
+                _ = self.interrupt.recv() => Told::End("SIGINT"),
+                _ = self.terminate.recv() => Told::End("SIGTERM"),
+                _ = self.hang_up.recv() => match self.has_terminal {
+                    true => Told::End("SIGHUP"),
+                    false => Told::Reload,
+                },
+            };
+            let ends = matches!(told, Told::End(_));
+            if tell.send(told).is_err() || ends {
+                return;
+            }
         }
     }
 }

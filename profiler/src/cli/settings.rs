@@ -1,4 +1,4 @@
-//! From flags to settings, and the log they ask for.
+//! From flags to settings.
 
 use std::env;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -8,7 +8,8 @@ use clap::Args;
 use log::LevelFilter;
 
 use crate::agent::config::{
-    Config, ConfigError, CpuBudget, IdleWatts, PartialConfig, PartialServices, SyscallSetting,
+    Config, ConfigError, CpuBudget, IdleWatts, LogFormat, PartialConfig, PartialServices,
+    SyscallSetting,
 };
 use crate::meters::external::NodePower;
 use crate::probes::events::EventName;
@@ -91,6 +92,9 @@ pub(super) struct Target {
     /// [default: 1 for `run`, else none]
     #[arg(long, value_name = "PERCENT")]
     cpu_budget: Option<CpuBudget>,
+    /// How the log is written: text, or json: one object a line [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     /// The model's name, for service_info
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -145,6 +149,7 @@ impl Target {
             node_power: self.node_power.clone(),
             cpu_budget: self.cpu_budget,
             log_level: level(verbose),
+            log_format: self.log_format,
             ..PartialConfig::default()
         };
         let config = load(file, flags)?;
@@ -174,25 +179,4 @@ pub(super) const fn level(verbose: u8) -> Option<LevelFilter> {
         1 => Some(LevelFilter::Debug),
         _ => Some(LevelFilter::Trace),
     }
-}
-
-/// Sends the log to stderr. `quiet` verbs keep their own output readable unless more is asked.
-pub(super) fn start_log(config: &Config, quiet: bool) {
-    let level = if quiet {
-        config.log_level.min(LevelFilter::Warn)
-    } else {
-        config.log_level
-    };
-    let level = if config.log_level > LevelFilter::Info {
-        config.log_level
-    } else {
-        level
-    };
-    env_logger::Builder::new()
-        .filter_level(LevelFilter::Warn)
-        .filter_module("profiler", level)
-        .filter_module("profiler_ebpf", level)
-        .format_timestamp_millis()
-        .format_target(false)
-        .init();
 }

@@ -1,20 +1,22 @@
 //! `perjoule stat`: like perf stat. One table at the end, or one line of JSON.
 
-use std::fs;
+mod command;
+
 use std::num::NonZeroU32;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::settings::{Target, start_log};
-use super::{EXIT_USAGE, print, usage};
+use self::command::{Launcher, start_held};
+use super::settings::Target;
+use super::{EXIT_USAGE, logging, print, usage};
 use crate::agent::{Agent, Options as AgentOptions};
 use crate::report::FullEnergy;
 
@@ -24,9 +26,6 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// After the command: the meters' next changes close the intervals of the last requests.
 const SETTLE: Duration = Duration::from_millis(700);
-
-/// So long a command may take to end once it was asked to.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What to count, and for how long.
 #[derive(Debug, Args)]
@@ -85,7 +84,12 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             Ok(config) => config,
             Err(error) => return Ok(usage(&error, EXIT_USAGE)),
         };
-        start_log(&config, true);
+        logging::start(&config, true);
+        let launcher = if command.is_empty() || child.is_some() {
+            None
+        } else {
+            Some(Launcher::new(&command)?)
+        };
         let mut agent = Agent::start(AgentOptions {
             config,
             on_gpus: !target.names_services(),
@@ -93,6 +97,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             state: None,
             requests_required: true,
             per_thread,
+            command: !command.is_empty(),
         })?;
         let mut ticks = interval(agent.period());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -103,8 +108,8 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
                 agent.tick();
             }
         }
-        if !command.is_empty() && child.is_none() {
-            child = Some(start(&mut prepare(&command)?)?);
+        if let Some(launcher) = launcher {
+            child = Some(launcher.launch()?);
         }
         if let Some(held) = held {
             held.let_go();
@@ -138,7 +143,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             agent.tick();
         }
         if let (Some(child), None) = (child.as_mut(), status) {
-            status = Some(end_command(child).await?);
+            status = Some(command::end(child).await?);
         }
         let report = agent.finish()?.report(full);
         if json {
@@ -157,79 +162,6 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             _ => ExitCode::SUCCESS,
         })
     })
-}
-
-fn prepare(command: &[String]) -> Result<Command> {
-    let (program, arguments) = command.split_first().context("no command")?;
-    let mut command = Command::new(program);
-    command.args(arguments).kill_on_drop(true);
-    Ok(command)
-}
-
-fn start(command: &mut Command) -> Result<Child> {
-    command.spawn().with_context(|| {
-        let program = command.as_std().get_program().display();
-        format!("cannot run `{program}`; is it spelt right and on PATH?")
-    })
-}
-
-/// Starts a command that stands still at its first instruction. Where it may not be traced it
-/// runs on, and `None` is returned.
-fn start_held(command: &[String]) -> Result<(Child, Option<Held>)> {
-    let mut command = prepare(command)?;
-    // SAFETY: ptrace(PTRACE_TRACEME) is one system call without arguments that are read; it is
-    // allowed between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
-            Ok(())
-        });
-    }
-    let child = start(&mut command)?;
-    let held = child.id().and_then(|id| Held::at_exec(id as libc::pid_t));
-    Ok((child, held))
-}
-
-/// A command that this thread traces and that is stopped.
-struct Held(libc::pid_t);
-
-impl Held {
-    fn at_exec(pid: libc::pid_t) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let tracer = status
-            .lines()
-            .find_map(|line| line.strip_prefix("TracerPid:"))?;
-        if tracer.trim() == "0" {
-            return None;
-        }
-        let mut status = 0;
-        // SAFETY: `status` is valid to write; the child is traced, so it stops or has ended, and
-        // nobody has waited for it yet.
-        let stopped = unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) } == pid;
-        (stopped && libc::WIFSTOPPED(status)).then_some(Self(pid))
-    }
-
-    fn let_go(self) {
-        // SAFETY: no memory is passed; on a process that is not traced by this thread it fails.
-        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, 0, 0) };
-    }
-}
-
-/// Ends a command that still runs when the counting is over. From a terminal it got the signal
-/// too, and the settling time to follow it.
-async fn end_command(child: &mut Child) -> Result<ExitStatus> {
-    if let Some(status) = child.try_wait()? {
-        return Ok(status);
-    }
-    if let Some(pid) = child.id() {
-        // SAFETY: no memory is passed; the child has not been waited for, so the id is its own.
-        unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
-    }
-    if let Ok(status) = timeout(PATIENCE, child.wait()).await {
-        return Ok(status?);
-    }
-    child.kill().await?;
-    Ok(child.wait().await?)
 }
 
 async fn wait(child: Option<&mut Child>) -> Result<ExitStatus> {

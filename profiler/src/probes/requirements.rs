@@ -28,6 +28,7 @@ pub fn check(root: &Path) -> Vec<Finding> {
         lockdown(root),
         pid_namespace(root),
         unprivileged(root),
+        perf_events(root),
         Finding::pass("tracefs", "not needed: probes attach without it"),
     ]
 }
@@ -58,6 +59,27 @@ fn kernel(root: &Path) -> Finding {
     }
 }
 
+/// How a capability is granted.
+pub fn grant(capability: &str) -> String {
+    let short = capability.strip_prefix("CAP_").unwrap_or(capability);
+    format!(
+        "run as root, or grant it: AmbientCapabilities={capability} in a unit, \
+         capabilities.add: [{short}] in a pod"
+    )
+}
+
+fn has(status: &str, capability: u32) -> bool {
+    field(status, "CapEff:")
+        .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+        .is_some_and(|capabilities| capabilities >> capability & 1 == 1)
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+}
+
 fn privileges(root: &Path) -> Finding {
     const ID: &str = "privileges";
     let Some(status) = read(root, "proc/thread-self/status") else {
@@ -68,16 +90,8 @@ fn privileges(root: &Path) -> Finding {
             "mount /proc",
         );
     };
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
-    };
-    let uid = field("Uid:").unwrap_or("unknown");
-    let capabilities = field("CapEff:")
-        .and_then(|hex| u64::from_str_radix(hex, 16).ok())
-        .unwrap_or(0);
-    let has = |capability: u32| capabilities >> capability & 1 == 1;
+    let uid = field(&status, "Uid:").unwrap_or("unknown");
+    let has = |capability: u32| has(&status, capability);
     let missing: Vec<&str> = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")]
         .into_iter()
         .filter(|(capability, _)| !has(*capability) && !has(CAP_SYS_ADMIN))
@@ -178,11 +192,32 @@ fn pid_namespace(root: &Path) -> Finding {
 fn unprivileged(root: &Path) -> Finding {
     const ID: &str = "unprivileged_bpf";
     let found = match read(root, "proc/sys/kernel/unprivileged_bpf_disabled").as_deref() {
-        Some("0") => "allowed; not used",
-        Some(_) => "disabled; not needed",
+        Some("0") => "allowed; not used: probes need CAP_BPF and CAP_PERFMON all the same",
+        Some(_) => "disabled: CAP_BPF is used as long as the agent runs",
         None => "not known; not needed",
     };
     Finding::pass(ID, found)
+}
+
+/// What the kernel lets everybody measure, which matters to those without `CAP_PERFMON`.
+fn perf_events(root: &Path) -> Finding {
+    const ID: &str = "perf_event_paranoid";
+    let Some(level) = read(root, "proc/sys/kernel/perf_event_paranoid") else {
+        return Finding::pass(ID, "not known; not needed with CAP_PERFMON");
+    };
+    let status = read(root, "proc/thread-self/status").unwrap_or_default();
+    if has(&status, CAP_PERFMON) || has(&status, CAP_SYS_ADMIN) {
+        return Finding::pass(ID, format!("{level}; not needed with CAP_PERFMON"));
+    }
+    match level.parse::<i32>() {
+        Ok(level) if level <= 0 => Finding::pass(ID, format!("{level}: counters may be opened")),
+        _ => Finding::of(
+            ID,
+            Status::Warn,
+            format!("{level}: RAPL's events and hardware counters may not be opened"),
+            "grant CAP_PERFMON (or, for every user, sysctl kernel.perf_event_paranoid=0)",
+        ),
+    }
 }
 
 #[cfg(test)]

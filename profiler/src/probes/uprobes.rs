@@ -121,14 +121,10 @@ impl Uprobes {
                 return Err(error);
             }
         };
-        let libraries = Libraries::start(subject.sought).map_err(|source| ProbeError::Machine {
-            what: "a thread",
-            source,
-        })?;
         let runs = subject.programs();
         Ok(Self {
             subject,
-            libraries,
+            libraries: Libraries::of(subject.sought),
             processes: BTreeMap::new(),
             probed: HashMap::new(),
             refused: HashSet::new(),

@@ -152,7 +152,7 @@ impl Symbols {
             };
             Ok::<Vec<String>, blazesym::Error>(named.into_iter().map(name).collect())
         };
-        // Without CAP_SYS_ADMIN the files are opened by their paths.
+        // Without CAP_CHECKPOINT_RESTORE the files are opened by their paths.
         match ask(true).or_else(|_| ask(false)) {
             Ok(names) => {
                 let names = names.into_iter().map(Arc::from);

@@ -1,62 +1,28 @@
-//! A TCP connection to a server on this machine, in the network namespace it listens in.
-//!
-//! A container's server is reached on its own loopback: a thread that lives for one connection
-//! enters the namespace, connects and hands the socket back, which stays in the namespace. The
-//! agent's other threads never leave theirs. Needs `CAP_SYS_ADMIN`.
+//! A TCP connection to a server on this machine, in the network namespace it listens in: a
+//! container's server is reached on its own loopback, through the [`Broker`].
 
-use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::thread;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use super::Endpoint;
+use super::broker::Broker;
 use super::scrape::ScrapeError;
 
-/// Connects within `limit`.
-pub(super) fn connect(endpoint: &Endpoint, limit: Duration) -> Result<TcpStream, ScrapeError> {
-    let Endpoint {
-        address, network, ..
-    } = *endpoint;
-    let Some(pid) = network.of else {
-        return dial(address, limit);
-    };
-    let namespace = open(pid, network.number).map_err(ScrapeError::Namespace)?;
-    thread::Builder::new()
-        .name("tokens-netns".into())
-        .spawn(move || {
-            enter(&namespace).map_err(ScrapeError::Namespace)?;
-            dial(address, limit)
-        })
-        .map_err(ScrapeError::Namespace)?
-        .join()
-        .unwrap_or_else(|_| Err(ScrapeError::Namespace(io::Error::other("the thread died"))))
-}
-
-fn dial(address: SocketAddr, limit: Duration) -> Result<TcpStream, ScrapeError> {
-    TcpStream::connect_timeout(&address, limit).map_err(ScrapeError::Connect)
-}
-
-/// The process's network namespace, if it still is the one of this number: a process's number may
-/// be another's by now.
-fn open(pid: u32, number: u64) -> io::Result<File> {
-    let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
-    if namespace.metadata()?.ino() != number {
-        return Err(io::Error::other("the process is in another namespace now"));
-    }
-    Ok(namespace)
-}
-
-/// Moves the calling thread, and no other, into the namespace.
-fn enter(namespace: &File) -> io::Result<()> {
-    // SAFETY: setns(2) takes a descriptor, which `namespace` keeps open during the call, and a
-    // number; it touches no memory of this process.
-    if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+/// Connects within `limit`. Without a broker only servers in the agent's own namespace are reached.
+pub(super) fn connect(
+    endpoint: &Endpoint,
+    broker: Option<&Broker>,
+    limit: Duration,
+) -> Result<TcpStream, ScrapeError> {
+    match (endpoint.network.of, broker) {
+        (None, _) => {
+            TcpStream::connect_timeout(&endpoint.address, limit).map_err(ScrapeError::Connect)
+        }
+        (Some(pid), Some(broker)) => broker.connect(pid, endpoint, limit),
+        (Some(_), None) => Err(ScrapeError::Namespace(io::Error::from_raw_os_error(
+            libc::EPERM,
+        ))),
     }
 }
 
@@ -65,8 +31,10 @@ mod tests {
     use std::fs;
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
+    use std::os::unix::fs::MetadataExt as _;
     use std::process::Command;
     use std::sync::mpsc;
+    use std::thread;
 
     use super::*;
     use crate::tokens::Network;
@@ -106,12 +74,24 @@ mod tests {
             ..Endpoint::here(address)
         };
         let limit = Duration::from_secs(2);
-        let here = connect(&endpoint(number, None), limit);
+        let broker = Broker::start().unwrap();
+        let here = connect(&endpoint(number, None), Some(&broker), limit);
         assert!(matches!(here, Err(ScrapeError::Connect(_))), "{here:?}");
-        let stale = connect(&endpoint(number + 1, Some(thread)), limit);
+        let stale = connect(&endpoint(number + 1, Some(thread)), Some(&broker), limit);
         assert!(matches!(stale, Err(ScrapeError::Namespace(_))), "{stale:?}");
+        let alone = connect(&endpoint(number, Some(thread)), None, limit);
+        assert!(matches!(alone, Err(ScrapeError::Namespace(_))), "{alone:?}");
+        let mut closed = endpoint(number, Some(thread));
+        closed.address.set_port(1);
+        let refused = connect(&closed, Some(&broker), limit);
+        assert!(
+            matches!(&refused, Err(ScrapeError::Connect(error))
+                if error.kind() == io::ErrorKind::ConnectionRefused),
+            "{refused:?}"
+        );
         let before = fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
-        let mut stream = connect(&endpoint(number, Some(thread)), limit).unwrap();
+        let inside = endpoint(number, Some(thread));
+        let mut stream = connect(&inside, Some(&broker), limit).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert_eq!(text, "inside");

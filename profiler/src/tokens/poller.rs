@@ -4,9 +4,11 @@
 //! not speak HTTP never again as long as the same socket listens there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use super::broker::Broker;
 use super::counters::{Counters, Step};
 use super::engines::{self, Reading};
 use super::scrape::{self, ScrapeError};
@@ -45,7 +47,8 @@ pub(super) enum Told {
 }
 
 /// Runs until it is told to finish or nobody listens.
-pub(super) fn run(told: &Receiver<Told>, news: &Sender<News>) {
+pub(super) fn run(told: &Receiver<Told>, news: &Sender<News>, broker: Option<Broker>) {
+    let broker = broker.map(Rc::new);
     let mut services: BTreeMap<ServiceId, Server> = BTreeMap::new();
     let mut asked = Vec::new();
     loop {
@@ -53,7 +56,7 @@ pub(super) fn run(told: &Receiver<Told>, news: &Sender<News>) {
         let wait = due.map_or(SELDOM, |due| due.saturating_duration_since(Instant::now()));
         match told.recv_timeout(wait) {
             Ok(Told::Watch(watched, done)) => {
-                watch(&mut services, watched);
+                watch(&mut services, watched, broker.as_ref());
                 asked.extend(done);
             }
             Ok(Told::Finish) => {
@@ -75,7 +78,11 @@ pub(super) fn run(told: &Receiver<Told>, news: &Sender<News>) {
 }
 
 /// Brings the servers up to date with the services there are.
-fn watch(services: &mut BTreeMap<ServiceId, Server>, watched: Vec<Watched>) {
+fn watch(
+    services: &mut BTreeMap<ServiceId, Server>,
+    watched: Vec<Watched>,
+    broker: Option<&Rc<Broker>>,
+) {
     let ids: BTreeSet<ServiceId> = watched.iter().map(|watched| watched.service).collect();
     services.retain(|id, _| ids.contains(id));
     for Watched {
@@ -86,7 +93,7 @@ fn watch(services: &mut BTreeMap<ServiceId, Server>, watched: Vec<Watched>) {
         endpoints.truncate(MOST_ENDPOINTS);
         services
             .entry(service)
-            .or_insert_with(|| Server::new(service))
+            .or_insert_with(|| Server::new(service, broker.cloned()))
             .listen_at(endpoints);
     }
 }
@@ -95,6 +102,8 @@ fn watch(services: &mut BTreeMap<ServiceId, Server>, watched: Vec<Watched>) {
 #[derive(Debug)]
 struct Server {
     service: ServiceId,
+    /// Who reaches other network namespaces, if anybody does.
+    broker: Option<Rc<Broker>>,
     endpoints: Vec<Endpoint>,
     /// Those that do not speak HTTP, or cannot be reached.
     silent: BTreeSet<Endpoint>,
@@ -116,9 +125,10 @@ struct Server {
 }
 
 impl Server {
-    fn new(service: ServiceId) -> Self {
+    fn new(service: ServiceId, broker: Option<Rc<Broker>>) -> Self {
         Self {
             service,
+            broker,
             endpoints: Vec::new(),
             silent: BTreeSet::new(),
             place: None,
@@ -283,7 +293,7 @@ impl Server {
         news: &Sender<News>,
     ) -> Result<String, ScrapeError> {
         let connected = |connection| self.tell(news, News::Connected(connection));
-        scrape::get(&endpoint, path, patience, connected)
+        scrape::get(&endpoint, self.broker.as_deref(), path, patience, connected)
     }
 
     /// The engine's version; asked for once of each process.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::broker::Broker;
 use super::connect::connect;
 use super::{Connection, Endpoint};
 use crate::clock::Timestamp;
@@ -27,13 +28,14 @@ pub(super) enum ScrapeError {
 /// The body at `path`. `connected` is called when the connection stands and nothing has been sent.
 pub(super) fn get(
     endpoint: &Endpoint,
+    broker: Option<&Broker>,
     path: &str,
     limit: Duration,
     connected: impl FnOnce(Connection),
 ) -> Result<String, ScrapeError> {
     let deadline = Instant::now() + limit;
     let address = endpoint.address;
-    let stream = connect(endpoint, limit)?;
+    let stream = connect(endpoint, broker, limit)?;
     connected(Connection {
         from: stream.local_addr().map_err(HttpError::Io)?.port(),
         to: address.port(),

@@ -105,7 +105,7 @@ fn an_engine_is_found_behind_its_second_port_and_read_to_the_last_token() {
         "/v1/metrics",
         &[&vllm(100, 50, 0), &vllm(110, 55, 2), &vllm(117, 58, 1)],
     );
-    let tokens = Tokens::start().unwrap();
+    let tokens = Tokens::start(None).unwrap();
     tokens.watch(
         watched(vec![api.endpoint, metrics.endpoint]),
         Some(2 * SECOND),
@@ -172,7 +172,7 @@ fn a_restarted_server_has_a_new_base_and_its_loss_is_told() {
         "/metrics",
         &[&vllm(900, 700, 0), &vllm(5, 3, 0), &vllm(9, 8, 0)],
     );
-    let tokens = Tokens::start().unwrap();
+    let tokens = Tokens::start(None).unwrap();
     tokens.watch(watched(vec![server.endpoint]), Some(2 * SECOND));
     thread::sleep(SECOND + SECOND / 2);
     tokens.finish();
@@ -200,7 +200,7 @@ fn several_processes_behind_one_port_are_not_counted() {
     let texts: Vec<String> = (100..120).map(worker).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let server = Server::start("/metrics", &texts);
-    let tokens = Tokens::start().unwrap();
+    let tokens = Tokens::start(None).unwrap();
     tokens.watch(watched(vec![server.endpoint]), Some(2 * SECOND));
     thread::sleep(4 * SECOND);
     let news = news(&tokens);
@@ -231,7 +231,7 @@ fn a_service_without_metrics_is_asked_seldom_and_a_port_that_is_not_http_once() 
         }
         count
     });
-    let tokens = Tokens::start().unwrap();
+    let tokens = Tokens::start(None).unwrap();
     tokens.watch(watched(vec![endpoint, plain.endpoint]), Some(2 * SECOND));
     assert_eq!(connections.join().unwrap(), 1);
     assert_eq!(

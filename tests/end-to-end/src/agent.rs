@@ -130,6 +130,11 @@ impl Agent {
         agent
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it serves.
     pub const fn port(&self) -> u16 {
         self.port
@@ -214,6 +219,12 @@ impl Agent {
         let rows: rusqlite::Result<Vec<Value>> =
             rows.and_then(|rows| rows.map(|row| row.map(Value::Object)).collect());
         rows.expect("rows")
+    }
+
+    /// Sends a signal that does not end it.
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: kill has no memory effects; the child is not yet waited for.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
     }
 
     /// Sends a signal, waits for the end and returns how long that took.

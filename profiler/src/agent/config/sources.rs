@@ -10,7 +10,7 @@ use std::str::FromStr;
 use log::LevelFilter;
 use serde::{Deserialize, Deserializer, de};
 
-use super::{ConfigError, CpuBudget, IdleWatts, SyscallSetting};
+use super::{ConfigError, CpuBudget, IdleWatts, LogFormat, SyscallSetting};
 use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::events::EventName;
@@ -52,6 +52,7 @@ pub struct PartialConfig {
     pub cpu_budget: Option<CpuBudget>,
     #[serde(default, deserialize_with = "level")]
     pub log_level: Option<LevelFilter>,
+    pub log_format: Option<LogFormat>,
     #[serde(default)]
     pub intervals: PartialIntervals,
 }
@@ -111,6 +112,7 @@ impl PartialConfig {
             calibration: self.calibration.or(lower.calibration),
             cpu_budget: self.cpu_budget.or(lower.cpu_budget),
             log_level: self.log_level.or(lower.log_level),
+            log_format: self.log_format.or(lower.log_format),
             intervals: PartialIntervals {
                 drain_ms: self.intervals.drain_ms.or(lower.intervals.drain_ms),
                 discover_ms: self.intervals.discover_ms.or(lower.intervals.discover_ms),
@@ -124,17 +126,10 @@ impl PartialConfig {
             path: path.to_owned(),
             source,
         })?;
-        toml::from_str(&text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let before = text.as_bytes().iter().take(start);
-            ConfigError::Invalid {
-                path: path.to_owned(),
-                line: 1 + before.filter(|byte| **byte == b'\n').count(),
-                message: error
-                    .message()
-                    .replace("unknown field", "unknown key")
-                    .replace('\n', " "),
-            }
+        toml::from_str(&text).map_err(|error| ConfigError::Invalid {
+            path: path.to_owned(),
+            line: line(&text, error.span().map_or(0, |span| span.start)),
+            message: message(&error),
         })
     }
 
@@ -177,6 +172,7 @@ impl PartialConfig {
             calibration: None,
             cpu_budget: variable(env, "PERJOULE_CPU_BUDGET", str::parse)?,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,
+            log_format: variable(env, "PERJOULE_LOG_FORMAT", str::parse)?,
             intervals: PartialIntervals {
                 drain_ms: variable(env, "PERJOULE_DRAIN_MS", |text| {
                     text.parse()
@@ -196,6 +192,18 @@ impl PartialConfig {
             },
         })
     }
+}
+
+/// The line, from 1, of a byte of the text.
+pub(super) fn line(text: &str, at: usize) -> usize {
+    let before = text.as_bytes().iter().take(at);
+    1 + before.filter(|byte| **byte == b'\n').count()
+}
+
+/// What is wrong, in one line.
+pub(super) fn message(error: &toml::de::Error) -> String {
+    let message = error.message().replace("unknown field", "unknown key");
+    message.replace('\n', " ")
 }
 
 const NOT_MILLIS: &str = "not a whole number of milliseconds";

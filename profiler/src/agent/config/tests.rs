@@ -67,6 +67,7 @@ fn every_setting_can_stand_in_the_file() {
         usage = false
         trace_ids = true
         log_level = "warn"
+        log_format = "json"
         idle_watts = { "GPU-1" = 83, "GPU-2" = 66.5 }
         node_power = "http://pdu/metrics#watts{outlet=\"3\"}"
         ipmi = false
@@ -89,6 +90,7 @@ fn every_setting_can_stand_in_the_file() {
     assert!(config.tls && !config.engine_metrics);
     assert_eq!(config.request_tier, Some(Tier::RawTp));
     assert_eq!((config.usage, config.trace_ids), (false, true));
+    assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.services.pids, [12]);
     assert_eq!(config.services.ports, [8000, 8001]);
     assert_eq!(config.services.names, ["vllm"]);
@@ -176,6 +178,7 @@ fn a_wrong_value_is_named_with_its_line() {
         ("listen = \"here\"", 1, "socket address"),
         ("\nsyscalls = \"maybe\"", 2, "expected a boolean"),
         ("log_level = \"loud\"", 1, "one of off, error"),
+        ("log_format = \"xml\"", 1, "expected `text` or `json`"),
         ("idle_watts = -5", 1, "neither watts nor DEVICE=watts"),
         ("stacks = 0", 1, "0 samples a second are not between"),
         ("node_power = \"https://pdu/\"", 1, "only plain http://"),
@@ -213,6 +216,7 @@ fn a_wrong_variable_is_named() {
         ("PERJOULE_PUBLISH_MS", "1", "not between"),
         ("PERJOULE_DRAIN_MS", "1.5", "whole number"),
         ("PERJOULE_STACKS", "5000", "not between 1 and 999"),
+        ("PERJOULE_LOG_FORMAT", "xml", "neither text nor json"),
     ] {
         let said = from_env(&[(variable, value)]).unwrap_err();
         assert!(said.starts_with(&format!("{variable}={value}: ")), "{said}");

@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::ledger::{EngineLoad, ServiceId};
 use crate::probes::requests::Observed;
 use crate::services::Service;
+use crate::tokens::broker::Broker;
 use crate::tokens::{Calibration, Connection, News, Tokens, Watched};
 
 /// The name of this source.
@@ -44,9 +45,13 @@ pub(super) struct Engines {
 
 impl Engines {
     /// Starts the thread and waits a moment until the first services have been asked.
-    pub(super) fn start(chosen: Vec<u16>, services: &[Service]) -> io::Result<Self> {
+    pub(super) fn start(
+        chosen: Vec<u16>,
+        services: &[Service],
+        broker: Option<Broker>,
+    ) -> io::Result<Self> {
         let mut engines = Self {
-            tokens: Tokens::start()?,
+            tokens: Tokens::start(broker)?,
             endpoints: Endpoints::new(chosen),
             http: HashSet::new(),
             latest_http: None,
@@ -222,7 +227,7 @@ mod tests {
 
     #[test]
     fn its_own_requests_are_known_by_their_connection_each_once() {
-        let mut engines = Engines::start(Vec::new(), &[]).unwrap();
+        let mut engines = Engines::start(Vec::new(), &[], None).unwrap();
         let connection = |from, network| Connection {
             from,
             to: 8_000,

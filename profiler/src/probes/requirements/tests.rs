@@ -15,6 +15,7 @@ fn machine() -> TempDir {
     );
     write("proc/self/uid_map", "         0          0 4294967295\n");
     write("proc/sys/kernel/unprivileged_bpf_disabled", "2\n");
+    write("proc/sys/kernel/perf_event_paranoid", "3\n");
     write("sys/kernel/btf/vmlinux", "types");
     write(
         "sys/kernel/security/lockdown",
@@ -66,6 +67,21 @@ fn the_missing_capability_is_named() {
         );
         assert_fails(&of(&root, "privileges"), missing, "as root");
     }
+}
+
+#[test]
+fn counters_need_a_capability_unless_the_kernel_lets_everybody_open_them() {
+    let root = machine();
+    let status = "Uid:\t1000\t0\nCapEff:\t0000000000000000\n";
+    put(&root, "proc/thread-self/status", status);
+    let check = of(&root, "perf_event_paranoid");
+    assert_eq!(check.status, Status::Warn);
+    assert!(
+        check.fix.as_ref().unwrap().contains("CAP_PERFMON"),
+        "{check:?}"
+    );
+    put(&root, "proc/sys/kernel/perf_event_paranoid", "-1\n");
+    assert_eq!(of(&root, "perf_event_paranoid").status, Status::Pass);
 }
 
 #[test]
@@ -141,7 +157,7 @@ fn a_containers_own_process_ids_fail() {
 #[test]
 fn an_empty_root_gives_every_check_and_no_panic() {
     let root = tempfile::tempdir().unwrap();
-    assert_eq!(check(root.path()).len(), 7);
+    assert_eq!(check(root.path()).len(), 8);
     assert!(
         check(root.path())
             .iter()

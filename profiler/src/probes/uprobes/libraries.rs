@@ -50,11 +50,12 @@ pub(super) struct Found {
     pub(super) points: Arc<Vec<Point>>,
 }
 
-/// The thread's other end. Dropping it ends the thread.
+/// The thread's other end. Dropping it ends the thread, which begins with the first process: it has no
+/// more rights then than the agent keeps.
 #[derive(Debug)]
 pub(super) struct Libraries {
-    changes: Sender<Change>,
-    found: Receiver<Found>,
+    sought: Sought,
+    thread: Option<(Sender<Change>, Receiver<Found>)>,
 }
 
 #[derive(Debug)]
@@ -64,28 +65,50 @@ enum Change {
 }
 
 impl Libraries {
-    pub(super) fn start(sought: Sought) -> io::Result<Self> {
-        let (changes, told) = mpsc::channel();
-        let (sender, found) = mpsc::channel();
-        thread::Builder::new()
-            .name(sought.thread.into())
-            .spawn(move || look(sought, &told, &sender))?;
-        Ok(Self { changes, found })
+    pub(super) const fn of(sought: Sought) -> Self {
+        Self {
+            sought,
+            thread: None,
+        }
     }
 
-    pub(super) fn joined(&self, pid: u32) {
-        // A thread that has ended was told to.
-        let _ = self.changes.send(Change::Joined(pid));
+    pub(super) fn joined(&mut self, pid: u32) {
+        if self.thread.is_none() {
+            match start(self.sought) {
+                Ok(thread) => self.thread = Some(thread),
+                Err(error) => {
+                    log::error!("no {} is looked for: no thread: {error}", self.sought.what);
+                }
+            }
+        }
+        self.tell(Change::Joined(pid));
     }
 
     pub(super) fn left(&self, pid: u32) {
-        let _ = self.changes.send(Change::Left(pid));
+        self.tell(Change::Left(pid));
+    }
+
+    fn tell(&self, change: Change) {
+        if let Some((changes, _)) = &self.thread {
+            // A thread that has ended was told to.
+            let _ = changes.send(change);
+        }
     }
 
     /// The next find not yet taken. A process's library is told at each look.
     pub(super) fn next(&self) -> Option<Found> {
-        self.found.try_recv().ok()
+        let (_, found) = self.thread.as_ref()?;
+        found.try_recv().ok()
     }
+}
+
+fn start(sought: Sought) -> io::Result<(Sender<Change>, Receiver<Found>)> {
+    let (changes, told) = mpsc::channel();
+    let (sender, found) = mpsc::channel();
+    thread::Builder::new()
+        .name(sought.thread.into())
+        .spawn(move || look(sought, &told, &sender))?;
+    Ok((changes, found))
 }
 
 /// When a process is looked at next.
