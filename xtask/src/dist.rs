@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use crate::project::{output, root, target};
+use crate::project::{cargo, output, root, run as run_command, target};
 use crate::setup;
 
 /// What the user may ask of it.
@@ -25,17 +25,20 @@ pub(crate) struct Options {
     /// Make nothing: write packaging/kubernetes from the chart
     #[arg(long)]
     write: bool,
+    /// Pack this program instead of building one: of a machine with an older glibc, for example
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "write"])]
+    binary: Option<PathBuf>,
 }
 
 /// Of every crate of the workspace, this one among them.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Kept by crates.io: the packages' makers, the bill of materials, others' licences.
-const TOOLS: &[(&str, &str)] = &[
-    ("cargo-deb", "3.8.0"),
-    ("cargo-generate-rpm", "0.21.1"),
-    ("cargo-cyclonedx", "0.5.9"),
-    ("cargo-about", "0.9.3"),
+/// The packages' makers, the bill of materials, others' licences: name, version, features.
+const TOOLS: &[(&str, &str, &str)] = &[
+    ("cargo-deb", "3.8.0", "default"),
+    ("cargo-generate-rpm", "0.21.1", "default"),
+    ("cargo-cyclonedx", "0.5.9", "default"),
+    ("cargo-about", "0.9.3", "cli"),
 ];
 
 /// `cargo xtask dist`.
@@ -54,7 +57,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure()?;
     ensure_tools()?;
     let epoch = epoch()?;
-    let binary = build::binary()?;
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => build::binary()?,
+    };
     let stage = stage::fill(&binary, &epoch)?;
     packages::make(&stage, &epoch)?;
     println!("dist: made in {}", dist().display());
@@ -84,15 +90,15 @@ fn epoch() -> Result<String> {
 
 /// Builds those that are missing into `target/tools` (minutes).
 fn ensure_tools() -> Result<()> {
-    for (name, version) in TOOLS {
-        let there = output(
-            &target("tools/bin").join(name).to_string_lossy(),
-            &["--version"],
-        )
-        .is_some_and(|told| told.contains(version));
-        if !there {
+    let there = cargo()
+        .args(["install", "--list", "--root"])
+        .arg(target("tools"))
+        .output()?;
+    let there = String::from_utf8(there.stdout)?;
+    for (name, version, features) in TOOLS {
+        if !there.contains(&format!("{name} v{version}:")) {
             println!("setup: building {name} {version}");
-            crate::project::run(&mut setup::cargo_install(name, version))?;
+            run_command(setup::cargo_install(name, version).args(["--features", features]))?;
         }
     }
     Ok(())

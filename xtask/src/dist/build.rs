@@ -31,7 +31,11 @@ pub(super) fn binary() -> Result<PathBuf> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env("CFLAGS", c_flags.join(" ")))?;
     let binary = folder.join("release/perjoule");
-    let leaked = leaks(&fs::read(&binary)?, machine.iter().map(|(from, _)| &**from));
+    let program = fs::read(&binary)?;
+    if let Some(minor) = glibc(&program) {
+        println!("dist: it needs glibc 2.{minor} or later");
+    }
+    let leaked = leaks(&program, machine.iter().map(|(from, _)| &**from));
     if !leaked.is_empty() {
         bail!(
             "{} names paths of this machine: {leaked:?}",
@@ -69,9 +73,26 @@ fn leaks<'a>(program: &[u8], folders: impl Iterator<Item = &'a Path>) -> Vec<&'a
         .collect()
 }
 
+/// The newest glibc whose functions `program` uses: the number behind `GLIBC_2.`.
+fn glibc(program: &[u8]) -> Option<u32> {
+    const NAME: &[u8] = b"GLIBC_2.";
+    let minor = |window: &[u8]| {
+        let digits = window.strip_prefix(NAME)?;
+        let digits = digits.split(|byte| !byte.is_ascii_digit()).next()?;
+        std::str::from_utf8(digits).ok()?.parse().ok()
+    };
+    program.windows(NAME.len() + 3).filter_map(minor).max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_glibc_counts() {
+        assert_eq!(glibc(b"\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.9\0"), Some(34));
+        assert_eq!(glibc(b"static"), None);
+    }
 
     #[test]
     fn a_path_of_the_machine_in_the_program_is_found() {

@@ -132,19 +132,23 @@ impl Helm {
     }
 
     fn lint(&self, values: Option<&str>) -> Result<()> {
-        let values = values.map(Self::values);
-        run(&mut self.command("lint", values.as_deref()))
+        self.told("lint", values).map(drop)
     }
 
     fn render(&self, values: Option<&str>) -> Result<String> {
+        self.told("template", values)
+    }
+
+    /// What it prints; what it says on stderr only if it fails, because it tells of every link that it follows.
+    fn told(&self, verb: &str, values: Option<&str>) -> Result<String> {
         let values = values.map(Self::values);
-        let mut command = self.command("template", values.as_deref());
-        let rendered = command.output().context("python")?;
-        if !rendered.status.success() {
-            let told = String::from_utf8_lossy(&rendered.stderr);
+        let mut command = self.command(verb, values.as_deref());
+        let ran = command.output().context("python")?;
+        if !ran.status.success() {
+            let told = String::from_utf8_lossy(&ran.stderr);
             bail!("failed: {}\n{told}", shown(&command));
         }
-        Ok(String::from_utf8(rendered.stdout)?)
+        Ok(String::from_utf8(ran.stdout)?)
     }
 
     fn plain(&self) -> Result<String> {
