@@ -97,11 +97,14 @@ fn materials(epoch: &str) -> Result<()> {
         .args(["--spec-version", "1.5", "--quiet"])
         .args(["--override-filename", "perjoule.cdx"])
         .env("SOURCE_DATE_EPOCH", epoch))?;
-    fs::copy(
-        root().join("profiler/perjoule.cdx.json"),
+    let told = fs::read_to_string(root().join("profiler/perjoule.cdx.json"))
+        .context("cargo cyclonedx wrote nothing for the program")?;
+    let place = root().canonicalize()?;
+    let named = format!("/usr/src/perjoule-{VERSION}");
+    fs::write(
         dist().join(format!("perjoule-{VERSION}.cdx.json")),
-    )
-    .context("cargo cyclonedx wrote nothing for the program")?;
+        told.replace(&*place.to_string_lossy(), &named),
+    )?;
     let written = output(
         "find",
         &[

@@ -29,7 +29,8 @@ pub(super) fn fill(binary: &Path, epoch: &str) -> Result<PathBuf> {
         run(Command::new("gzip").args(["-9", "-n"]).arg(page?.path()))?;
     }
     run(tool("about")?
-        .args(["generate", "--locked", "--fail", "--config"])
+        // Texts are those in the crates: no server is asked.
+        .args(["generate", "--locked", "--offline", "--fail", "--config"])
         .arg(root().join("packaging/about.toml"))
         .arg("--manifest-path")
         .arg(root().join("profiler/Cargo.toml"))
