@@ -1,5 +1,5 @@
-//! Writes manual pages (`man/`) and completions of shells (`completions/`) below the folder that is named:
-//! `cargo xtask dist` packs them. Names, options and defaults are the command line's own, variables are those of
+//! Writes manual pages (`man/`), with a date, and completions of shells (`completions/`) below the folder that is
+//! named: `cargo xtask dist` packs them. Names, options and defaults are the command line's own, variables are those of
 //! docs/configuration.md; only examples and exit statuses are written here.
 
 use std::env;
@@ -136,13 +136,16 @@ const PAGES: &[Extra] = &[
 ];
 
 fn main() -> io::Result<()> {
-    let Some(folder) = env::args_os().nth(1).map(PathBuf::from) else {
-        return Err(io::Error::other("name the folder to write to"));
+    let mut arguments = env::args().skip(1);
+    let (Some(folder), Some(date)) = (arguments.next().map(PathBuf::from), arguments.next()) else {
+        return Err(io::Error::other(
+            "name the folder to write to and the pages' date",
+        ));
     };
     let (man, completions) = (folder.join("man"), folder.join("completions"));
     fs::create_dir_all(&man)?;
     fs::create_dir_all(&completions)?;
-    for (name, page) in pages()? {
+    for (name, page) in pages(&date)? {
         fs::write(man.join(name), page)?;
     }
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
@@ -157,26 +160,33 @@ fn main() -> io::Result<()> {
 }
 
 /// The program's page, one for each verb and one for each verb of a verb, by file name.
-fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
+fn pages(date: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut program = profiler::cli::command().disable_help_subcommand(true);
     program.build();
     let mut pages = Vec::new();
-    add_pages(&program, "", &mut pages)?;
+    add_pages(&program, "", date, &mut pages)?;
     Ok(pages)
 }
 
-fn add_pages(command: &Command, verb: &str, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
-    pages.push(page(command, verb)?);
+fn add_pages(
+    command: &Command,
+    verb: &str,
+    date: &str,
+    pages: &mut Vec<(String, Vec<u8>)>,
+) -> io::Result<()> {
+    pages.push(page(command, verb, date)?);
     for below in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-        add_pages(below, format!("{verb} {}", below.get_name()).trim(), pages)?;
+        let verb = format!("{verb} {}", below.get_name());
+        add_pages(below, verb.trim(), date, pages)?;
     }
     Ok(())
 }
 
-fn page(command: &Command, verb: &str) -> io::Result<(String, Vec<u8>)> {
+fn page(command: &Command, verb: &str, date: &str) -> io::Result<(String, Vec<u8>)> {
     let version = command.get_version().unwrap_or_default();
     let man = Man::new(command.clone())
         .source(format!("perjoule {version}"))
+        .date(date)
         .manual("perjoule");
     let name = man.get_filename();
     let mut text = Vec::new();
@@ -305,7 +315,7 @@ mod tests {
 
     #[test]
     fn every_verb_has_a_page_that_names_it_and_its_options() {
-        let pages = pages().unwrap();
+        let pages = pages("2026-11-23").unwrap();
         for verb in profiler::cli::command().get_subcommands() {
             let name = format!("perjoule-{}", verb.get_name());
             let page = text_of(&pages, &format!("{name}.1"));
@@ -317,7 +327,7 @@ mod tests {
 
     #[test]
     fn examples_and_exit_statuses_stand_on_their_verbs_pages() {
-        let pages = pages().unwrap();
+        let pages = pages("2026-11-23").unwrap();
         for extra in PAGES {
             let name = format!("perjoule-{}", extra.verb);
             let page = text_of(&pages, &format!("{}.1", name.trim_end_matches('-')));
@@ -337,7 +347,7 @@ mod tests {
 
     #[test]
     fn every_variable_of_the_configuration_page_is_in_the_programs() {
-        let page = text_of(&pages().unwrap(), "perjoule.1");
+        let page = text_of(&pages("2026-11-23").unwrap(), "perjoule.1");
         let variables: Vec<_> = settings().map(|setting| setting.variable).collect();
         assert!(variables.len() > 20, "{variables:?}");
         for variable in variables {

@@ -58,7 +58,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure_tools()?;
     let epoch = epoch()?;
     let binary = match &options.binary {
-        Some(binary) => binary.clone(),
+        Some(binary) => binary
+            .canonicalize()
+            .with_context(|| binary.display().to_string())?,
         None => build::binary()?,
     };
     let stage = stage::fill(&binary, &epoch)?;

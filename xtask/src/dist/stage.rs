@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::{VERSION, dist};
 use crate::project::{cargo, output, root, run, target};
@@ -24,7 +24,8 @@ pub(super) fn fill(binary: &Path, epoch: &str) -> Result<PathBuf> {
     run(cargo()
         .args(["run", "--quiet", "--locked", "--package", "profiler"])
         .args(["--example", "manual", "--"])
-        .arg(&stage))?;
+        .arg(&stage)
+        .arg(date(epoch, "+%Y-%m-%d")?))?;
     for page in fs::read_dir(stage.join("man"))? {
         run(Command::new("gzip").args(["-9", "-n"]).arg(page?.path()))?;
     }
@@ -72,13 +73,15 @@ fn split(binary: &Path, stage: &Path) -> Result<()> {
 
 /// What Debian wants beside CHANGELOG.md, which tells it all.
 fn changelog(epoch: &str) -> Result<String> {
-    let Some(date) = output("date", &["-u", "-R", &format!("--date=@{epoch}")]) else {
-        bail!("date -R");
-    };
     Ok(format!(
         "perjoule ({VERSION}-1) unstable; urgency=medium\n\n  \
          * New upstream version; its CHANGELOG.md says what is new.\n\n \
          -- The perjoule authors <perjoule@localhost>  {}\n",
-        date.trim()
+        date(epoch, "-R")?
     ))
+}
+
+fn date(epoch: &str, form: &str) -> Result<String> {
+    let told = output("date", &["-u", &format!("--date=@{epoch}"), form]);
+    Ok(told.context("date")?.trim().to_owned())
 }
