@@ -129,12 +129,18 @@ fn build(root: &Path, out: &Path, recorded: &str) -> PathBuf {
             .env("RUSTC_BOOTSTRAP", "aya_ebpf,profiler_ebpf");
         cargo
     };
-    let flags = [
+    let mut flags = vec![
         format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2".to_owned(),
         format!("-Clinker={linker}"),
         "-Clink-arg=--btf".to_owned(),
     ];
+    // Where the program is to name no path of this machine, nor is the object inside it: its line records do.
+    let outer = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let renamed = outer
+        .split('\x1f')
+        .filter(|flag| flag.starts_with("--remap-path-prefix="));
+    flags.extend(renamed.map(str::to_owned));
     cargo
         .args([
             "--package",

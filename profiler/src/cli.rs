@@ -15,7 +15,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory as _, Parser, Subcommand};
 
 /// A configuration or command line that makes no sense (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
@@ -55,6 +55,11 @@ enum Verb {
     Doctor(doctor::Options),
     /// Look at the configuration
     Config(config::Options),
+}
+
+/// What the command line takes, for manual pages and completions.
+pub fn command() -> Command {
+    CommandLine::command()
 }
 
 /// Runs the verb that the command line names.

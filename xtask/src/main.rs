@@ -4,8 +4,10 @@ mod accuracy;
 mod bench;
 mod dashboards;
 mod demo;
+mod dist;
 mod gpu_check;
 mod project;
+mod python;
 mod setup;
 mod test;
 mod vm;
@@ -38,6 +40,8 @@ enum Task {
     Vm(vm::Options),
     /// Write Grafana's dashboards from their descriptions
     Dashboards,
+    /// Make what is shipped in target/dist: archive, .deb, .rpm, chart, SBOM, sums
+    Dist(dist::Options),
     /// Measure what the agent itself costs (root)
     Bench(bench::Options),
     /// A server that streams, or its clients, for the bench
@@ -60,6 +64,7 @@ fn main() -> Result<()> {
         Task::GpuCheck(options) => gpu_check::run(&options),
         Task::Vm(options) => vm::run(&options),
         Task::Dashboards => dashboards::run(),
+        Task::Dist(options) => dist::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStreams(role) => bench::streams::run(&role),
         Task::BenchCrowd { threads } => bench::crowd::run(threads),

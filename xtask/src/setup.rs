@@ -259,23 +259,12 @@ fn get_linker() -> Result<PathBuf> {
     }
     println!("setup: building bpf-linker {BPF_LINKER} (about 80 s)");
     run_command(
-        cargo()
-            .args([
-                "install",
-                "bpf-linker",
-                "--version",
-                BPF_LINKER,
-                "--locked",
-                "--quiet",
-            ])
+        cargo_install("bpf-linker", BPF_LINKER)
             .args([
                 "--no-default-features",
                 "--features",
                 &format!("llvm-{LLVM}"),
-                "--root",
             ])
-            .arg(target("tools"))
-            .env("CARGO_TARGET_DIR", target("tools/build"))
             .env("LLVM_PREFIX", prefix),
     )?;
     if !linker_works(&ours) {
@@ -286,6 +275,17 @@ fn get_linker() -> Result<PathBuf> {
         println!("setup: cannot remove target/tools/build: {error}");
     }
     Ok(ours)
+}
+
+/// `cargo install` of a tool into `target/tools`.
+pub(crate) fn cargo_install(name: &str, version: &str) -> Command {
+    let mut install = cargo();
+    install
+        .args(["install", name, "--version", version, "--locked", "--quiet"])
+        .arg("--root")
+        .arg(target("tools"))
+        .env("CARGO_TARGET_DIR", target("tools/build"));
+    install
 }
 
 pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {

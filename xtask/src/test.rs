@@ -3,7 +3,6 @@
 //! and so is every test that passed only when it was tried again.
 
 mod aarch64;
-mod python;
 mod tries;
 
 use std::fs;
@@ -13,7 +12,7 @@ use anyhow::{Context as _, Result};
 
 use self::tries::Tries;
 use crate::project::{cargo, is_root, run as run_command, target};
-use crate::{accuracy, demo, setup, vm};
+use crate::{accuracy, demo, dist, python, setup, vm};
 
 /// Debian packages that give the real servers and tools the tests use.
 const PACKAGES: &[(&str, &str)] = &[
@@ -80,7 +79,7 @@ pub(crate) fn run() -> Result<()> {
             missing.join(", ")
         ));
     }
-    if let Err(error) = python::ensure() {
+    if let Err(error) = python::ensure("python", "tests/end-to-end/servers/requirements.txt") {
         skipped.push(format!("tests of Python's servers: {error:#}"));
     }
     // Tests that skip themselves write why to the first file; the real-server tests write what
@@ -106,6 +105,10 @@ pub(crate) fn run() -> Result<()> {
         Ok(()) => step("compile for 64-bit ARM", aarch64::check)?,
         Err(error) => skipped.push(format!("to compile for 64-bit ARM: {error:#}")),
     }
+    step("packaging", || {
+        skipped.extend(dist::check()?);
+        Ok(())
+    })?;
     step("host tests", || {
         tries.run(&|| {
             let mut command = cargo();

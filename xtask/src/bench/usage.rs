@@ -1,13 +1,13 @@
 //! What a process uses: CPU time, memory, and what it takes to scrape it.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+
+use crate::project::metrics;
 
 /// CPU time of all its threads so far. A thread that has ended is not in it: the agent's threads
 /// live as long as it does.
@@ -94,23 +94,6 @@ pub(super) struct Scrapes {
     pub(super) milliseconds: Vec<f64>,
     pub(super) bytes: usize,
     pub(super) series: usize,
-}
-
-/// What `/metrics` says now.
-pub(super) fn metrics(url: &str) -> Result<String> {
-    let (address, path) = url
-        .strip_prefix("http://")
-        .and_then(|rest| rest.split_once('/'))
-        .with_context(|| format!("not an address: {url}"))?;
-    let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let mut stream = TcpStream::connect(address).context("/metrics does not answer")?;
-    stream.write_all(request.as_bytes())?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response)?;
-    match response.split_once("\r\n\r\n") {
-        Some((_, body)) => Ok(body.to_owned()),
-        None => bail!("/metrics answers with no body"),
-    }
 }
 
 /// True if `/metrics` shows energy in an account.
