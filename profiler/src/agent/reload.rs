@@ -67,6 +67,7 @@ fn take_over(config: &mut Config, new: Config) -> Reloaded {
         nvml_library,
         model,
         services,
+        host_root,
         syscalls,
         waits,
         syscall_timing,
@@ -96,6 +97,7 @@ fn take_over(config: &mut Config, new: Config) -> Reloaded {
     wait("services.pids", config.services.pids != services.pids);
     wait("services.ports", config.services.ports != services.ports);
     wait("services.names", config.services.names != services.names);
+    wait("host_root", config.host_root != host_root);
     let timing = config.syscall_timing != syscall_timing;
     wait("syscalls", config.syscalls != syscalls || timing);
     wait("waits", config.waits != waits);

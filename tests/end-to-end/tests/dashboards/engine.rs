@@ -86,12 +86,7 @@ impl Engine {
         Self::ready(address, alerts, vec![store, alert], data)
     }
 
-    fn ready(
-        address: SocketAddr,
-        rules: SocketAddr,
-        children: Vec<Child>,
-        data: TempDir,
-    ) -> Self {
+    fn ready(address: SocketAddr, rules: SocketAddr, children: Vec<Child>, data: TempDir) -> Self {
         let engine = Self {
             address,
             rules,
