@@ -9,11 +9,20 @@ use std::time::Duration;
 /// # Panics
 /// If the server does not answer.
 pub fn get(port: u16, path: &str) -> String {
+    get_with(port, path, "")
+}
+
+/// The same with more headers, each with its line's end.
+///
+/// # Panics
+/// If the server does not answer.
+pub fn get_with(port: u16, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .expect("a socket option");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     stream
         .write_all(request.as_bytes())
         .expect("the server reads");

@@ -5,9 +5,11 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod engine;
 pub mod http;
 pub mod kubelet;
 pub mod load;
+pub mod python;
 pub mod server;
 pub mod stack;
 

@@ -8,8 +8,8 @@ use end_to_end::agent::Agent;
 use end_to_end::stack::Stack;
 use end_to_end::{http, is_root};
 
-use crate::engine::Engine;
 use crate::{expressions, rules, rules_record_series, shipped, substituted};
+use end_to_end::engine::Engine;
 
 /// Families of which this machine and this load have nothing to tell.
 const ABSENT: &[&str] = &[

@@ -4,7 +4,6 @@
 //! Needs Debian's packages `prometheus` and `victoria-metrics`; no root, no GPU.
 
 mod agent;
-mod engine;
 mod live;
 mod shape;
 
@@ -16,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent::Agent;
-use engine::Engine;
+use end_to_end::engine::Engine;
 use serde_json::Value;
 
 /// What stands for `$__rate_interval` and `$__range`: enough scrapes, and soon over.

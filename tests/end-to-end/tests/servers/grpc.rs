@@ -6,11 +6,12 @@ use std::process::Stdio;
 
 use end_to_end::is_root;
 use end_to_end::load::{Answer, Ask, Kind, Load};
+use end_to_end::python;
 use serde_json::{Value, json};
 
 use crate::compare::Key;
 use crate::run::{Case, LOADS, own_log};
-use crate::start::{Place, Server, python, source};
+use crate::start::{Place, Server, source};
 
 /// Half of them stream, a tenth of those are left.
 const CALLS: &[(u64, Kind)] = &[
@@ -58,7 +59,7 @@ fn send(load: &Load, port: u16) -> Vec<Answer> {
             requests.collect()
         })
         .collect();
-    let mut client = python("python")
+    let mut client = python::program("python")
         .expect("the server's")
         .arg(source("grpc_client.py"))
         .arg(port.to_string())
@@ -90,7 +91,7 @@ fn send(load: &Load, port: u16) -> Vec<Answer> {
 
 fn server() -> Option<Server> {
     let place = Place::new();
-    let mut command = python("python")?;
+    let mut command = python::program("python")?;
     command
         .arg(source("grpc_server.py"))
         .arg(place.port.to_string());

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use end_to_end::is_root;
 use end_to_end::load::http1::{Http1, Https1};
 use end_to_end::load::{INFERENCE, Kind};
+use end_to_end::python;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::compare::Key;
 use crate::run::{Case, LOADS, Size, own_log};
-use crate::start::{Place, Server, installed, python};
+use crate::start::{Place, Server, installed};
 use crate::truth::Logged;
 
 /// Files of some sizes; nothing of it streams.
@@ -178,7 +179,7 @@ fn nginx_with_files() {
 /// it.
 fn proxy(listen: &str, tls: impl FnOnce(&Place) -> String) -> Option<Server> {
     let nginx = installed("nginx", "nginx-light")?;
-    let uvicorn = python("uvicorn")?;
+    let uvicorn = python::program("uvicorn")?;
     let place = Place::new();
     let behind = Place::new().port;
     let tls = tls(&place);

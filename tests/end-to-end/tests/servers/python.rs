@@ -3,15 +3,16 @@
 use end_to_end::is_root;
 use end_to_end::load::INFERENCE;
 use end_to_end::load::http1::Http1;
+use end_to_end::python;
 
 use crate::compare::Key;
 use crate::run::{Case, LOADS, own_log};
-use crate::start::{Place, Server, python};
+use crate::start::{Place, Server};
 
 fn uvicorn(event_loop: &str, parser: &str) -> Option<Server> {
     let place = Place::new();
     let port = place.port.to_string();
-    let mut command = python("uvicorn")?;
+    let mut command = python::program("uvicorn")?;
     command
         .args(["app:app", "--lifespan", "off", "--no-access-log"])
         .args(["--host", "127.0.0.1", "--port", &port])
@@ -22,7 +23,7 @@ fn uvicorn(event_loop: &str, parser: &str) -> Option<Server> {
 
 fn gunicorn() -> Option<Server> {
     let place = Place::new();
-    let mut command = python("gunicorn")?;
+    let mut command = python::program("gunicorn")?;
     command
         .args(["wsgi:app", "--workers", "4", "--worker-class", "gthread"])
         .args(["--threads", "64", "--keep-alive", "75", "--backlog", "2048"])

@@ -131,23 +131,6 @@ pub(crate) fn source(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A program of the virtual environment that `cargo xtask test` makes from
-/// `servers/requirements.txt`; `None`, said, where there is none.
-pub(crate) fn python(program: &str) -> Option<Command> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/python/bin");
-    let path = folder.join(program);
-    if !path.is_file() {
-        end_to_end::skipped(&format!(
-            "{program}: no virtual environment in target/python (`cargo xtask test` makes it)"
-        ));
-        return None;
-    }
-    let mut command = Command::new(path);
-    command.env("PYTHONPATH", source(""));
-    command.env("PYTHONDONTWRITEBYTECODE", "1");
-    Some(command)
-}
-
 /// A program of a Debian package; `None`, said, where it is not installed.
 pub(crate) fn installed(program: &str, package: &str) -> Option<Command> {
     let found = ["/usr/sbin", "/usr/bin"]

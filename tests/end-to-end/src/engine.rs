@@ -15,7 +15,8 @@ use tempfile::TempDir;
 const INTERVAL: &str = "500ms";
 
 /// One with its own data folder; killed when dropped.
-pub(crate) struct Engine {
+#[derive(Debug)]
+pub struct Engine {
     address: SocketAddr,
     /// Who tells how the rules are.
     rules: SocketAddr,
@@ -24,9 +25,13 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// A Prometheus that scrapes `agents` and itself, and evaluates the rules of these files.
-    pub(crate) fn prometheus(agents: &[SocketAddr], rules: &[PathBuf]) -> Self {
-        let data = tempfile::tempdir().unwrap();
+    /// A Prometheus that scrapes `agents` and itself, keeps their exemplars, and evaluates the rules of
+    /// these files.
+    ///
+    /// # Panics
+    /// If it is not installed or does not come up.
+    pub fn prometheus(agents: &[SocketAddr], rules: &[PathBuf]) -> Self {
+        let data = tempfile::tempdir().expect("a folder");
         let address = free_address();
         let files: Vec<String> = rules
             .iter()
@@ -39,27 +44,31 @@ impl Engine {
             files.join(","),
             scraped(agents, address),
         );
-        fs::write(&config, text).unwrap();
+        fs::write(&config, text).expect("a file");
         let child = start(
             Command::new("prometheus")
                 .arg(format!("--config.file={}", config.display()))
                 .arg(format!("--storage.tsdb.path={}", data.path().display()))
                 .arg(format!("--web.listen-address={address}"))
+                .arg("--enable-feature=exemplar-storage")
                 .arg("--log.level=error"),
         );
         Self::ready(address, address, vec![child], data)
     }
 
     /// A VictoriaMetrics that scrapes `agents` and itself, with a vmalert that evaluates the rules.
-    pub(crate) fn victoria(agents: &[SocketAddr], rules: &[PathBuf]) -> Self {
-        let data = tempfile::tempdir().unwrap();
+    ///
+    /// # Panics
+    /// If it is not installed or does not come up.
+    pub fn victoria(agents: &[SocketAddr], rules: &[PathBuf]) -> Self {
+        let data = tempfile::tempdir().expect("a folder");
         let (address, alerts) = (free_address(), free_address());
         let config = data.path().join("scrape.yml");
         let text = format!(
             "global: {{scrape_interval: {INTERVAL}}}\n{}",
             scraped(agents, address)
         );
-        fs::write(&config, text).unwrap();
+        fs::write(&config, text).expect("a file");
         let store = start(
             Command::new("victoria-metrics")
                 .arg(format!("-storageDataPath={}", data.path().display()))
@@ -105,8 +114,11 @@ impl Engine {
         engine
     }
 
-    /// An instant query; the labels and value of each series, or Prometheus's error.
-    pub(crate) fn query(&self, expr: &str) -> Result<Vec<(Value, f64)>, String> {
+    /// An instant query; the labels and value of each series.
+    ///
+    /// # Errors
+    /// What it says, or that its answer is no series.
+    pub fn query(&self, expr: &str) -> Result<Vec<(Value, f64)>, String> {
         let data = api(
             self.address,
             &format!("/api/v1/query?query={}", encoded(expr)),
@@ -122,8 +134,22 @@ impl Engine {
             .collect()
     }
 
+    /// The exemplars of these series, as the API gives them; of a Prometheus.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn exemplars(&self, selector: &str) -> Result<Value, String> {
+        let selector = encoded(selector);
+        let range = "start=0&end=9999999999";
+        let path = format!("/api/v1/query_exemplars?query={selector}&{range}");
+        api(self.address, &path)
+    }
+
     /// The groups of rules, as they are being evaluated.
-    pub(crate) fn rules(&self) -> Result<Value, String> {
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn rules(&self) -> Result<Value, String> {
         api(self.rules, "/api/v1/rules")
     }
 }
@@ -184,8 +210,8 @@ impl Drop for Engine {
 }
 
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address")
 }
 
 fn encoded(text: &str) -> String {
