@@ -356,6 +356,14 @@ impl Agent {
                 });
             }
         }
+        let model = self.config.model.as_deref();
+        for (before, service) in self.services.iter().zip(&services) {
+            if before.pids.is_empty() && !service.pids.is_empty() {
+                // It may have been forgotten.
+                let metrics = &mut self.sinks.metrics;
+                metrics.describe_service(service.id, &service.name, model);
+            }
+        }
         self.forget_ended(&services, now);
         self.hops.forget(now);
         self.pods.watch(&self.services, &services);
@@ -396,6 +404,8 @@ impl Agent {
                 probes.forget(id);
             }
             self.engines.forget(id);
+            self.pods.forget(id);
+            self.sinks.metrics.forget_service(id);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The one clock of everything that is joined: `CLOCK_BOOTTIME`, which goes on through suspend
 //! and is what `bpf_ktime_get_boot_ns` reads in the kernel.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,14 @@ pub struct Timestamp(pub u64);
 pub fn suspended() -> Duration {
     let all = Timestamp::now().0;
     Duration::from_nanos(all.saturating_sub(read(libc::CLOCK_MONOTONIC)))
+}
+
+/// When this clock was zero, in milliseconds since the Unix epoch, by the system's clock as it is
+/// set now; 0 if that is set to a time before.
+pub fn unix_zero_millis() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = unix.map_or(0, |unix| unix.as_millis() as u64);
+    millis.saturating_sub(Timestamp::now().0 / 1_000_000)
 }
 
 fn read(clock: libc::clockid_t) -> u64 {

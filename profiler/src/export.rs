@@ -6,22 +6,31 @@
 //! scrapes of one tick agree.
 
 mod activity;
+mod aliases;
 mod catalog;
+mod exemplars;
 mod families;
+mod fold;
 mod histogram;
 pub mod http;
 pub mod labels;
 mod metrics;
+mod negotiation;
+mod openmetrics;
 mod process;
 mod saved;
+mod smoothed;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod totals;
 
+pub use aliases::Aliases;
 pub use catalog::{FAMILIES, Family, Kind};
-pub use metrics::{MAX_SERVICES, Metrics};
+pub use fold::SERIES_BUDGET;
+pub use metrics::Metrics;
+pub use negotiation::{Encoding, Format};
 pub(crate) use process::cpu_seconds;
 pub use saved::Saved;
-pub use snapshot::{BeforeShown, CONTENT_TYPE, Exposition, Snapshot};
+pub use snapshot::{BeforeShown, Exposition, Snapshot};
 pub use totals::{NodeTotals, SourceCalls};

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use profiler::export::{FAMILIES, Family, Kind};
+use profiler::export::{FAMILIES, Family, Kind, SERIES_BUDGET};
 
 /// How many values a label has on a node of [`NODE`].
 const VALUES: &[(&str, usize)] = &[
@@ -22,6 +22,12 @@ const VALUES: &[(&str, usize)] = &[
     ("driver", 1),
     ("engine", 1),
     ("event", 1),
+    ("gen_ai_operation_name", 1),
+    ("gen_ai_provider_name", 1),
+    ("gen_ai_request_model", 1),
+    ("hw_id", 12),
+    ("hw_name", 1),
+    ("hw_type", 1),
     ("idle_source", 1),
     ("instance", 1),
     ("kind", 2),
@@ -40,6 +46,7 @@ const VALUES: &[(&str, usize)] = &[
     ("resource", 1),
     ("route", 2),
     ("service", 4),
+    ("service_name", 4),
     ("slices", 1),
     ("source", 1),
     ("state", 2),
@@ -109,7 +116,17 @@ fn reference() -> String {
          Written from the code (`profiler/src/export/catalog.rs`); a test fails where this page differs.\n\n\
          Names have base units. *Series* is how many there are at most on a node with {NODE}, everything turned on; what a\n\
          machine does not have has no series, and what nobody knows is absent, never 0. Counters go on over restarts where the\n\
-         agent has a state file. Labels that a workload controls are cut to a length and a number, the rest is `other`.\n"
+         agent has a state file. Labels that a workload controls are cut to a length.\n\n\
+         A node shows at most {SERIES_BUDGET} series (`series_budget`). A service that comes when they are used up shares those of the service\n\
+         `other`, under the route `other`; one that outgrows them goes on there. A service that has ended leaves once its last figures were\n\
+         scraped twice, a minute after its last process at the earliest. Its sums stay, so that no `sum()` falls: together with those of all that\n\
+         left before they are the service `finished-N`, which has a new number each time. A counter that is new with what it begins with is no\n\
+         increase to Prometheus, so that no rate jumps either. `perjoule_series_dropped_total` counts both.\n\n\
+         `/metrics` has two formats, by `Accept`: text 0.0.4, and OpenMetrics 1.0 with units and exemplars. There the buckets of\n\
+         `perjoule_request_energy_joules`, `perjoule_request_duration_seconds` and `perjoule_time_to_first_token_seconds` name their latest\n\
+         request (`request_id`): the `id` of `perjoule script` and the column `request` of a recording of the same agent. Either is gzipped for\n\
+         who takes it. Watts of a GPU are means over a second or more, and nothing changes more often than `intervals.publish_ms`: what a GPU draws\n\
+         from moment to moment tells what is computed on it.\n"
     );
     let mut section = "";
     let mut sum = 0;
@@ -131,7 +148,9 @@ fn reference() -> String {
             .iter()
             .map(|label| format!("`{label}`"))
             .collect();
-        sum += series(family);
+        if !family.section.starts_with("Aliases") {
+            sum += series(family);
+        }
         let _ = writeln!(
             text,
             "| `{}` | {kind} | {} | {} | {} | {} |",
@@ -144,7 +163,7 @@ fn reference() -> String {
     }
     let _ = write!(
         text,
-        "\nAll together at most {sum} series on such a node.\n"
+        "\nAll together at most {sum} series on such a node, without the aliases.\n"
     );
     text
 }

@@ -22,6 +22,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use thiserror::Error;
 
+use crate::export::{Aliases, SERIES_BUDGET};
 use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::events::EventName;
@@ -98,6 +99,10 @@ pub struct Config {
     pub ipmi: bool,
     /// Corrections of meters, by device.
     pub calibration: BTreeMap<String, Calibration>,
+    /// Whose names a few metrics are shown under beside their own.
+    pub aliases: Aliases,
+    /// How many series `/metrics` may have before services share them.
+    pub series_budget: usize,
     /// What the agent may cost before it takes optional probes off; `None`: the verb's default,
     /// [`SERVICE_CPU_BUDGET`] or no limit.
     pub cpu_budget: Option<CpuBudget>,
@@ -157,6 +162,8 @@ impl Default for Config {
             node_power: None,
             ipmi: true,
             calibration: BTreeMap::new(),
+            aliases: Aliases::None,
+            series_budget: SERIES_BUDGET,
             cpu_budget: None,
             log_level: LevelFilter::Info,
             log_format: LogFormat::Text,
@@ -289,6 +296,8 @@ impl Config {
             node_power: told.node_power,
             ipmi: told.ipmi.unwrap_or(default.ipmi),
             calibration: told.calibration.unwrap_or_default(),
+            aliases: told.aliases.unwrap_or(default.aliases),
+            series_budget: told.series_budget.unwrap_or(default.series_budget),
             cpu_budget: told.cpu_budget,
             log_level: told.log_level.unwrap_or(default.log_level),
             log_format: told.log_format.unwrap_or(default.log_format),

@@ -82,6 +82,11 @@ impl Pods {
         }
     }
 
+    /// A service's names are told again if it comes back.
+    pub(super) fn forget(&mut self, service: ServiceId) {
+        self.told.remove(&service);
+    }
+
     /// Takes what the kubelet has told since; its state, if it told anything.
     fn take_news(&mut self, sinks: &mut Sinks) -> Option<SourceState> {
         let mut told = false;

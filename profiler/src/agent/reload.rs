@@ -86,6 +86,8 @@ fn take_over(config: &mut Config, new: Config) -> Reloaded {
         node_power,
         ipmi,
         calibration,
+        aliases,
+        series_budget,
         cpu_budget: _,
         log_level: _,
         log_format,
@@ -115,6 +117,8 @@ fn take_over(config: &mut Config, new: Config) -> Reloaded {
     wait("idle_watts", config.idle_watts != idle_watts);
     wait("node_power", config.node_power != node_power);
     wait("ipmi", config.ipmi != ipmi);
+    wait("aliases", config.aliases != aliases);
+    wait("series_budget", config.series_budget != series_budget);
     wait("calibration", config.calibration != calibration);
     wait("log_format", config.log_format != log_format);
     reloaded

@@ -155,6 +155,8 @@ impl Agent {
         let outputs: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
         privileges::give_up(&features, &outputs).map_err(StartError::Privileges)?;
         let mut sinks = Sinks::new(recording, simulated);
+        sinks.metrics.set_series_budget(config.series_budget);
+        sinks.metrics.set_aliases(config.aliases);
         sinks.summary.expect_activity(config.cuda, config.pmc);
         let mut ledger = Ledger::new(ledger::Config {
             requests: probes.as_ref().is_some_and(Probes::sees_requests),

@@ -278,6 +278,7 @@ fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::{Encoding, Format};
 
     fn meter(source: Source) -> Meter {
         Meter {
@@ -355,7 +356,8 @@ mod tests {
         let mut metrics = crate::export::Metrics::new("test");
         metrics.resume(state.totals);
         metrics.publish(Timestamp(1), None);
-        let text = metrics.exposition().latest().unwrap().text();
+        let snapshot = metrics.exposition().latest().unwrap();
+        let text = snapshot.body(Format::Text, Encoding::Identity);
         let text = String::from_utf8(text.to_vec()).unwrap();
         for line in [
             "perjoule_requests_total{service=\"inference-sim\",route=\"chat_completions\",\

@@ -22,7 +22,7 @@ use super::{EXIT_USAGE, logging, usage};
 use crate::agent::config::{Config, ConfigError, SERVICE_CPU_BUDGET, SERVICE_LISTEN};
 use crate::agent::privileges::serving::{self, Files};
 use crate::agent::{Agent, Options as AgentOptions};
-use crate::export;
+use crate::export::{self, Aliases};
 
 /// What to watch and where to serve it.
 #[derive(Debug, Args)]
@@ -32,6 +32,9 @@ pub(super) struct Options {
     /// Where /metrics is served [default: 0.0.0.0:27182]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Show a few metrics under others' names too: otel (OpenTelemetry), or none [default: none]
+    #[arg(long, value_name = "NAMES")]
+    aliases: Option<Aliases>,
     /// Keep the totals in this file, and go on from them at the start, also after a kill
     /// [default: state.json in $STATE_DIRECTORY, which systemd sets]
     #[arg(long, value_name = "FILE")]
@@ -40,7 +43,7 @@ pub(super) struct Options {
 
 /// Runs until a signal.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
-    let config = match settings(&options.target, file, verbose) {
+    let config = match settings(&options, file, verbose) {
         Ok(config) => config,
         Err(error) => return Ok(usage(&error, EXIT_USAGE)),
     };
@@ -63,7 +66,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     let mut agent = Agent::start(AgentOptions {
         config,
         recording: options.target.record.clone(),
-        state: options.state.or_else(default_state),
+        state: options.state.clone().or_else(default_state),
         requests_required: false,
         on_gpus: true,
         per_thread: false,
@@ -89,7 +92,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             Ok(Told::End(name)) => break name,
             Ok(Told::Reload) => {
                 notifier.reloading();
-                reload(&mut agent, settings(&options.target, file, verbose));
+                reload(&mut agent, settings(&options, file, verbose));
                 notifier.ready();
             }
             Err(RecvTimeoutError::Timeout) => {
@@ -109,8 +112,9 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     Ok(ExitCode::SUCCESS)
 }
 
-fn settings(target: &Target, file: Option<&Path>, verbose: u8) -> Result<Config, ConfigError> {
-    let mut config = target.config(file, verbose)?;
+fn settings(options: &Options, file: Option<&Path>, verbose: u8) -> Result<Config, ConfigError> {
+    let mut config = options.target.config(file, verbose)?;
+    config.aliases = options.aliases.unwrap_or(config.aliases);
     config.cpu_budget.get_or_insert(SERVICE_CPU_BUDGET);
     Ok(config)
 }

@@ -129,7 +129,7 @@ families! {
         GPU_INFO Gauge "perjoule_gpu_info" ["device", "name", "driver"]
             "Constant 1: a GPU's name and driver."
         GPU_POWER Gauge "perjoule_gpu_power_watts" ["device"]
-            "The GPU's own latest power reading; energy is the meter's counter, not this."
+            "Mean of the GPU's own power readings over a second or more; energy is the meter's counter, not this."
         GPU_IDLE Gauge "perjoule_gpu_idle_watts" ["device"]
             "The idle floor that the ledger takes off before anybody's work; absent while it is not known."
         GPU_IDLE_INFO Gauge "perjoule_gpu_idle_info" ["device", "idle_source"]
@@ -205,7 +205,7 @@ families! {
         EVENTS_DROPPED Counter "perjoule_events_dropped_total" ["reason"]
             "Events that were lost on their way to the ledger."
         SERIES_DROPPED Counter "perjoule_series_dropped_total" ["reason"]
-            "Label values that were folded into `other`, left out or cut."
+            "Services without series of their own: over the series budget (services), or long ended and scraped since (finished); pods of services that are not named (pods)."
         AGENT_ENERGY Counter "perjoule_agent_energy_joules_total" []
             "Energy of the agent's own CPU time."
         BUILD_INFO Gauge "perjoule_build_info" ["version"]
@@ -222,6 +222,16 @@ families! {
             "Maximum number of open file descriptors."
         PROCESS_START Gauge "process_start_time_seconds" []
             "Start time of the process since unix epoch in seconds."
+    }
+    "Aliases of OpenTelemetry's names, with `--aliases otel`" {
+        HW_ENERGY Counter "hw_energy_joules_total" ["hw_id", "hw_type", "hw_name"]
+            "hw.energy: perjoule_meter_energy_joules_total, whatever the source."
+        GEN_AI_DURATION Histogram "gen_ai_server_request_duration_seconds"
+            ["service_name", "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"]
+            "gen_ai.server.request.duration: perjoule_request_duration_seconds, by operation instead of route."
+        GEN_AI_FIRST_TOKEN Histogram "gen_ai_server_time_to_first_token_seconds"
+            ["service_name", "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"]
+            "gen_ai.server.time_to_first_token: perjoule_time_to_first_token_seconds, by operation instead of route."
     }
 }
 
@@ -242,8 +252,16 @@ mod tests {
                 "{}",
                 family.name
             );
+            let is_alias = family.section.starts_with("Aliases");
+            let prefixes: &[&str] = if is_alias {
+                &["hw_", "gen_ai_"]
+            } else {
+                &["perjoule_", "process_"]
+            };
             assert!(
-                family.name.starts_with("perjoule_") || family.name.starts_with("process_"),
+                prefixes
+                    .iter()
+                    .any(|prefix| family.name.starts_with(prefix)),
                 "{}",
                 family.name
             );

@@ -2,17 +2,15 @@
 //! floating point. What is unknown has no series.
 
 mod activity;
+mod aliases;
+mod build;
 mod gpus;
 
-use std::collections::BTreeMap;
+pub(super) use build::{Families, Shown, ShownExemplar};
 
-use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram as ProtoHistogram, LabelPair, Metric, MetricFamily,
-    MetricType,
-};
-
+use super::aliases::Aliases;
 use super::catalog::*;
-use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL, WAIT};
+use super::histogram::{DURATION, ENERGY, SYSCALL, WAIT};
 use super::process::ProcessUse;
 use super::totals::{PodTotals, ServiceTotals, Totals};
 use crate::clock::Timestamp;
@@ -27,17 +25,33 @@ const NANOS: f64 = 1e9;
 const SOURCE_SILENT: f64 = 3.0;
 
 /// All families that have a series, sorted by name.
-pub(super) fn families(totals: &Totals, process: &ProcessUse, now: Timestamp) -> Vec<MetricFamily> {
-    let mut out = Families::default();
-    meters(&mut out, totals);
-    nodes(&mut out, totals, now);
-    for (number, service) in totals.services.iter().enumerate() {
-        service_families(&mut out, totals.service_names.name(number), service);
+pub(super) fn families(totals: &Totals, process: &ProcessUse, now: Timestamp) -> Shown {
+    let mut out = Families::build();
+    add_all(&mut out, totals, process, now);
+    out.finish()
+}
+
+/// How many series all of them have.
+pub(super) fn series(totals: &Totals, process: &ProcessUse, now: Timestamp) -> usize {
+    let mut out = Families::count();
+    add_all(&mut out, totals, process, now);
+    out.finish().series
+}
+
+fn add_all(out: &mut Families, totals: &Totals, process: &ProcessUse, now: Timestamp) {
+    meters(out, totals);
+    nodes(out, totals, now);
+    for (name, service) in totals.named_services() {
+        out.number(&SERVICE_INFO, &info(name, service), 1.0);
+        service_families(out, totals.aliases, name, service);
     }
-    gpus::families(&mut out, totals, now);
-    trust(&mut out, totals, now);
-    process_families(&mut out, process);
-    out.0.into_values().collect()
+    if let Some((name, service)) = totals.finished.named() {
+        service_families(out, totals.aliases, &name, service);
+    }
+    gpus::families(out, totals, now);
+    trust(out, totals, now);
+    process_families(out, process);
+    aliases::meters(out, totals);
 }
 
 fn meters(out: &mut Families, totals: &Totals) {
@@ -84,17 +98,18 @@ fn nodes(out: &mut Families, totals: &Totals, now: Timestamp) {
     }
 }
 
-fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
-    let known = |label: &'_ Option<String>| label.clone().unwrap_or_default();
-    let [model, engine, version] =
-        [&service.model, &service.engine, &service.engine_version].map(known);
+fn info<'a>(name: &'a str, service: &'a ServiceTotals) -> [&'a str; 7] {
+    let [model, engine, version] = [&service.model, &service.engine, &service.engine_version]
+        .map(|known| known.as_deref().unwrap_or_default());
     let PodNames {
         namespace,
         pod,
         container,
     } = &service.here.pod;
-    let labels = [name, &model, &engine, &version, namespace, pod, container];
-    out.number(&SERVICE_INFO, &labels, 1.0);
+    [name, model, engine, version, namespace, pod, container]
+}
+
+fn service_families(out: &mut Families, aliases: Aliases, name: &str, service: &ServiceTotals) {
     for totals in service.elsewhere.iter().chain([&service.here]) {
         pod_families(out, name, totals);
     }
@@ -103,15 +118,15 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
     }
     for ((route, class), histogram) in &service.request_energy {
         let labels = [name, route.name(), class.name()];
-        out.histogram(&REQUEST_ENERGY, &labels, &ENERGY, histogram, MICROS);
+        out.sampled(&REQUEST_ENERGY, &labels, &ENERGY, histogram, MICROS);
     }
     for (route, histogram) in &service.duration {
         let labels = [name, route.name()];
-        out.histogram(&REQUEST_DURATION, &labels, &DURATION, histogram, NANOS);
+        out.sampled(&REQUEST_DURATION, &labels, &DURATION, histogram, NANOS);
     }
     for (route, histogram) in &service.first_token {
         let labels = [name, route.name()];
-        out.histogram(&TIME_TO_FIRST_TOKEN, &labels, &DURATION, histogram, NANOS);
+        out.sampled(&TIME_TO_FIRST_TOKEN, &labels, &DURATION, histogram, NANOS);
     }
     tokens(out, name, service);
     out.known(&ATTRIBUTION_ERROR, &[name], service.active.error_ratio());
@@ -131,6 +146,7 @@ fn service_families(out: &mut Families, name: &str, service: &ServiceTotals) {
         out.number(&TRACEPOINT_EVENTS, &[name, event], *count as f64);
     }
     activity::families(out, name, service);
+    aliases::service(out, aliases, name, service);
     waits(out, name, service);
 }
 
@@ -226,8 +242,9 @@ fn trust(out: &mut Families, totals: &Totals, now: Timestamp) {
     for (reason, count) in &totals.dropped {
         out.number(&EVENTS_DROPPED, &[reason], count.sum() as f64);
     }
-    let folded = totals.service_names.folded() as f64;
-    out.number(&SERIES_DROPPED, &["services"], folded);
+    for (reason, count) in totals.folded.by_reason() {
+        out.number(&SERIES_DROPPED, &[reason], count as f64);
+    }
     out.number(&SERIES_DROPPED, &["pods"], totals.pods_folded as f64);
 }
 
@@ -240,92 +257,4 @@ fn process_families(out: &mut Families, process: &ProcessUse) {
     out.known(&PROCESS_OPEN_FDS, &[], open);
     out.known(&PROCESS_MAX_FDS, &[], process.max_fds.map(bytes));
     out.known(&PROCESS_START, &[], process.start_seconds);
-}
-
-/// Families under construction, sorted by name.
-#[derive(Default)]
-struct Families(BTreeMap<&'static str, MetricFamily>);
-
-impl Families {
-    fn known(&mut self, family: &Family, labels: &[&str], value: Option<f64>) {
-        if let Some(value) = value {
-            self.number(family, labels, value);
-        }
-    }
-
-    fn number(&mut self, family: &Family, labels: &[&str], value: f64) {
-        let mut metric = Metric::from_label(pairs(family, labels));
-        if family.kind == Kind::Counter {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        self.push(family, metric);
-    }
-
-    /// `unit`: how many of the bounds' unit make one of the family's.
-    fn histogram<const N: usize>(
-        &mut self,
-        family: &Family,
-        labels: &[&str],
-        bounds: &[u64; N],
-        histogram: &Histogram<N>,
-        unit: f64,
-    ) {
-        let buckets = bounds
-            .iter()
-            .zip(histogram.cumulative())
-            .map(|(&bound, count)| {
-                let mut bucket = Bucket::default();
-                bucket.set_upper_bound(bound as f64 / unit);
-                bucket.set_cumulative_count(count);
-                bucket
-            })
-            .collect();
-        let mut value = ProtoHistogram::default();
-        value.set_bucket(buckets);
-        value.set_sample_count(histogram.count);
-        value.set_sample_sum(histogram.sum as f64 / unit);
-        let mut metric = Metric::from_label(pairs(family, labels));
-        metric.set_histogram(value);
-        self.push(family, metric);
-    }
-
-    fn push(&mut self, family: &Family, metric: Metric) {
-        self.0
-            .entry(family.name)
-            .or_insert_with(|| {
-                let mut empty = MetricFamily::default();
-                empty.set_name(family.name.to_owned());
-                empty.set_help(family.help.to_owned());
-                empty.set_field_type(match family.kind {
-                    Kind::Counter => MetricType::COUNTER,
-                    Kind::Gauge => MetricType::GAUGE,
-                    Kind::Histogram => MetricType::HISTOGRAM,
-                });
-                empty
-            })
-            .mut_metric()
-            .push(metric);
-    }
-}
-
-fn pairs(family: &Family, values: &[&str]) -> Vec<LabelPair> {
-    debug_assert_eq!(family.labels.len(), values.len(), "{}", family.name);
-    family
-        .labels
-        .iter()
-        .zip(values)
-        .filter(|(name, value)| !(value.is_empty() && POD_LABELS.contains(*name)))
-        .map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        })
-        .collect()
 }

@@ -99,13 +99,24 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N> {
-    pub(super) fn observe(&mut self, bounds: &[u64; N], value: u64) {
+    /// Returns the place of the value's bucket; `N` above all bounds.
+    pub(super) fn observe(&mut self, bounds: &[u64; N], value: u64) -> usize {
         let bucket = bounds.partition_point(|&bound| bound < value);
         if let Some(count) = self.counts.get_mut(bucket) {
             *count += 1;
         }
         self.sum = self.sum.saturating_add(value);
         self.count += 1;
+        bucket
+    }
+
+    /// Takes in all values of another one.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum = self.sum.saturating_add(other.sum);
+        self.count += other.count;
     }
 
     /// Takes in values that were counted between powers of two.

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, VARY,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -23,7 +25,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::snapshot::{self, Exposition};
+use super::negotiation::{Encoding, Format};
+use super::snapshot::Exposition;
 
 /// Connections at one time; the next ones wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -139,7 +142,7 @@ async fn respond(
     }
     // A HEAD response is made as for GET; hyper sends its length and not its body.
     match request.uri().path() {
-        "/metrics" => metrics(exposition).await,
+        "/metrics" => metrics(request.headers(), exposition).await,
         "/" => response(StatusCode::OK, "text/html; charset=utf-8", LANDING.into()),
         "/-/healthy" => plain(StatusCode::OK, "healthy\n"),
         "/-/ready" if exposition.ready() => plain(StatusCode::OK, "ready\n"),
@@ -148,18 +151,26 @@ async fn respond(
     }
 }
 
-async fn metrics(exposition: Arc<Exposition>) -> Response<Full<Bytes>> {
-    let Some(snapshot) = exposition.latest() else {
+async fn metrics(asked: &HeaderMap, exposition: Arc<Exposition>) -> Response<Full<Bytes>> {
+    let Some(snapshot) = exposition.scrape() else {
         return wait("no snapshot has been published yet\n");
     };
+    let (format, encoding) = (Format::of(asked), Encoding::of(asked));
     // Thousands of series take milliseconds to encode: not on a thread that waits for others.
-    match tokio::task::spawn_blocking(move || snapshot.text()).await {
-        Ok(text) => response(StatusCode::OK, snapshot::CONTENT_TYPE, text),
+    let body = match tokio::task::spawn_blocking(move || snapshot.body(format, encoding)).await {
+        Ok(body) => body,
         Err(error) => {
             warn!("cannot encode the metrics: {error}");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n")
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n");
         }
+    };
+    let mut response = response(StatusCode::OK, format.content_type(), body);
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    if encoding == Encoding::Gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
+    response
 }
 
 fn wait(text: &'static str) -> Response<Full<Bytes>> {

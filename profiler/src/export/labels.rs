@@ -33,62 +33,74 @@ pub fn clean(text: &str) -> String {
     cleaned
 }
 
-/// The distinct values of one label: a number for each, at most `cap` of them and `other`.
-#[derive(Debug, Clone)]
+/// The distinct values of one label that have series of their own: a number for each. The rest
+/// shares `other`.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Names {
-    cap: usize,
     numbers: HashMap<Arc<str>, usize>,
-    names: Vec<Arc<str>>,
-    folded: u64,
+    /// By number; `None` where a name was taken out.
+    names: Vec<Option<Arc<str>>>,
 }
 
 impl Names {
-    pub(super) fn new(cap: usize) -> Self {
-        Self {
-            cap,
-            numbers: HashMap::new(),
-            names: Vec::new(),
-            folded: 0,
-        }
-    }
-
-    /// The number of a name; equal names share one, and so their totals.
-    pub(super) fn number(&mut self, name: &str) -> usize {
+    /// The number of a name, and whether it was folded into `other`; equal names share one, and so
+    /// their totals. `has_room`: one more may have series of its own. The names of the totals of
+    /// finished services are nobody else's.
+    pub(super) fn number(&mut self, name: &str, has_room: bool) -> (usize, bool) {
         let name = clean(name);
         if let Some(&number) = self.numbers.get(name.as_str()) {
-            return number;
+            return (number, false);
         }
-        if self.names.len() < self.cap || name == OTHER {
-            return self.add(name.into());
+        if name == OTHER || (has_room && !is_finished(&name)) {
+            return (self.add(name.into()), false);
         }
-        self.folded += 1;
-        match self.numbers.get(OTHER) {
-            Some(&number) => number,
-            None => self.add(OTHER.into()),
-        }
+        let other = self.numbers.get(OTHER).copied();
+        (other.unwrap_or_else(|| self.add(OTHER.into())), true)
     }
 
     fn add(&mut self, name: Arc<str>) -> usize {
-        let number = self.names.len();
+        let free = self.names.iter().position(Option::is_none);
+        let number = free.unwrap_or(self.names.len());
         self.numbers.insert(Arc::clone(&name), number);
-        self.names.push(name);
+        match self.names.get_mut(number) {
+            Some(place) => *place = Some(name),
+            None => self.names.push(Some(name)),
+        }
         number
     }
 
-    /// All names, in the order of their numbers.
-    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(AsRef::as_ref)
+    /// Takes a name out; its number is given to another one.
+    pub(super) fn remove(&mut self, number: usize) {
+        if let Some(name) = self.names.get_mut(number).and_then(Option::take) {
+            self.numbers.remove(&name);
+        }
+    }
+
+    /// All names with their numbers.
+    pub(super) fn all(&self) -> impl Iterator<Item = (usize, &str)> {
+        let names = self.names.iter().enumerate();
+        names.filter_map(|(number, name)| Some((number, name.as_deref()?)))
     }
 
     /// The name of a number that [`Self::number`] gave.
     pub(super) fn name(&self, number: usize) -> &str {
-        self.names.get(number).map_or(OTHER, AsRef::as_ref)
+        let name = self.names.get(number).and_then(Option::as_deref);
+        name.unwrap_or(OTHER)
     }
+}
 
-    /// How many names were folded into `other`.
-    pub(super) fn folded(&self) -> u64 {
-        self.folded
-    }
+/// What the totals of services that have left are called. Each time that another one is added they
+/// get a new name: a counter that is new with what it begins with is no increase, so that neither a
+/// sum over services falls nor a rate over them jumps.
+pub(super) fn finished(times: u64) -> String {
+    format!("{FINISHED}{times}")
+}
+
+const FINISHED: &str = "finished-";
+
+fn is_finished(name: &str) -> bool {
+    let times = name.strip_prefix(FINISHED);
+    times.is_some_and(|times| times.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -107,13 +119,36 @@ mod tests {
     }
 
     #[test]
-    fn names_above_the_cap_share_one_bucket_and_are_counted() {
-        let mut names = Names::new(2);
-        assert_eq!((names.number("a"), names.number("b")), (0, 1));
-        let other = names.number("c");
+    fn names_without_room_share_one_bucket() {
+        let mut names = Names::default();
+        assert_eq!(names.number("a", true), (0, false));
+        assert_eq!(names.number("b", true), (1, false));
+        let (other, folded) = names.number("c", false);
+        assert!(folded);
         assert_eq!(names.name(other), OTHER);
-        assert_eq!(names.number("d"), other);
-        assert_eq!(names.number("a"), 0, "known names keep their place");
-        assert_eq!(names.folded(), 2);
+        assert_eq!(names.number("d", false), (other, true));
+        assert_eq!(names.number("a", false), (0, false), "it keeps its place");
+        assert_eq!(names.number(OTHER, false), (other, false));
+    }
+
+    #[test]
+    fn a_number_is_given_again_once_its_name_is_taken_out() {
+        let mut names = Names::default();
+        names.number("a", true);
+        names.number("b", true);
+        names.remove(0);
+        assert_eq!(names.number("c", true), (0, false));
+        assert_eq!(names.number("a", true), (2, false));
+        let all: Vec<_> = names.all().collect();
+        assert_eq!(all, [(0, "c"), (1, "b"), (2, "a")]);
+    }
+
+    #[test]
+    fn nobody_can_take_the_name_of_what_has_finished() {
+        let mut names = Names::default();
+        let (number, folded) = names.number(&finished(7), true);
+        assert!(folded);
+        assert_eq!(names.name(number), OTHER);
+        assert_eq!(names.number("finished-job", true), (1, false));
     }
 }

@@ -5,28 +5,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::aliases::Aliases;
+use super::exemplars::Moment;
+use super::fold::{Finished, Folded, Leaving, SERIES_BUDGET, folded_route};
 use super::histogram::SYSCALL;
 use super::labels::{Names, OTHER, clean};
-use super::process;
+use super::process::{self, ProcessUse};
 use super::saved::Saved;
 use super::snapshot::{BeforeShown, Exposition, Snapshot};
 use super::totals::{
     NodeTotals, ProbeCost, ServerReads, ServiceTotals, SourceCalls, SourceState, Totals,
 };
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp};
 use crate::durations::Durations;
 use crate::ids::Ids;
 use crate::ledger::{
-    Booked, BookedInterval, Component, CpuTime, EngineInfo, EngineLoad, Floor, Meter, MeterId,
-    Owner, ServiceId, Source, TokenDelta,
+    Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo, EngineLoad, Floor,
+    Meter, MeterId, Owner, ServiceId, Source, TokenDelta,
 };
 use crate::pods::{GpuPod, PodNames};
 use crate::telemetry::GpuTelemetry;
 use crate::units::{Ratio, Watts};
 use crate::waits::Waits;
-
-/// The most service names that get series of their own; the rest share `other`.
-pub const MAX_SERVICES: usize = 200;
 
 /// Every source asks at least so often, unless it says otherwise.
 const USUAL_PACE: Duration = Duration::from_secs(2);
@@ -34,22 +34,30 @@ const USUAL_PACE: Duration = Duration::from_secs(2);
 /// All metrics of one agent. One thread writes, [`Self::publish`] makes what scrapes read.
 #[derive(Debug)]
 pub struct Metrics {
-    totals: Totals,
+    pub(super) totals: Totals,
     meters: HashMap<MeterId, MeterKey>,
-    services: Ids<ServiceId, ServiceKey>,
-    process_start: Option<f64>,
+    pub(super) services: Ids<ServiceId, ServiceKey>,
+    /// Names under which nobody lives.
+    pub(super) leaving: Vec<Leaving>,
+    pub(super) series_budget: usize,
+    /// Series as of the latest count, with room for services that came since.
+    pub(super) series: Option<usize>,
+    pub(super) process: ProcessUse,
+    /// When this clock was zero, in milliseconds since the Unix epoch.
+    unix_zero: u64,
     /// True once an interval has been booked.
     ready: bool,
     /// True once a snapshot has shown one.
     shows_figures: bool,
-    exposition: Arc<Exposition>,
+    pub(super) exposition: Arc<Exposition>,
 }
 
 #[derive(Debug)]
-struct ServiceKey {
+pub(super) struct ServiceKey {
     /// As it was told, so that telling it again does not count as one more folded name.
     name: String,
-    number: usize,
+    pub(super) number: usize,
+    reads: ServerReads,
 }
 
 #[derive(Debug, Clone)]
@@ -65,11 +73,14 @@ impl Metrics {
         Self {
             totals: Totals {
                 version: version.to_owned(),
+                aliases: Aliases::None,
                 meters: BTreeMap::new(),
                 nodes: BTreeMap::new(),
-                service_names: Names::new(MAX_SERVICES),
+                service_names: Names::default(),
                 services: Vec::new(),
                 pods_folded: 0,
+                finished: Finished::default(),
+                folded: Folded::default(),
                 gpus: BTreeMap::new(),
                 gpu_pods: None,
                 sources: BTreeMap::new(),
@@ -80,7 +91,11 @@ impl Metrics {
             },
             meters: HashMap::new(),
             services: Ids::default(),
-            process_start: process::start_seconds(),
+            leaving: Vec::new(),
+            series_budget: SERIES_BUDGET,
+            series: None,
+            process: process::read(process::start_seconds()),
+            unix_zero: clock::unix_zero_millis(),
             ready: false,
             shows_figures: false,
             exposition: Arc::new(Exposition::default()),
@@ -90,6 +105,11 @@ impl Metrics {
     /// What [`super::http::serve`] serves.
     pub fn exposition(&self) -> Arc<Exposition> {
         Arc::clone(&self.exposition)
+    }
+
+    /// Shows a few families under others' names too.
+    pub fn set_aliases(&mut self, aliases: Aliases) {
+        self.totals.aliases = aliases;
     }
 
     /// Tells what a meter is; what is booked on a meter nobody described is not shown.
@@ -107,15 +127,20 @@ impl Metrics {
         self.meters.insert(id, key);
     }
 
-    /// Tells a service's name and model, again when they change. Services of one name share
-    /// their series; a name that comes above [`MAX_SERVICES`] shares those of `other`.
+    /// Tells a service's name and model, again when they change or it comes back. Services of one
+    /// name share their series; a name that comes when the series budget is used up shares those of
+    /// `other`.
     pub fn describe_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
         let number = match self.services.get(&id) {
             Some(known) if known.name == name => known.number,
             _ => {
-                let number = self.totals.service_names.number(name);
-                let name = name.to_owned();
-                self.services.insert(id, ServiceKey { name, number });
+                let number = self.number_of_name(name);
+                let key = ServiceKey {
+                    name: name.to_owned(),
+                    number,
+                    reads: ServerReads::default(),
+                };
+                self.services.insert(id, key);
                 number
             }
         };
@@ -152,20 +177,11 @@ impl Metrics {
         self.totals.gpu_pods = Some((at, cleaned.collect()));
     }
 
-    /// A service will be heard of no more: its sums stay, its id is forgotten.
-    pub fn forget_service(&mut self, id: ServiceId) {
-        self.services.remove(&id);
-    }
-
     /// Takes what the ledger booked.
     pub fn book(&mut self, booked: &Booked) {
         match booked {
             Booked::Interval(interval) => self.book_interval(interval),
-            Booked::Request(request) => {
-                if let Some(service) = self.service(request.request.service) {
-                    service.book(request);
-                }
-            }
+            Booked::Request(request) => self.book_request(request),
             Booked::Hole {
                 meter, from, to, ..
             } => {
@@ -178,6 +194,27 @@ impl Metrics {
                     totals.gap_nanos += to.since(*from);
                 }
             }
+        }
+    }
+
+    fn book_request(&mut self, booked: &BookedRequest) {
+        let request = &booked.request;
+        let Some(key) = self.key(request.service) else {
+            return;
+        };
+        let (number, reads) = (key.number, key.reads);
+        let route = if self.totals.service_names.name(number) == OTHER {
+            folded_route(request.route)
+        } else {
+            request.route
+        };
+        let ended = request.end.map(|end| end.at).or(request.last_data);
+        let moment = Moment {
+            request: request.id,
+            unix_millis: self.unix_zero + ended.unwrap_or(request.start).0 / 1_000_000,
+        };
+        if let Some(service) = self.totals.service(number) {
+            service.book(booked, route, reads, moment);
         }
     }
 
@@ -202,33 +239,43 @@ impl Metrics {
 
     /// A service nobody described is `unknown`: its joules are kept.
     pub(super) fn service(&mut self, id: ServiceId) -> Option<&mut ServiceTotals> {
-        let number = match self.services.get(&id) {
-            Some(known) => known.number,
-            None => {
-                self.describe_service(id, "", None);
-                self.services.get(&id)?.number
-            }
-        };
+        let number = self.key(id)?.number;
         self.totals.service(number)
+    }
+
+    fn key(&mut self, id: ServiceId) -> Option<&mut ServiceKey> {
+        if !self.services.contains_key(&id) {
+            self.describe_service(id, "", None);
+        }
+        self.services.get_mut(&id)
     }
 
     /// What an engine counted; from now on its streams' chunks are not.
     pub fn record_tokens(&mut self, delta: &TokenDelta) {
-        if let Some(service) = self.service(delta.service) {
+        let Some(key) = self.key(delta.service) else {
+            return;
+        };
+        key.reads.input |= delta.input.is_some();
+        key.reads.output |= delta.output.is_some();
+        let number = key.number;
+        if let Some(service) = self.totals.service(number) {
             service.count(delta);
         }
     }
 
     /// A service's engine counts no more: chunks are counted again.
     pub fn record_tokens_lost(&mut self, id: ServiceId) {
-        if let Some(service) = self.service(id) {
-            service.server_reads = ServerReads::default();
+        if let Some(key) = self.services.get_mut(&id) {
+            key.reads = ServerReads::default();
         }
     }
 
     /// Tokens a streamed chunk of a service holds, as learned.
     pub fn record_tokens_per_chunk(&mut self, id: ServiceId, ratio: f64) {
-        if let Some(service) = self.service(id) {
+        // It is told of those too that have ended.
+        if let Some(key) = self.services.get(&id)
+            && let Some(service) = self.totals.service(key.number)
+        {
             service.tokens_per_chunk = Some(ratio);
         }
     }
@@ -323,7 +370,11 @@ impl Metrics {
 
     /// A GPU's latest power reading; `None` once it is stale.
     pub fn record_gpu_power(&mut self, device: &str, power: Option<Watts>) {
-        self.totals.gpus.entry(clean(device)).or_default().power = power;
+        let gpu = self.totals.gpus.entry(clean(device)).or_default();
+        match power {
+            Some(power) => gpu.power.add(power),
+            None => gpu.power.end(),
+        }
     }
 
     /// The idle floor the ledger takes for a GPU at present; `None` if it is not known.
@@ -432,9 +483,10 @@ impl Metrics {
         Saved::of(&self.totals)
     }
 
-    /// Goes on from another agent's sums; before anything is told.
+    /// Goes on from another agent's sums; before anything is told of services.
     pub fn resume(&mut self, saved: Saved) {
-        saved.put_into(&mut self.totals);
+        saved.put_into(self);
+        self.leave_restored();
     }
 
     /// True if an interval has been booked and no snapshot shows one yet.
@@ -446,13 +498,20 @@ impl Metrics {
     /// scrape, if any comes.
     pub fn publish(&mut self, now: Timestamp, before_shown: Option<BeforeShown>) {
         self.shows_figures = self.ready;
+        self.process = process::read(self.process.start_seconds);
+        self.unix_zero = clock::unix_zero_millis();
+        for gpu in self.totals.gpus.values_mut() {
+            gpu.power.settle(now);
+        }
+        self.fold(now);
         self.exposition.set(Snapshot::new(
             self.totals.clone(),
-            process::read(self.process_start),
+            self.process,
             now,
             self.ready,
             before_shown,
         ));
+        self.count_scrapes_of_leaving(now);
     }
 }
 

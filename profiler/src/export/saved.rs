@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::fold::{Finished, Folded};
+use super::labels::OTHER;
+use super::metrics::Metrics;
 use super::totals::{MeterTotals, ServiceTotals, Totals};
 use crate::ledger::Component;
 
@@ -15,6 +18,8 @@ use crate::ledger::Component;
 pub struct Saved {
     meters: Vec<SavedMeter>,
     services: Vec<SavedService>,
+    finished: Finished,
+    folded: Folded,
     /// Lost events by reason.
     dropped: BTreeMap<String, u64>,
 }
@@ -37,7 +42,6 @@ struct SavedService {
 impl Saved {
     pub(super) fn of(totals: &Totals) -> Self {
         let meters = totals.meters.iter();
-        let services = totals.service_names.all().zip(&totals.services);
         Self {
             meters: meters
                 .map(|((component, device), totals)| SavedMeter {
@@ -46,12 +50,15 @@ impl Saved {
                     totals: totals.clone(),
                 })
                 .collect(),
-            services: services
+            services: totals
+                .named_services()
                 .map(|(name, totals)| SavedService {
                     name: name.to_owned(),
                     totals: totals.clone(),
                 })
                 .collect(),
+            finished: totals.finished.clone(),
+            folded: totals.folded,
             dropped: totals
                 .dropped
                 .iter()
@@ -60,19 +67,29 @@ impl Saved {
         }
     }
 
-    pub(super) fn put_into(self, totals: &mut Totals) {
+    pub(super) fn put_into(self, metrics: &mut Metrics) {
         for meter in self.meters {
             let key = (meter.component, meter.device);
-            totals.meters.insert(key, meter.totals);
+            metrics.totals.meters.insert(key, meter.totals);
         }
+        metrics.totals.finished = self.finished;
+        metrics.totals.folded = self.folded;
         for service in self.services {
-            let number = totals.service_names.number(&service.name);
-            if let Some(place) = totals.service(number) {
+            let number = metrics.number_of_name(&service.name);
+            let is_other = metrics.totals.service_names.name(number) == OTHER;
+            let Some(place) = metrics.totals.service(number) else {
+                continue;
+            };
+            // The budget may be smaller than it was.
+            if is_other {
+                place.absorb(&service.totals);
+            } else {
                 *place = service.totals;
             }
         }
         for (reason, before) in self.dropped {
-            let dropped = totals.dropped.entry(Cow::Owned(reason)).or_default();
+            let reason = Cow::Owned(reason);
+            let dropped = metrics.totals.dropped.entry(reason).or_default();
             dropped.before = before;
         }
     }

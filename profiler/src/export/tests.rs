@@ -1,5 +1,6 @@
 //! What a scrape shows of hand-made booked values.
 
+mod formats;
 mod pods;
 
 use std::collections::{BTreeMap, HashMap};
@@ -117,12 +118,19 @@ fn scrape(metrics: &mut Metrics) -> HashMap<String, f64> {
 
 fn text(metrics: &mut Metrics) -> String {
     metrics.publish(Timestamp(10 * SECOND), None);
-    let snapshot = metrics.exposition().latest().unwrap();
-    String::from_utf8(snapshot.text().to_vec()).unwrap()
+    body(metrics, Format::Text)
 }
 
-fn everything() -> Metrics {
+/// The latest snapshot's.
+pub(super) fn body(metrics: &Metrics, format: Format) -> String {
+    let snapshot = metrics.exposition().latest().unwrap();
+    let body = snapshot.body(format, Encoding::Identity);
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+pub(super) fn everything() -> Metrics {
     let mut metrics = metrics();
+    metrics.set_aliases(Aliases::Otel);
     metrics.book(&interval(0, 50_000_000, 3));
     metrics.book(&interval(1, 2_000_000, 5));
     for outcome in [Outcome::Done, Outcome::Aborted, Outcome::Incomplete] {
@@ -546,8 +554,7 @@ fn a_source_that_has_fallen_silent_is_down_whatever_it_said_last() {
     let mut metrics = everything();
     let mut up = |now| {
         metrics.publish(Timestamp(now * SECOND), None);
-        let text = metrics.exposition().latest().unwrap().text();
-        let text = String::from_utf8(text.to_vec()).unwrap();
+        let text = body(&metrics, Format::Text);
         text.contains("perjoule_source_up{source=\"nvml\"} 1")
     };
     assert!(up(13), "its latest reading is 4 s old");
@@ -726,32 +733,6 @@ fn a_service_that_comes_back_goes_on_with_its_sums() {
 }
 
 #[test]
-fn a_hundred_thousand_service_names_leave_a_bounded_number_of_series_and_no_joule_lost() {
-    let mut metrics = metrics();
-    for number in 0..100_000 {
-        let id = ServiceId(number);
-        metrics.describe_service(id, &format!("job-{number}"), None);
-        let mut one = interval(0, 1_000_000, 0);
-        if let Booked::Interval(interval) = &mut one {
-            interval.services[0].service = id;
-        }
-        metrics.book(&one);
-    }
-    let seen = scrape(&mut metrics);
-    assert!(seen.len() < 2_000, "{} series", seen.len());
-    let sum: f64 = seen
-        .iter()
-        .filter(|(series, _)| {
-            series.starts_with("perjoule_service_energy") && series.contains("requests")
-        })
-        .map(|(_, joules)| joules)
-        .sum();
-    assert_eq!(sum, 100_000.0);
-    let folded = seen[r#"perjoule_series_dropped_total{reason="services"}"#];
-    assert_eq!(folded as usize, 100_000 - (MAX_SERVICES - 1));
-}
-
-#[test]
 fn a_stale_power_reading_disappears_and_the_source_ages() {
     let mut metrics = everything();
     assert_eq!(
@@ -767,14 +748,23 @@ fn a_stale_power_reading_disappears_and_the_source_ages() {
 #[test]
 fn a_snapshot_does_not_change_while_the_agent_goes_on() {
     let mut metrics = everything();
-    metrics.publish(Timestamp(SECOND), None);
-    let snapshot = metrics.exposition().latest().unwrap();
-    metrics.book(&interval(0, 1_000_000, 0));
-    let first = snapshot.text();
-    assert_eq!(first, snapshot.text());
-    assert_eq!(first, metrics.exposition().latest().unwrap().text());
-    metrics.publish(Timestamp(2 * SECOND), None);
-    assert_ne!(first, metrics.exposition().latest().unwrap().text());
+    for format in [Format::Text, Format::OpenMetrics] {
+        for encoding in [Encoding::Identity, Encoding::Gzip] {
+            metrics.publish(Timestamp(SECOND), None);
+            let snapshot = metrics.exposition().latest().unwrap();
+            metrics.book(&interval(0, 1_000_000, 0));
+            let first = snapshot.body(format, encoding);
+            assert_eq!(first, snapshot.body(format, encoding));
+            assert_eq!(
+                first.as_ptr(),
+                snapshot.body(format, encoding).as_ptr(),
+                "made once"
+            );
+            metrics.publish(Timestamp(2 * SECOND), None);
+            let next = metrics.exposition().latest().unwrap();
+            assert_ne!(first, next.body(format, encoding));
+        }
+    }
 }
 
 #[test]

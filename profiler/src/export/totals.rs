@@ -11,9 +11,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::activity::{CudaTotals, HardwareTotals};
+use super::aliases::Aliases;
+use super::exemplars::{Moment, Sampled};
+use super::fold::{Finished, Folded};
 use super::histogram::{DURATION, ENERGY, Histogram, SYSCALL, WAIT};
 use super::labels::Names;
 use super::saved::pairs;
+use super::smoothed::SmoothedPower;
 use crate::clock::Timestamp;
 use crate::ledger::{
     Accounts, Aggregate, BookedInterval, BookedRequest, Class, Component, Floor, Outcome, Route,
@@ -31,6 +35,7 @@ const MOST_PODS: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct Totals {
     pub(super) version: String,
+    pub(super) aliases: Aliases,
     pub(super) meters: BTreeMap<(Component, String), MeterTotals>,
     pub(super) nodes: BTreeMap<String, NodeTotals>,
     pub(super) service_names: Names,
@@ -38,6 +43,9 @@ pub(super) struct Totals {
     pub(super) services: Vec<ServiceTotals>,
     /// Pods of services that were not named any more.
     pub(super) pods_folded: u64,
+    /// Of services that have ended long ago.
+    pub(super) finished: Finished,
+    pub(super) folded: Folded,
     pub(super) gpus: BTreeMap<String, Gpu>,
     /// Which containers have which GPUs, and when the kubelet said so.
     pub(super) gpu_pods: Option<(Timestamp, BTreeSet<GpuPod>)>,
@@ -70,6 +78,12 @@ impl Totals {
             self.services.resize_with(number + 1, Default::default);
         }
         self.services.get_mut(number)
+    }
+
+    /// The services that have series of their own, and `other`.
+    pub(super) fn named_services(&self) -> impl Iterator<Item = (&str, &ServiceTotals)> {
+        let names = self.service_names.all();
+        names.filter_map(|(number, name)| Some((name, self.services.get(number)?)))
     }
 }
 
@@ -127,9 +141,9 @@ pub(super) struct ServiceTotals {
     pub(super) elsewhere: Vec<PodTotals>,
     pub(super) sessions: u64,
     #[serde(with = "pairs")]
-    pub(super) request_energy: BTreeMap<(Route, Class), Histogram<{ ENERGY.len() }>>,
-    pub(super) duration: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
-    pub(super) first_token: BTreeMap<Route, Histogram<{ DURATION.len() }>>,
+    pub(super) request_energy: BTreeMap<(Route, Class), Sampled<{ ENERGY.len() }>>,
+    pub(super) duration: BTreeMap<Route, Sampled<{ DURATION.len() }>>,
+    pub(super) first_token: BTreeMap<Route, Sampled<{ DURATION.len() }>>,
     #[serde(skip)]
     pub(super) engine: Option<String>,
     #[serde(skip)]
@@ -138,9 +152,6 @@ pub(super) struct ServiceTotals {
     pub(super) engine_running: Option<u64>,
     #[serde(skip)]
     pub(super) engine_waiting: Option<u64>,
-    /// Which counters of the engine's own are read: no other source counts these.
-    #[serde(skip)]
-    pub(super) server_reads: ServerReads,
     /// In the order of [`TokenSource::ALL`].
     pub(super) tokens: [TokenTotals; TokenSource::ALL.len()],
     #[serde(skip)]
@@ -200,7 +211,7 @@ impl WaitTotals {
     }
 }
 
-/// Which token counters of an engine are read at present.
+/// Which token counters of an engine's own are read at present: no other source counts the same.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ServerReads {
     pub(super) input: bool,
@@ -216,7 +227,12 @@ pub(super) struct TokenTotals {
 }
 
 impl TokenTotals {
-    fn add(&mut self, input: Option<u64>, output: Option<u64>, energy: Option<Microjoules>) {
+    pub(super) fn add(
+        &mut self,
+        input: Option<u64>,
+        output: Option<u64>,
+        energy: Option<Microjoules>,
+    ) {
         for (sum, new) in [(&mut self.input, input), (&mut self.output, output)] {
             if let Some(new) = new {
                 *sum.get_or_insert_default() += new;
@@ -259,11 +275,9 @@ impl ServiceTotals {
         true
     }
 
-    /// Takes what the engine counted: from now on nothing else counts the same.
+    /// Takes what the engine counted.
     pub(super) fn count(&mut self, delta: &TokenDelta) {
         self.count_from(TokenSource::ServerMetrics, delta.input, delta.output, None);
-        self.server_reads.input |= delta.input.is_some();
-        self.server_reads.output |= delta.output.is_some();
     }
 
     fn count_from(
@@ -279,9 +293,9 @@ impl ServiceTotals {
         }
     }
 
-    fn count_request(&mut self, booked: &BookedRequest) {
+    fn count_request(&mut self, booked: &BookedRequest, reads: ServerReads) {
         let active = booked.active();
-        let ServerReads { input, output } = self.server_reads;
+        let ServerReads { input, output } = reads;
         if output {
             self.count_from(TokenSource::ServerMetrics, None, None, active);
         }
@@ -293,7 +307,14 @@ impl ServiceTotals {
         }
     }
 
-    pub(super) fn book(&mut self, booked: &BookedRequest) {
+    /// `route`: under which it is shown. `reads`: what its service's engine counts itself.
+    pub(super) fn book(
+        &mut self,
+        booked: &BookedRequest,
+        route: Route,
+        reads: ServerReads,
+        moment: Moment,
+    ) {
         let request = &booked.request;
         if request.begins_session() {
             self.sessions += 1;
@@ -301,36 +322,31 @@ impl ServiceTotals {
         }
         let outcome = request.end.map_or(Outcome::Incomplete, |end| end.outcome);
         let code = Cow::Borrowed(request.code().unwrap_or("none"));
-        *self
-            .here
-            .requests
-            .entry((request.route, code, outcome))
-            .or_default() += 1;
+        let requests = &mut self.here.requests;
+        *requests.entry((route, code, outcome)).or_default() += 1;
         let active = booked.active();
         // Beyond a bound of 100 % it is no figure; its joules are in the service's.
         if let Some(energy) = active.filter(|_| booked.error_ratio().is_some()) {
             self.request_energy
-                .entry((request.route, booked.class))
+                .entry((route, booked.class))
                 .or_default()
-                .observe(&ENERGY, energy.0);
+                .observe(&ENERGY, energy.0, moment);
         }
         self.active.add(booked);
-        self.count_request(booked);
+        self.count_request(booked, reads);
         if let Some(end) = request.end
             && outcome != Outcome::Incomplete
         {
-            self.duration
-                .entry(request.route)
-                .or_default()
-                .observe(&DURATION, end.at.since(request.start));
+            let took = end.at.since(request.start);
+            let durations = self.duration.entry(route).or_default();
+            durations.observe(&DURATION, took, moment);
         }
         if let Some(first) = request.first_data
             && request.streamed
         {
-            self.first_token
-                .entry(request.route)
-                .or_default()
-                .observe(&DURATION, first.since(request.start));
+            let waited = first.since(request.start);
+            let times = self.first_token.entry(route).or_default();
+            times.observe(&DURATION, waited, moment);
         }
     }
 }
@@ -340,7 +356,7 @@ impl ServiceTotals {
 pub(super) struct Gpu {
     pub(super) name: String,
     pub(super) driver: String,
-    pub(super) power: Option<Watts>,
+    pub(super) power: SmoothedPower,
     pub(super) telemetry: Option<GpuTelemetry>,
     /// Critical errors by number.
     pub(super) errors: BTreeMap<u64, u64>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use profiler::export::Metrics;
+use profiler::export::{Encoding, Format, Metrics};
 use profiler::ledger::{MeterId, Source as Kind};
 use profiler::meters::News;
 use profiler::telemetry::{GpuTelemetry, PowerLimits, Traffic};
@@ -126,7 +126,8 @@ fn gpu_series(source: &Source) -> Vec<String> {
     }
     metrics.publish(profiler::clock::Timestamp::now(), None);
     let snapshot = metrics.exposition().latest().expect("a snapshot");
-    let text = String::from_utf8_lossy(&snapshot.text()).into_owned();
+    let text = snapshot.body(Format::Text, Encoding::Identity);
+    let text = String::from_utf8_lossy(&text);
     let mut names: Vec<String> = text
         .lines()
         .filter(|line| line.contains("device="))

@@ -11,6 +11,7 @@ use log::LevelFilter;
 use serde::{Deserialize, Deserializer, de};
 
 use super::{ConfigError, CpuBudget, IdleWatts, LogFormat, SyscallSetting};
+use crate::export::Aliases;
 use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::events::EventName;
@@ -49,6 +50,9 @@ pub struct PartialConfig {
     pub ipmi: Option<bool>,
     /// In the file alone.
     pub calibration: Option<BTreeMap<String, Calibration>>,
+    pub aliases: Option<Aliases>,
+    #[serde(default, deserialize_with = "series")]
+    pub series_budget: Option<usize>,
     pub cpu_budget: Option<CpuBudget>,
     #[serde(default, deserialize_with = "level")]
     pub log_level: Option<LevelFilter>,
@@ -110,6 +114,8 @@ impl PartialConfig {
             node_power: self.node_power.or(lower.node_power),
             ipmi: self.ipmi.or(lower.ipmi),
             calibration: self.calibration.or(lower.calibration),
+            aliases: self.aliases.or(lower.aliases),
+            series_budget: self.series_budget.or(lower.series_budget),
             cpu_budget: self.cpu_budget.or(lower.cpu_budget),
             log_level: self.log_level.or(lower.log_level),
             log_format: self.log_format.or(lower.log_format),
@@ -170,6 +176,12 @@ impl PartialConfig {
             node_power: variable(env, "PERJOULE_NODE_POWER", str::parse)?,
             ipmi: variable(env, "PERJOULE_IPMI", switch)?,
             calibration: None,
+            aliases: variable(env, "PERJOULE_ALIASES", str::parse)?,
+            series_budget: variable(env, "PERJOULE_SERIES_BUDGET", |text| {
+                text.parse()
+                    .map_err(|_| "not a whole number of series".to_owned())
+                    .and_then(check_series)
+            })?,
             cpu_budget: variable(env, "PERJOULE_CPU_BUDGET", str::parse)?,
             log_level: variable(env, "PERJOULE_LOG_LEVEL", parse_level)?,
             log_format: variable(env, "PERJOULE_LOG_FORMAT", str::parse)?,
@@ -260,6 +272,15 @@ fn check_seldom(millis: u64) -> Result<u64, String> {
     within(millis, 100, 60_000)
 }
 
+/// Below, a machine's own series alone are more; above, a scrape takes longer than a tick.
+fn check_series(series: usize) -> Result<usize, String> {
+    if (500..=100_000).contains(&series) {
+        Ok(series)
+    } else {
+        Err(format!("{series} series are not between 500 and 100000"))
+    }
+}
+
 fn check_stack_hertz(hertz: u32) -> Result<u32, String> {
     if (1..=MOST_HERTZ).contains(&hertz) {
         Ok(hertz)
@@ -278,6 +299,11 @@ fn check_off_cpu(millis: u32) -> Result<u32, String> {
 fn off_cpu_millis<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     let millis = u32::deserialize(from)?;
     check_off_cpu(millis).map(Some).map_err(de::Error::custom)
+}
+
+fn series<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+    let series = usize::deserialize(from)?;
+    check_series(series).map(Some).map_err(de::Error::custom)
 }
 
 fn stack_hertz<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {

@@ -71,6 +71,8 @@ fn every_setting_can_stand_in_the_file() {
         idle_watts = { "GPU-1" = 83, "GPU-2" = 66.5 }
         node_power = "http://pdu/metrics#watts{outlet=\"3\"}"
         ipmi = false
+        aliases = "otel"
+        series_budget = 5000
         [services]
         pids = [12]
         ports = [8000, 8001]
@@ -102,6 +104,10 @@ fn every_setting_can_stand_in_the_file() {
         Some("http://pdu/metrics#watts{outlet=\"3\"}")
     );
     assert!(!config.ipmi);
+    assert_eq!(
+        (config.aliases, config.series_budget),
+        (Aliases::Otel, 5_000)
+    );
     let calibrated: Vec<&String> = config.calibration.keys().collect();
     assert_eq!(calibrated, ["GPU-1", "package-0"]);
     assert_eq!(config.intervals.drain, Duration::from_millis(20));

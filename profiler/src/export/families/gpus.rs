@@ -31,7 +31,7 @@ pub(super) fn families(out: &mut Families, totals: &Totals, now: Timestamp) {
         if !name.is_empty() {
             out.number(&GPU_INFO, &[device, name, driver], 1.0);
         }
-        out.known(&GPU_POWER, &[device], power.map(|power| power.0));
+        out.known(&GPU_POWER, &[device], power.shown().map(|power| power.0));
         if let Some(floor) = idle {
             let source = FloorSource::name(floor.map(|floor| floor.source));
             out.number(&GPU_IDLE_INFO, &[device, source], 1.0);

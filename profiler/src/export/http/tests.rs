@@ -1,8 +1,10 @@
 //! Real sockets on loopback.
 
+use std::io::Read;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use flate2::read::GzDecoder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -116,6 +118,50 @@ async fn metrics_are_text_0_0_4_and_head_has_the_length_and_no_body() {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(&length), "{head}");
     assert_eq!(body, "");
+}
+
+/// A head and a body.
+async fn bytes(address: SocketAddr, headers: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request =
+        format!("GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let body = answer.split_off(end.unwrap() + 4);
+    (String::from_utf8(answer).unwrap(), body)
+}
+
+#[tokio::test]
+async fn a_client_gets_the_format_and_the_compression_that_it_asks_for() {
+    let mut served = served().await;
+    book_one(&mut served.metrics);
+    served.metrics.publish(Timestamp(1), None);
+    let (head, plain) = bytes(served.address, "Accept: application/openmetrics-text\r\n").await;
+    let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+    assert!(head.contains(kind), "{head}");
+    assert!(head.contains("vary: Accept, Accept-Encoding\r\n"), "{head}");
+    assert!(!head.contains("content-encoding"), "{head}");
+    assert!(plain.ends_with(b"\n# EOF\n"));
+
+    let both = "Accept: application/openmetrics-text\r\nAccept-Encoding: gzip\r\n";
+    let (head, packed) = bytes(served.address, both).await;
+    assert!(head.contains(kind), "{head}");
+    assert!(head.contains("content-encoding: gzip\r\n"), "{head}");
+    let mut unpacked = Vec::new();
+    GzDecoder::new(packed.as_slice())
+        .read_to_end(&mut unpacked)
+        .unwrap();
+    assert_eq!(unpacked, plain);
+
+    let (head, text) = bytes(served.address, "Accept: image/png\r\n").await;
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(head.contains("vary: Accept, Accept-Encoding\r\n"), "{head}");
+    assert!(!text.ends_with(b"# EOF\n"));
 }
 
 #[tokio::test]
