@@ -14,6 +14,7 @@ mod peers;
 mod plain;
 mod requests;
 mod scheduler;
+mod scrape;
 mod servers;
 mod sockets;
 mod stopwatch;
@@ -76,6 +77,8 @@ enum Part {
     Syscalls,
     /// The ledger by itself, and a replay
     Ledger,
+    /// `/metrics` by its size, in both formats
+    Scrape,
 }
 
 /// How long and how often.
@@ -174,6 +177,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Ledger) {
         rows.extend(ledger::measure(&folder, lengths)?);
+    }
+    if wanted(Part::Scrape) {
+        rows.extend(scrape::measure(lengths)?);
     }
 
     let machine = machine(options.quick, start.elapsed(), &busy);
