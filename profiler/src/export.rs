@@ -18,6 +18,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod web;
 
 pub use catalog::{FAMILIES, Family, Kind};
 pub use metrics::{MAX_SERVICES, Metrics};
@@ -25,3 +26,4 @@ pub(crate) use process::cpu_seconds;
 pub use saved::Saved;
 pub use snapshot::{BeforeShown, CONTENT_TYPE, Exposition, Snapshot};
 pub use totals::{NodeTotals, SourceCalls};
+pub use web::{Web, WebError};
