@@ -24,6 +24,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod web;
 
 pub use aliases::Aliases;
 pub use catalog::{FAMILIES, Family, Kind};
@@ -34,3 +35,4 @@ pub(crate) use process::cpu_seconds;
 pub use saved::Saved;
 pub use snapshot::{BeforeShown, Exposition, Snapshot};
 pub use totals::{NodeTotals, SourceCalls};
+pub use web::{Web, WebError};

@@ -18,6 +18,8 @@ use crate::{accuracy, demo, dist, python, setup, vm};
 const PACKAGES: &[(&str, &str)] = &[
     ("promtool", "prometheus"),
     ("victoria-metrics", "victoria-metrics"),
+    ("prometheus-node-exporter", "prometheus-node-exporter"),
+    ("curl", "curl"),
     ("nginx", "nginx-light"),
     ("node", "nodejs"),
     ("python3", "python3"),

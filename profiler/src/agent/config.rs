@@ -15,13 +15,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::LevelFilter;
 use thiserror::Error;
 
+use crate::export::http::ListenAddress;
 use crate::export::{Aliases, SERIES_BUDGET};
 use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
@@ -38,12 +38,8 @@ pub use syscalls::SyscallSetting;
 
 /// The exporter's port.
 pub const PORT: u16 = 27182;
-/// Where a service listens unless told otherwise: all interfaces, so that it can be scraped.
-pub const SERVICE_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
-/// Where a command that measures for its user listens, if told to listen at all: loopback.
-pub const COMMAND_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), PORT);
+/// Where a service listens unless told otherwise: every address, so that it can be scraped.
+pub const SERVICE_LISTEN: ListenAddress = ListenAddress::Everywhere(PORT);
 /// What the agent may cost as a service, unless told otherwise.
 pub const SERVICE_CPU_BUDGET: CpuBudget = CpuBudget::Share(0.01);
 /// The file that is read where none is named and it exists.
@@ -52,9 +48,10 @@ pub const DEFAULT_FILE: &str = "/etc/perjoule/perjoule.toml";
 /// Every setting, resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Where `/metrics` is served; `None`: the verb's default, [`SERVICE_LISTEN`] or
-    /// [`COMMAND_LISTEN`].
-    pub listen: Option<SocketAddr>,
+    /// Where `run` serves `/metrics`; `None`: [`SERVICE_LISTEN`]. No other verb serves anything.
+    pub listen: Option<Vec<ListenAddress>>,
+    /// Who may read it, and over what; `None`: everybody, over plain HTTP.
+    pub web_config_file: Option<PathBuf>,
     /// The NVML library; `None`: the system's own `libnvidia-ml.so.1`.
     pub nvml_library: Option<PathBuf>,
     /// Where the machine's file system begins, as this process sees it.
@@ -140,6 +137,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: None,
+            web_config_file: None,
             nvml_library: None,
             host_root: PathBuf::from("/"),
             model: None,
@@ -257,6 +255,7 @@ impl Config {
         let millis = |told: Option<u64>, default| told.map_or(default, Duration::from_millis);
         Self {
             listen: told.listen,
+            web_config_file: told.web_config_file,
             nvml_library: told.nvml_library,
             host_root: told.host_root.unwrap_or(default.host_root),
             model: told.model,

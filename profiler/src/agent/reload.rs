@@ -64,6 +64,7 @@ fn take_over(config: &mut Config, new: Config) -> Reloaded {
     // A setting that is added must be put here, or above.
     let Config {
         listen,
+        web_config_file,
         nvml_library,
         model,
         services,
@@ -94,6 +95,8 @@ fn take_over(config: &mut Config, new: Config) -> Reloaded {
         intervals: _,
     } = new;
     wait("listen", config.listen != listen);
+    // What the file says is followed without this.
+    wait("web_config_file", config.web_config_file != web_config_file);
     wait("nvml_library", config.nvml_library != nvml_library);
     wait("model", config.model != model);
     wait("services.pids", config.services.pids != services.pids);

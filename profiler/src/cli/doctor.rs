@@ -12,6 +12,7 @@ use super::settings::{level, load};
 use super::{EXIT_USAGE, print, usage};
 use crate::agent::config::PartialConfig;
 use crate::agent::examine;
+use crate::export::Web;
 use crate::finding::{Finding, Status};
 use crate::probes::health::Tier;
 
@@ -36,6 +37,18 @@ struct Report {
     checks: Vec<Finding>,
 }
 
+/// Whether `run` could serve with this web configuration.
+fn web_config(file: &Path) -> Finding {
+    let id = "web_config";
+    match Web::open(file) {
+        Ok(web) => Finding::pass(id, format!("{}: {web}", file.display())),
+        Err(error) => {
+            let fix = "correct it; `run` does not start with it (docs/web-config.md)";
+            Finding::of(id, Status::Fail, error.to_string(), fix)
+        }
+    }
+}
+
 /// Exit code: 0 all fine (absent hardware is fine), 1 warnings, 2 failures.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
     let Options {
@@ -53,7 +66,8 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         Ok(config) => config,
         Err(error) => return Ok(usage(&error, EXIT_USAGE)),
     };
-    let checks = examine(&config);
+    let mut checks = examine(&config);
+    checks.extend(config.web_config_file.as_deref().map(web_config));
     let worst = checks
         .iter()
         .map(|check| check.status)

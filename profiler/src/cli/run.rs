@@ -5,15 +5,14 @@ mod notify;
 
 use std::env;
 use std::io::{self, IsTerminal as _};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::notify::Notifier;
@@ -22,16 +21,22 @@ use super::{EXIT_USAGE, logging, usage};
 use crate::agent::config::{Config, ConfigError, SERVICE_CPU_BUDGET, SERVICE_LISTEN};
 use crate::agent::privileges::serving::{self, Files};
 use crate::agent::{Agent, Options as AgentOptions};
-use crate::export::{self, Aliases};
+use crate::export::http::{ListenAddress, Listener};
+use crate::export::{self, Aliases, Web, WebError};
 
 /// What to watch and where to serve it.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
     target: Target,
-    /// Where /metrics is served [default: 0.0.0.0:27182]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Option<SocketAddr>,
+    /// Where /metrics is served: ADDRESS:PORT, :PORT for every address, unix:/PATH; may be repeated
+    /// [default: :27182]
+    #[arg(long, visible_alias = "web.listen-address", value_name = "ADDRESS")]
+    listen: Vec<ListenAddress>,
+    /// TLS, client certificates and passwords for /metrics: a web configuration file as Prometheus'
+    /// exporters take it
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    web_config_file: Option<PathBuf>,
     /// Show a few metrics under others' names too: otel (OpenTelemetry), or none [default: none]
     #[arg(long, value_name = "NAMES")]
     aliases: Option<Aliases>,
@@ -49,19 +54,36 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     };
     logging::start(&config, false);
     let mut notifier = Notifier::from_env();
-    let listen = options.listen.or(config.listen).unwrap_or(SERVICE_LISTEN);
+    let listen = match options.listen.clone() {
+        told if told.is_empty() => config.listen.clone().unwrap_or(vec![SERVICE_LISTEN]),
+        told => told,
+    };
+    let web_config = options
+        .web_config_file
+        .clone()
+        .or(config.web_config_file.clone());
+    let web = match open_web(web_config) {
+        Ok(web) => web,
+        Err(error) => return Ok(usage(&error, EXIT_USAGE)),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("http")
         .build()?;
     // Before anything is attached: a taken port leaves nothing behind.
-    let (listener, signals) = runtime.block_on(async {
-        let listener = TcpListener::bind(listen).await.with_context(|| {
-            format!("cannot serve /metrics on {listen}; is another agent running? try --listen")
-        })?;
-        anyhow::Ok((listener, Signals::new()?))
+    let (listeners, signals) = runtime.block_on(async {
+        let mut listeners = Vec::new();
+        for address in &listen {
+            listeners.push(Listener::bind(address).await.with_context(|| {
+                format!(
+                    "cannot serve /metrics on {address}; is another agent running? try --listen"
+                )
+            })?);
+        }
+        anyhow::Ok((listeners, Signals::new()?))
     })?;
-    let address = listener.local_addr()?;
+    // Taken away at the end by this thread, which may.
+    let _files: Vec<_> = listeners.iter().filter_map(Listener::file).collect();
     notifier.check_watchdog(config.intervals.publish);
     let mut agent = Agent::start(AgentOptions {
         config,
@@ -72,19 +94,32 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         per_thread: false,
         command: false,
     })?;
-    log::info!("metrics on http://{address}/metrics");
+    for listener in &listeners {
+        let url = listener.url(web.as_ref().is_some_and(|web| web.is_tls()))?;
+        log::info!("metrics on {url}");
+    }
+    if let Some(web) = &web {
+        log::info!("who reads the metrics: {web}");
+    }
 
     // Scrapes and signals wait on a thread of their own: an event loop that also ticks wakes
     // nearly three times a tick. It can do little else, see `serving`.
     let exposition = agent.exposition();
     let (tell, told) = mpsc::channel();
     let front = thread::Builder::new().name("http".into()).spawn(move || {
-        if let Err(error) = serving::confine(Files::Closed) {
+        let files = if web.is_some() {
+            Files::Readable
+        } else {
+            Files::Closed
+        };
+        if let Err(error) = serving::confine(files) {
             log::warn!("the threads that serve /metrics are not confined: {error}");
         }
-        runtime.block_on(export::http::serve(listener, exposition, async {
+        runtime.block_on(export::http::serve(listeners, web, exposition, async {
             signals.tell(&tell).await;
         }));
+        // A password that is being checked holds nobody up.
+        runtime.shutdown_background();
     })?;
     notifier.ready();
     let name = loop {
@@ -143,6 +178,12 @@ fn reload(agent: &mut Agent, settings: Result<Config, ConfigError>) {
             list(&reloaded.waiting)
         );
     }
+}
+
+/// Reads the web configuration, where there is one.
+fn open_web(file: Option<PathBuf>) -> Result<Option<Arc<Web>>, WebError> {
+    let open = |file: PathBuf| Web::open(&file).map(Arc::new);
+    file.map(open).transpose()
 }
 
 /// Where systemd's `StateDirectory=` is; it may name several, and the first is ours.

@@ -1,11 +1,15 @@
 //! The exporter's HTTP side: `/metrics`, `/`, `/-/healthy` and `/-/ready`.
 //!
 //! It reads snapshots and nothing else. Connections are bounded in number and in time, so that
-//! no client can make the agent large or keep others out.
+//! no client can make the agent large or keep others out. Who may connect and read, and over what, is
+//! [`Web`]'s to say.
+
+mod connections;
+mod listeners;
+mod secure;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +24,20 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use log::{debug, warn};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::negotiation::{Encoding, Format};
 use super::snapshot::Exposition;
+use super::web::{Verdict, Web};
+use connections::Connections;
+pub(super) use connections::Peer;
+pub use listeners::{ListenAddress, Listener, ParseListenAddressError};
+use listeners::{Listeners, Stream};
+use secure::secure;
 
-/// Connections at one time; the next ones wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 64;
+/// A client must end its part of the TLS handshake within this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client must send a whole request head within this time, also on a connection kept alive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection is closed after this time, also when its client does not read.
@@ -40,31 +48,31 @@ const GRACE: Duration = Duration::from_millis(250);
 const TEXT: &str = "text/plain; charset=utf-8";
 const LANDING: &str = include_str!("http/landing.html");
 
-/// Serves until `shutdown` resolves, then ends within half a second. `listener` says where;
+/// Serves until `shutdown` resolves, then ends within half a second. `listeners` say where, `web` whom;
 /// failing to accept is logged and retried, so this returns only at shutdown.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Vec<Listener>,
+    web: Option<Arc<Web>>,
     exposition: Arc<Exposition>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stop, stopped) = watch::channel(false);
-    let mut connections = JoinSet::new();
+    let mut listeners = Listeners::new(listeners);
+    let mut connections = Connections::default();
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = listeners.accept() => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => {
-                let exposition = Arc::clone(&exposition);
-                let stopped = stopped.clone();
-                connections.spawn(async move {
-                    connection(stream, exposition, stopped).await;
-                    drop(permit);
-                });
+            Ok((stream, peer)) => {
+                let service = Service {
+                    web: web.clone(),
+                    exposition: Arc::clone(&exposition),
+                    peer,
+                };
+                connections.add(peer, connection(stream, service, stopped.clone()));
             }
             // Out of descriptors, mostly: those in use come back.
             Err(error) => {
@@ -73,35 +81,35 @@ pub async fn serve(
             }
         }
     }
-    drop(listener);
+    drop(listeners);
     // Only fails if no connection is left to hear it.
     let _ = stop.send(true);
-    let drained = async { while connections.join_next().await.is_some() {} };
-    if timeout(GRACE * 3 / 2, drained).await.is_err() {
+    if timeout(GRACE * 3 / 2, connections.ended()).await.is_err() {
         debug!("connections to the metrics port were cut at shutdown");
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
+/// What one connection needs to answer.
+#[derive(Clone)]
+struct Service {
+    web: Option<Arc<Web>>,
+    exposition: Arc<Exposition>,
+    peer: Peer,
 }
 
-async fn connection(
-    stream: TcpStream,
-    exposition: Arc<Exposition>,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn connection(stream: Stream, service: Service, mut stopped: watch::Receiver<bool>) {
+    let secured = tokio::select! {
+        secured = timeout(HANDSHAKE_TIMEOUT, secure(stream, service.web.as_deref())) => secured,
+        _ = stopped.wait_for(|stopped| *stopped) => return,
+    };
+    let stream = match secured {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return debug!("connection to the metrics port refused: {error}"),
+        Err(_) => return debug!("connection to the metrics port refused: no handshake in time"),
+    };
     let service = service_fn(move |request| {
-        let exposition = Arc::clone(&exposition);
-        async move { Ok::<_, Infallible>(respond(&request, exposition).await) }
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(service.answer(&request).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -124,6 +132,28 @@ async fn connection(
     };
     if let Ok(Err(error)) = ended {
         debug!("connection to the metrics port: {error}");
+    }
+}
+
+impl Service {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let exposition = Arc::clone(&self.exposition);
+        let Some(web) = &self.web else {
+            return respond(request, exposition).await;
+        };
+        match web.admit(request.headers(), self.peer).await {
+            Verdict::Admitted(headers) => {
+                let mut response = respond(request, exposition).await;
+                response.headers_mut().extend(headers);
+                response
+            }
+            Verdict::Refused(status, headers) => {
+                let reason = status.canonical_reason().unwrap_or_default();
+                let mut response = plain(status, reason);
+                response.headers_mut().extend(headers);
+                response
+            }
+        }
     }
 }
 

@@ -113,7 +113,7 @@ impl Agent {
         agent.port = loop {
             let text = agent.log();
             let port = text
-                .split_once("metrics on http://127.0.0.1:")
+                .split_once("://127.0.0.1:")
                 .and_then(|(_, rest)| rest.split('/').next()?.parse().ok());
             if let Some(port) = port {
                 break port;

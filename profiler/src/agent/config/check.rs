@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::{Config, ConfigError, PartialConfig, sources};
+use crate::export::Web;
 use crate::finding::Status;
 use crate::probes::sched::Detail;
 
@@ -214,6 +215,10 @@ fn check_whole(config: &Config, problems: &mut Vec<Problem>) {
             cause,
             "start the agent with --record FILE",
         );
+    }
+    if let Some(Err(error)) = config.web_config_file.as_deref().map(Web::open) {
+        let next = "correct it; docs/web-config.md tells the fields";
+        add(Status::Fail, "web_config_file", error.to_string(), next);
     }
     let library = config.nvml_library.as_ref();
     // A bare name is the loader's to find.

@@ -1,8 +1,9 @@
 //! The settings that a file, the environment or the command line gives.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
+use std::marker::PhantomData;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{ConfigError, CpuBudget, IdleWatts, LogFormat, SyscallSetting};
 use crate::export::Aliases;
+use crate::export::http::ListenAddress;
 use crate::meters::calibration::Calibration;
 use crate::meters::external::NodePower;
 use crate::probes::events::EventName;
@@ -24,7 +26,9 @@ use crate::probes::stacks::MOST_HERTZ;
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the fields are those of `Config`")]
 pub struct PartialConfig {
-    pub listen: Option<SocketAddr>,
+    #[serde(default, deserialize_with = "one_or_more")]
+    pub listen: Option<Vec<ListenAddress>>,
+    pub web_config_file: Option<PathBuf>,
     pub nvml_library: Option<PathBuf>,
     pub host_root: Option<PathBuf>,
     pub model: Option<String>,
@@ -89,6 +93,7 @@ impl PartialConfig {
     pub(super) fn over(self, lower: Self) -> Self {
         Self {
             listen: self.listen.or(lower.listen),
+            web_config_file: self.web_config_file.or(lower.web_config_file),
             nvml_library: self.nvml_library.or(lower.nvml_library),
             host_root: self.host_root.or(lower.host_root),
             model: self.model.or(lower.model),
@@ -142,7 +147,8 @@ impl PartialConfig {
     pub(super) fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let env = &env;
         Ok(Self {
-            listen: variable(env, "PERJOULE_LISTEN", str::parse)?,
+            listen: variable(env, "PERJOULE_LISTEN", list)?,
+            web_config_file: variable(env, "PERJOULE_WEB_CONFIG_FILE", str::parse)?,
             nvml_library: variable(env, "PERJOULE_NVML_LIBRARY", str::parse)?,
             host_root: variable(env, "PERJOULE_HOST_ROOT", str::parse)?,
             model: variable(env, "PERJOULE_MODEL", str::parse)?,
@@ -319,6 +325,35 @@ fn within(millis: u64, low: u64, high: u64) -> Result<u64, String> {
     } else {
         Err(format!("{millis} ms is not between {low} and {high} ms"))
     }
+}
+
+/// A value, or a list of them.
+fn one_or_more<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+    from: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    struct Values<T>(PhantomData<T>);
+
+    impl<'de, T: FromStr<Err: fmt::Display>> de::Visitor<'de> for Values<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string or a list of strings")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            Ok(vec![text.parse().map_err(E::custom)?])
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut from: A) -> Result<Vec<T>, A::Error> {
+            let mut values = Vec::new();
+            while let Some(text) = from.next_element::<String>()? {
+                values.push(text.parse().map_err(de::Error::custom)?);
+            }
+            Ok(values)
+        }
+    }
+
+    from.deserialize_any(Values(PhantomData)).map(Some)
 }
 
 fn level<'de, D: Deserializer<'de>>(from: D) -> Result<Option<LevelFilter>, D::Error> {

@@ -57,7 +57,8 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 fn every_setting_can_stand_in_the_file() {
     let config = from_file(
         r#"
-        listen = "127.0.0.1:9000"
+        listen = ["127.0.0.1:9000", "unix:/run/perjoule.sock"]
+        web_config_file = "/etc/perjoule/web.yaml"
         nvml_library = "/opt/libnvidia-ml.so.1"
         model = "llama"
         syscalls = true
@@ -87,7 +88,17 @@ fn every_setting_can_stand_in_the_file() {
         "#,
     )
     .unwrap();
-    assert_eq!(config.listen, Some("127.0.0.1:9000".parse().unwrap()));
+    let listen = ["127.0.0.1:9000", "unix:/run/perjoule.sock"];
+    assert_eq!(
+        config.listen,
+        Some(listen.map(|at| at.parse().unwrap()).into())
+    );
+    assert_eq!(
+        config.web_config_file,
+        Some("/etc/perjoule/web.yaml".into())
+    );
+    let one = from_file("listen = \":9000\"").unwrap();
+    assert_eq!(one.listen, Some(vec![":9000".parse().unwrap()]));
     assert_eq!(config.nvml_library, Some("/opt/libnvidia-ml.so.1".into()));
     assert!(config.tls && !config.engine_metrics);
     assert_eq!(config.request_tier, Some(Tier::RawTp));
@@ -117,7 +128,8 @@ fn every_setting_can_stand_in_the_file() {
 #[test]
 fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
     let config = from_env(&[
-        ("PERJOULE_LISTEN", "[::]:9000"),
+        ("PERJOULE_LISTEN", "[::1]:9000, 127.0.0.1:9000"),
+        ("PERJOULE_WEB_CONFIG_FILE", "/etc/perjoule/web.yaml"),
         ("PERJOULE_NVML_LIBRARY", "/opt/nvml.so"),
         ("PERJOULE_MODEL", ""),
         ("PERJOULE_PIDS", "1, 2"),
@@ -141,7 +153,15 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
         ("PERJOULE_PUBLISH_MS", "60000"),
     ])
     .unwrap();
-    assert_eq!(config.listen, Some("[::]:9000".parse().unwrap()));
+    let listen = ["[::1]:9000", "127.0.0.1:9000"];
+    assert_eq!(
+        config.listen,
+        Some(listen.map(|at| at.parse().unwrap()).into())
+    );
+    assert_eq!(
+        config.web_config_file,
+        Some("/etc/perjoule/web.yaml".into())
+    );
     assert_eq!(config.nvml_library, Some("/opt/nvml.so".into()));
     assert_eq!(config.model, None);
     assert_eq!(config.services.pids, [1, 2]);
@@ -181,7 +201,13 @@ fn an_unknown_key_is_named_with_its_line_and_the_keys_there_are() {
 #[test]
 fn a_wrong_value_is_named_with_its_line() {
     for (file, line, reason) in [
-        ("listen = \"here\"", 1, "socket address"),
+        ("listen = \"here\"", 1, "`here` is no socket address"),
+        ("listen = [\":1\", \"x\"]", 1, "`x` is no socket address"),
+        (
+            "listen = 27182",
+            1,
+            "expected a string or a list of strings",
+        ),
         ("\nsyscalls = \"maybe\"", 2, "expected a boolean"),
         ("log_level = \"loud\"", 1, "one of off, error"),
         ("log_format = \"xml\"", 1, "expected `text` or `json`"),

@@ -1,13 +1,17 @@
 //! Real sockets on loopback.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use flate2::read::GzDecoder;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+mod hostile;
+mod secure;
 
 use super::*;
 use crate::clock::Timestamp;
@@ -23,11 +27,18 @@ struct Served {
 }
 
 async fn served() -> Served {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    served_to(None).await
+}
+
+/// To those whom a web configuration lets in.
+async fn served_to(web: Option<Arc<Web>>) -> Served {
+    let listener = TcpListener::bind("[::]:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let listeners = vec![Listener::Tcp(listener)];
     let metrics = Metrics::new("0.1.0");
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(listener, metrics.exposition(), async {
+    let server = tokio::spawn(serve(listeners, web, metrics.exposition(), async {
         let _ = stopped.await;
     }));
     Served {
@@ -40,12 +51,21 @@ async fn served() -> Served {
 
 /// Sends `head` and reads to the end of the connection.
 async fn exchange(address: SocketAddr, head: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("{head} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    ask(stream, head, "").await.unwrap()
+}
+
+/// The same on any stream, with more header lines.
+async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    head: &str,
+    more: &str,
+) -> io::Result<String> {
+    let request = format!("{head} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n{more}\r\n");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 fn book_one(metrics: &mut Metrics) {
@@ -198,22 +218,31 @@ async fn it_stops_at_once_although_clients_hang() {
 }
 
 #[tokio::test]
-async fn clients_that_send_nothing_keep_others_out_only_until_the_header_time_out() {
-    let served = served().await;
-    let mut silent = Vec::new();
-    for _ in 0..MAX_CONNECTIONS {
-        silent.push(TcpStream::connect(served.address).await.unwrap());
+async fn several_addresses_are_served_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut listeners = Vec::new();
+    for address in ["127.0.0.1:0", &format!("unix:{}", path.display())] {
+        let address: ListenAddress = address.parse().unwrap();
+        listeners.push(Listener::bind(&address).await.unwrap());
     }
-    let asked = Instant::now();
-    let answer = timeout(
-        HEADER_TIMEOUT * 3,
-        exchange(served.address, "GET /-/healthy"),
-    )
-    .await
-    .expect("an honest client is never let in");
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert!(
-        asked.elapsed() >= HEADER_TIMEOUT / 2,
-        "the bound on connections was not reached"
-    );
+    let urls: Vec<String> = listeners.iter().map(|l| l.url(false).unwrap()).collect();
+    assert_eq!(urls[1], format!("http+unix:{}:/metrics", path.display()));
+    let tcp = urls[0].strip_prefix("http://").unwrap();
+    let tcp: SocketAddr = tcp.strip_suffix("/metrics").unwrap().parse().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let exposition = Metrics::new("0.1.0").exposition();
+    let server = tokio::spawn(serve(listeners, None, exposition, async {
+        let _ = stopped.await;
+    }));
+    for _ in 0..3 {
+        let answer = exchange(tcp, "GET /-/healthy").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let answer = ask(stream, "GET /-/healthy", "").await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    stop.send(()).unwrap();
+    server.await.unwrap();
+    assert!(!path.exists());
 }

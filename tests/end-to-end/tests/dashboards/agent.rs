@@ -9,7 +9,8 @@ use std::time::Duration;
 use profiler::activity::{CudaCalls, HardwareCounts};
 use profiler::clock::Timestamp;
 use profiler::durations::Durations;
-use profiler::export::{Metrics, NodeTotals, SourceCalls, http};
+use profiler::export::http::{self, Listener};
+use profiler::export::{Metrics, NodeTotals, SourceCalls};
 use profiler::ledger::*;
 use profiler::telemetry::{
     GpuTelemetry, Memory, PowerLimits, ThrottleReason, Traffic, Utilization,
@@ -59,7 +60,7 @@ impl Agent {
                         tokio::time::sleep(TICK).await;
                     }
                 };
-                http::serve(listener, exposition, feed).await;
+                http::serve(vec![Listener::Tcp(listener)], None, exposition, feed).await;
             });
         });
         Self {
