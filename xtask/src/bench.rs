@@ -94,6 +94,8 @@ struct Lengths {
     window: Duration,
     /// Of runs that are held against each other, in either order.
     pairs: usize,
+    /// Of `perf bench sched pipe`, each with so many turns.
+    switch_pairs: usize,
     switches: u32,
     saturated_s: u64,
     steady_s: u64,
@@ -109,6 +111,7 @@ impl Lengths {
         settle: Duration::from_millis(1_200),
         window: Duration::from_secs(1),
         pairs: 2,
+        switch_pairs: 2,
         switches: 50_000,
         saturated_s: 2,
         steady_s: 5,
@@ -122,7 +125,8 @@ impl Lengths {
         settle: Duration::from_millis(1_500),
         window: Duration::from_secs(2),
         pairs: 5,
-        switches: 200_000,
+        switch_pairs: 8,
+        switches: 100_000,
         saturated_s: 3,
         steady_s: 12,
         inference_s: Some(10),

@@ -111,7 +111,7 @@ fn hold(
     floor: &mut Vec<f64>,
 ) -> Result<Row> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 0..lengths.pairs {
+    for round in 0..lengths.switch_pairs {
         let load = Pipe::held(perf, lengths.switches, folder)?;
         let watched = contest.served.then(|| load.id());
         let start = || server.agent_of_waits(contest.detail, watched);
@@ -162,7 +162,7 @@ fn hold(
 /// Switches a second that two threads of a service lose to the agent.
 fn switches_lost(perf: &Path, server: &Inference, folder: &Path, lengths: Lengths) -> Result<Row> {
     let mut pairs = Pairs::default();
-    for round in 0..lengths.pairs {
+    for round in 0..lengths.switch_pairs {
         // Off, on, on, off.
         for on in [round % 2 == 1, round % 2 == 0] {
             let load = Pipe::held(perf, lengths.switches, folder)?;
