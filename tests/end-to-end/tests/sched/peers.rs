@@ -9,7 +9,7 @@ use end_to_end::{is_root, scaled, skipped, slowness, stolen};
 use profiler::probes::sched::Detail;
 
 use super::waits::{Program, waits_of};
-use super::{SERVICE, SERVICE_ID, gated, of, schedstat, start_following, waited_cpu_time};
+use super::{SERVICE, SERVICE_ID, cpu_time, gated, of, start_following, waited_cpu_time};
 
 const RUNQLAT: &str = "/usr/sbin/runqlat";
 
@@ -116,12 +116,12 @@ fn a_busy_threads_time_on_cpu_is_the_kernels_to_half_a_percent() {
     assert!(running.owners.set(child.id(), SERVICE));
     running.probe.follow(&running.owners, SERVICE_ID);
     running.read();
-    let (before, taken) = (schedstat(child.id()), stolen());
+    let (before, taken) = (cpu_time(child.id()), stolen());
     child.release();
     sleep(Duration::from_secs(6));
-    let least = schedstat(child.id()) - before;
+    let least = cpu_time(child.id()) - before;
     let seen = of(&running.read(), SERVICE);
-    let most = schedstat(child.id()) - before + (stolen() - taken);
+    let most = cpu_time(child.id()) - before + (stolen() - taken);
     println!("{seen} told, {least} to {most} by the kernel");
     // The kernel's own count is as old as its last tick.
     let tick = 10_000_000.0;
