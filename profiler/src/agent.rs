@@ -41,7 +41,7 @@ use crate::meters::{News, Running, SourceState};
 use crate::probes::requests::Observed;
 use crate::recording::RecordingError;
 use crate::report::Summary;
-use crate::services::Service;
+use crate::services::{self, Service};
 use crate::telemetry::CriticalErrors;
 use budget::Budget;
 use config::Config;
@@ -78,9 +78,6 @@ const UNSTREAMED_PERIOD: Duration = Duration::from_millis(50);
 /// has room for seven times as many, must not fill while the agent waits for a CPU.
 const CROWD: usize = 600;
 
-/// After its last process a service's last requests and CPU time have long been told.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
-
 /// A running agent. [`Self::finish`] ends it and books what is left.
 #[derive(Debug)]
 pub struct Agent {
@@ -104,8 +101,6 @@ pub struct Agent {
     power_read: HashMap<MeterId, Timestamp>,
     /// Sources that are down.
     broken: HashSet<&'static str>,
-    /// Since when services have no process, until they are forgotten.
-    ended: HashMap<ServiceId, Timestamp>,
     observed: Vec<Observed>,
     /// Many requests at the latest tick.
     crowded: bool,
@@ -185,7 +180,7 @@ impl Agent {
             self.take_news(news);
         }
         while let Some(update) = self.watch.next() {
-            self.take_services(update);
+            self.take_services(update, Timestamp::now());
         }
         self.take_pods();
         self.poll_requests();
@@ -203,11 +198,7 @@ impl Agent {
             self.cpu_read = now;
             self.read_cpu();
         }
-        let (tokens, sinks) = (&mut self.tokens, &mut self.sinks);
-        self.ledger.advance_into(now, |mut booked| {
-            tokens.count(&mut booked);
-            sinks.book(&booked);
-        });
+        self.book(now);
         let due = now.since(self.published) >= self.config.intervals.publish.as_nanos() as u64;
         // The first figures are waited for.
         if due || self.sinks.metrics.has_first_figures() {
@@ -216,9 +207,18 @@ impl Agent {
         }
     }
 
+    /// Books what can be booked.
+    fn book(&mut self, now: Timestamp) {
+        let (tokens, sinks) = (&mut self.tokens, &mut self.sinks);
+        self.ledger.advance_into(now, |mut booked| {
+            tokens.count(&mut booked);
+            sinks.book(&booked);
+        });
+    }
+
     /// Ends the sources, drains the kernel side a last time, closes every interval and returns
-    /// the summary. Takes under a second; a source that hangs in a call is left behind.
-    pub fn finish(mut self) -> Result<Summary, RecordingError> {
+    /// the summary, if one was asked for. Takes under a second; a source that hangs in a call is left behind.
+    pub fn finish(mut self) -> Result<Option<Summary>, RecordingError> {
         if let Some(running) = self.running.take() {
             for name in running.stop() {
                 log::warn!("the {name} thread hangs in a call and is left behind");
@@ -239,7 +239,8 @@ impl Agent {
             self.tokens.count(&mut booked);
             self.sinks.book(&booked);
         }
-        self.sinks.summary.set_window(self.began, now);
+        let began = self.began;
+        self.sinks.sum_up(|summary| summary.set_window(began, now));
         self.publish(now);
         self.report_threads();
         if let Some(keeper) = &self.state {
@@ -326,14 +327,14 @@ impl Agent {
         metrics.record_source_calls(state.name, calls);
     }
 
-    fn take_services(&mut self, update: Update) {
+    fn take_services(&mut self, update: Update, now: Timestamp) {
         let Update {
             services,
             changes,
             holders,
         } = update;
-        let now = Timestamp::now();
-        for service in services.iter().skip(self.services.len()) {
+        let is_new = |service: &&Service| services::find(&self.services, service.id).is_none();
+        for service in services.iter().filter(is_new) {
             log::info!(
                 "service {}{}: {} processes, ports {:?}",
                 service.name,
@@ -356,15 +357,6 @@ impl Agent {
                 });
             }
         }
-        let model = self.config.model.as_deref();
-        for (before, service) in self.services.iter().zip(&services) {
-            if before.pids.is_empty() && !service.pids.is_empty() {
-                // It may have been forgotten.
-                let metrics = &mut self.sinks.metrics;
-                metrics.describe_service(service.id, &service.name, model);
-            }
-        }
-        self.forget_ended(&services, now);
         self.hops.forget(now);
         self.pods.watch(&self.services, &services);
         self.services = services;
@@ -378,33 +370,25 @@ impl Agent {
                 probes.join(pid, id);
             }
         }
+        self.forget(&changes.forgotten);
         for holders in holders {
             self.ledger.apply(Event::Holders(holders));
         }
     }
 
-    /// Gives back the kernel side's places of services that ended long ago; there are 252. One
-    /// that comes back gets a new place.
-    fn forget_ended(&mut self, services: &[Service], now: Timestamp) {
-        let has_ended = |id: &ServiceId| {
-            let service = services.get(id.0 as usize);
-            service.is_some_and(|service| service.pids.is_empty())
-        };
-        self.ended.retain(|id, _| has_ended(id));
-        for service in &self.services {
-            if !service.pids.is_empty() && has_ended(&service.id) {
-                self.ended.insert(service.id, now);
-            }
+    /// Forgets services that ended long ago, and gives back the kernel side's places of theirs; there are
+    /// 252.
+    fn forget(&mut self, services: &[ServiceId]) {
+        if let Some(probes) = &mut self.probes
+            && !services.is_empty()
+        {
+            probes.forget(services);
         }
-        let long_ago = |_: &ServiceId, since: &mut Timestamp| {
-            now.since(*since) > FORGET_AFTER.as_nanos() as u64
-        };
-        for (id, _) in self.ended.extract_if(long_ago) {
-            if let Some(probes) = &mut self.probes {
-                probes.forget(id);
-            }
+        for &id in services {
             self.engines.forget(id);
             self.pods.forget(id);
+            self.tokens.forget(id);
+            self.ledger.forget_service(id);
             self.sinks.metrics.forget_service(id);
         }
     }
@@ -428,12 +412,29 @@ impl Agent {
         let Some(until) = until else {
             return;
         };
-        self.crowded = self.observed.len() > CROWD;
         let observed = std::mem::take(&mut self.observed);
-        for seen in &observed {
+        self.take_requests(&observed);
+        self.observed = observed;
+        let lost = self
+            .probes
+            .as_ref()
+            .map_or(0, |probes| probes.losses().requests());
+        if lost > self.lost_requests {
+            let count = lost - self.lost_requests;
+            self.lost_requests = lost;
+            self.engines.requests_lost();
+            self.ledger.apply(Event::RequestsLost { at: until, count });
+        }
+        self.ledger.apply(Event::RequestsUntil(until));
+    }
+
+    /// Takes requests as they were seen in one poll.
+    fn take_requests(&mut self, observed: &[Observed]) {
+        self.crowded = observed.len() > CROWD;
+        for seen in observed {
             self.hops.watch(seen);
         }
-        for seen in &observed {
+        for seen in observed {
             let Observed { at, request, .. } = *seen;
             if self.tokens.is_own(seen) {
                 continue;
@@ -466,32 +467,28 @@ impl Agent {
             self.engines.request(&request);
             self.ledger.apply(Event::Request { at, request });
         }
-        self.observed = observed;
-        let lost = self
-            .probes
-            .as_ref()
-            .map_or(0, |probes| probes.losses().requests());
-        if lost > self.lost_requests {
-            let count = lost - self.lost_requests;
-            self.lost_requests = lost;
-            self.engines.requests_lost();
-            self.ledger.apply(Event::RequestsLost { at: until, count });
-        }
-        self.ledger.apply(Event::RequestsUntil(until));
     }
 
     fn read_cpu(&mut self) {
         let Some(window) = self.probes.as_mut().and_then(Probes::read_cpu) else {
             return;
         };
-        for time in window.times() {
-            self.sinks.cpu(&time);
-            self.ledger.apply(Event::Cpu(time));
-        }
-        self.ledger.apply(Event::CpuUntil(window.to));
+        self.take_cpu(window.times(), window.to);
         if let Some(probes) = &self.probes {
             let holders = self.watch.holders();
             self.engines.look(probes, &self.services, holders);
         }
     }
+
+    /// Takes on-CPU time; all of it is told up to `until`.
+    fn take_cpu(&mut self, times: impl IntoIterator<Item = CpuTime>, until: Timestamp) {
+        for time in times {
+            self.sinks.cpu(&time);
+            self.ledger.apply(Event::Cpu(time));
+        }
+        self.ledger.apply(Event::CpuUntil(until));
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,6 +173,12 @@ impl Ledger {
         self.meters.get(meter.0 as usize)?.levels.learned()
     }
 
+    /// A service has ended: what was learned of it is forgotten, and its place is another's once all that
+    /// was told of it is booked. Should it be heard of again, it begins anew.
+    pub fn forget_service(&mut self, service: ServiceId) {
+        self.flights.leave(service);
+    }
+
     /// Takes a fact. Facts of different sources may come in any order; what names a meter that
     /// does not exist is ignored.
     pub fn apply(&mut self, event: Event) {

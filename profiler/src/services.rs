@@ -16,9 +16,10 @@
 //! file name, or the module or script that an interpreter runs. Names are unique: the second `vllm`
 //! is `vllm-2`.
 //!
-//! **The same service.** A container, job or unit keeps its id for good. A service whose processes
-//! have all ended is continued by one of the same name, and in Kubernetes of the same workload, that
-//! listens on one of the same ports.
+//! **The same service.** A service whose processes have all ended is continued by its own container,
+//! job or unit, and by one of the same name, and in Kubernetes of the same workload, that listens on
+//! one of the same ports. After a minute it is forgotten: what comes then has a new id, and the name
+//! if that is free. So the list is bounded by what is alive and what ended of late.
 
 pub mod cgroups;
 mod members;
@@ -41,7 +42,7 @@ use std::time::Duration;
 pub use members::LISTENERS_EVERY;
 pub use pod_logs::PODS as POD_LOGS;
 pub use population::Population;
-pub use service::{Changes, Listener, Selection, Service, Target};
+pub use service::{Changes, Listener, Selection, Service, Target, find};
 pub use sockets::Family;
 
 use crate::clock::Timestamp;
@@ -53,6 +54,10 @@ use processes::{Key, Processes};
 /// So long the processes of a service are still known after their end: their last CPU time and
 /// requests arrive later than they leave.
 const REMEMBERED: Duration = Duration::from_secs(10);
+/// A service is forgotten so long after its last process,
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// or after [`REMEMBERED`] where more than this have ended of late: the kernel side has room for 252.
+const MOST_ENDED: usize = 100;
 
 /// All services, as of the latest refresh.
 #[derive(Debug)]
@@ -63,7 +68,10 @@ pub struct Services {
     processes: Processes,
     pod_logs: PodLogs,
     candidates: Vec<Candidate>,
+    /// By id.
     services: Vec<Service>,
+    /// No id is given twice.
+    next: u32,
     /// Whose each process is.
     owners: BTreeMap<u32, (Key, ServiceId)>,
     /// Processes that ended of late.
@@ -71,10 +79,10 @@ pub struct Services {
 }
 
 impl Services {
-    /// No services yet; the first [`Self::refresh`] finds them. `host_root`: where the machine's file
-    /// system begins.
-    pub fn new(selection: Selection, host_root: &Path) -> Self {
-        let proc = PathBuf::from("/proc");
+    /// No services yet; the first [`Self::refresh`] finds them. `proc` is `/proc`; `host_root`: where
+    /// the machine's file system begins.
+    pub fn new(selection: Selection, proc: &Path, host_root: &Path) -> Self {
+        let proc = proc.to_owned();
         let candidates = (0..selection.targets.len())
             .map(Candidate::picked)
             .collect();
@@ -85,6 +93,7 @@ impl Services {
             selection,
             candidates,
             services: Vec::new(),
+            next: 0,
             owners: BTreeMap::new(),
             departed: Vec::new(),
             proc,
@@ -92,20 +101,20 @@ impl Services {
     }
 
     /// Looks again at all processes, listeners and the given holders of GPUs: (its meter,
-    /// process ids on it). Takes milliseconds.
+    /// process ids on it). It is `now`. Takes milliseconds.
     ///
     /// # Errors
     /// When `/proc` cannot be listed; everything stays as it was.
-    pub fn refresh(&mut self, gpus: &[(MeterId, Vec<u32>)]) -> io::Result<Changes> {
+    pub fn refresh(&mut self, gpus: &[(MeterId, Vec<u32>)], now: Timestamp) -> io::Result<Changes> {
         let watched: BTreeSet<u32> = self
             .candidates
             .iter()
             .flat_map(Candidate::pids)
             .copied()
             .collect();
-        self.processes.refresh(&watched)?;
+        self.processes.refresh(&watched, now)?;
         let agent_line = tree::agent_line(&self.processes, self.agent);
-        self.follow_targets(&agent_line);
+        self.follow_targets(&agent_line, now);
         let mut taken = BTreeSet::new();
         for candidate in &mut self.candidates {
             candidate.gather(&self.processes, self.agent, &mut taken);
@@ -115,10 +124,11 @@ impl Services {
         }
         let mut networks = members::Networks::default();
         for candidate in &mut self.candidates {
-            candidate.look_for_listeners(&self.proc, &self.processes, &mut networks);
+            candidate.look_for_listeners(&self.proc, &self.processes, &mut networks, now);
         }
-        let changes = self.publish(gpus);
-        // Groups that never became a service and have ended are of no interest.
+        let mut changes = self.publish(gpus, now);
+        changes.forgotten = self.forget_ended(now);
+        // Groups that have ended and are no service, or none that is remembered, are of no interest.
         self.candidates.retain(|candidate| {
             candidate.id.is_some() || candidate.is_picked() || !candidate.pids().is_empty()
         });
@@ -126,7 +136,7 @@ impl Services {
     }
 
     /// Finds the groups behind targets that have none, or may have more by now.
-    fn follow_targets(&mut self, agent_line: &BTreeSet<u32>) {
+    fn follow_targets(&mut self, agent_line: &BTreeSet<u32>, now: Timestamp) {
         for candidate in &mut self.candidates {
             let Some(target) = candidate.target(&self.selection.targets) else {
                 continue;
@@ -141,7 +151,7 @@ impl Services {
                     .into_iter()
                     .collect(),
                 // Looking through everybody's sockets is dear: only for a listener that is new.
-                Target::Port(_) if candidate.is_settled() => continue,
+                Target::Port(_) if candidate.is_settled(now) => continue,
                 Target::Port(port) if candidate.knows(&ports::sockets_here(&self.proc, *port)) => {
                     continue;
                 }
@@ -184,7 +194,7 @@ impl Services {
     }
 
     /// Makes services of the candidates that are some, and brings the others up to date.
-    fn publish(&mut self, gpus: &[(MeterId, Vec<u32>)]) -> Changes {
+    fn publish(&mut self, gpus: &[(MeterId, Vec<u32>)], now: Timestamp) -> Changes {
         let mut changes = Changes::default();
         let mut owners = BTreeMap::new();
         for index in 0..self.candidates.len() {
@@ -198,7 +208,8 @@ impl Services {
                 continue;
             };
             let Some(id) = candidate.id else { continue };
-            let Some(service) = self.services.get_mut(id.0 as usize) else {
+            let place = self.services.binary_search_by_key(&id, |known| known.id);
+            let Some(service) = place.ok().and_then(|place| self.services.get_mut(place)) else {
                 continue;
             };
             for pid in candidate.pids() {
@@ -224,7 +235,6 @@ impl Services {
                 changes.listeners.push(id);
             }
         }
-        let now = Timestamp::now();
         for (pid, (key, id)) in &self.owners {
             if owners.get(pid) != Some(&(*key, *id)) {
                 changes.left.push((*pid, *id));
@@ -239,6 +249,34 @@ impl Services {
         self.owners = owners;
         self.departed.retain(|(_, _, at)| now < at.plus(REMEMBERED));
         changes
+    }
+
+    /// Forgets services that ended long ago, and says which.
+    fn forget_ended(&mut self, now: Timestamp) -> Vec<ServiceId> {
+        let mut ended = 0;
+        for candidate in &mut self.candidates {
+            if candidate.id.is_none() || !candidate.pids().is_empty() {
+                candidate.ended = None;
+            } else {
+                candidate.ended.get_or_insert(now);
+                ended += 1;
+            }
+        }
+        let patience = if ended > MOST_ENDED {
+            REMEMBERED
+        } else {
+            FORGOTTEN_AFTER
+        };
+        let mut forgotten = Vec::new();
+        for candidate in &mut self.candidates {
+            if candidate.ended.is_some_and(|at| now >= at.plus(patience)) {
+                forgotten.extend(candidate.id.take());
+            }
+        }
+        forgotten.sort_unstable();
+        self.services
+            .retain(|service| forgotten.binary_search(&service.id).is_err());
+        forgotten
     }
 
     /// Gives a candidate that has become a service its id and name.
@@ -267,7 +305,7 @@ impl Services {
                 && other.identity.as_ref() == Some(&identity)
                 && other
                     .id
-                    .and_then(|id| self.services.get(id.0 as usize))
+                    .and_then(|id| self.get(id))
                     .is_some_and(|service| !service.ports().is_disjoint(&ports))
         });
         let id = match earlier.and_then(|place| self.candidates.get_mut(place)) {
@@ -275,7 +313,8 @@ impl Services {
             None => None,
         };
         let id = id.unwrap_or_else(|| {
-            let id = ServiceId(self.services.len() as u32);
+            let id = ServiceId(self.next);
+            self.next += 1;
             self.services.push(Service {
                 id,
                 name: self.unique_name(&name),
@@ -305,14 +344,14 @@ impl Services {
             .unwrap_or_else(|| base.to_owned())
     }
 
-    /// All services since the start, by id, those without processes included.
+    /// All services by id, those that ended of late included.
     pub fn iter(&self) -> impl Iterator<Item = &Service> {
         self.services.iter()
     }
 
     /// One service.
     pub fn get(&self, id: ServiceId) -> Option<&Service> {
-        self.services.get(id.0 as usize)
+        find(&self.services, id)
     }
 
     /// The service of a process, also for ten seconds after its end.
@@ -391,7 +430,7 @@ impl Services {
                 .listeners
                 .iter()
                 .flat_map(|listener| &listener.owners);
-            !service.listeners.is_empty() && !owners.any(runs)
+            !service.listeners.is_empty() && (service.pids.is_empty() || !owners.any(runs))
         };
         self.services
             .iter()

@@ -46,11 +46,11 @@ pub(super) struct Engines {
 impl Engines {
     /// A request as it stands.
     pub(super) fn request(&mut self, request: &Request) {
-        let flying = self.in_flight.entry(request.service).or_default();
-        if request.end.is_some() {
-            flying.remove(&request.id);
-        } else {
+        if request.end.is_none() {
+            let flying = self.in_flight.entry(request.service).or_default();
             flying.insert(request.id);
+        } else if let Some(flying) = self.in_flight.get_mut(&request.service) {
+            flying.remove(&request.id);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::ids::{IdSet, Ids};
 use crate::ledger::{RequestId, Route};
 use crate::probes::requests::{Client, Observed};
-use crate::services::Service;
+use crate::services::{self, Service};
 
 /// So long after it read a request a process may still pass it on: it may wait in a queue.
 const PASSED_ON_WITHIN: u64 = 60_000_000_000;
@@ -72,7 +72,7 @@ impl Hops {
 }
 
 fn is_on_inner_listener(services: &[Service], seen: &Observed) -> bool {
-    let service = services.get(seen.request.service.0 as usize);
+    let service = services::find(services, seen.request.service);
     let listeners = service.map_or(&[][..], |service| &service.listeners);
     let is_here = |network: u64| seen.network == 0 || network == u64::from(seen.network);
     let mut here = listeners

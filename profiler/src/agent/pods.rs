@@ -7,7 +7,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::Agent;
 use super::sinks::Sinks;
@@ -17,7 +16,7 @@ use crate::ledger::ServiceId;
 use crate::meters::SourceState;
 use crate::pods::{GpuPod, PodNames};
 use crate::services::cgroups::{Group, Kind, Runtime};
-use crate::services::{POD_LOGS, Service};
+use crate::services::{self, POD_LOGS, Service};
 
 /// The name of this source.
 const SOURCE: &str = "kubelet";
@@ -43,18 +42,7 @@ impl Pods {
             kubelet: None,
             gpus: Vec::new(),
             told: HashMap::new(),
-            state: SourceState {
-                name: SOURCE,
-                every: LONGEST_SILENCE,
-                up: false,
-                last_at: None,
-                calls: 0,
-                errors: 0,
-                busy: Duration::ZERO,
-                latency_p50: None,
-                latency_p99: None,
-                error: None,
-            },
+            state: SourceState::new(SOURCE, LONGEST_SILENCE),
         }
     }
 
@@ -70,7 +58,7 @@ impl Pods {
             return;
         };
         let is_new = |service: &Service| {
-            let was = before.get(service.id.0 as usize);
+            let was = services::find(before, service.id);
             is_in_a_pod(service)
                 && service
                     .gpus
@@ -82,7 +70,7 @@ impl Pods {
         }
     }
 
-    /// A service's names are told again if it comes back.
+    /// The service has ended.
     pub(super) fn forget(&mut self, service: ServiceId) {
         self.told.remove(&service);
     }

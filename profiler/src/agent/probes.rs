@@ -1,5 +1,6 @@
 //! The kernel probes of one agent: loaded together, each failing alone.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(super) struct Probes {
     takes_waits: bool,
     stack_reader: Option<StackReader>,
     owners: Owners,
+    /// Processes for whose services there is no place.
+    unplaced: BTreeMap<u32, ServiceId>,
     loader: Loader,
 }
 
@@ -152,6 +155,7 @@ impl Probes {
             stacks,
             stack_reader,
             owners,
+            unplaced: BTreeMap::new(),
             loader,
         })
     }
@@ -184,7 +188,11 @@ impl Probes {
     pub(super) fn join(&mut self, pid: u32, service: ServiceId) {
         let inherited = self.owners.get(pid) == Owner::Service(service);
         if !self.owners.set(pid, Owner::Service(service)) {
-            log::warn!("process {pid} cannot be followed: the table of processes is full");
+            // The first is told, all are counted.
+            if self.owners.refused() == 1 {
+                log::warn!("process {pid} cannot be followed: there are too many services at once");
+            }
+            self.unplaced.insert(pid, service);
         } else {
             if let Some(tls) = &mut self.tls {
                 tls.join(pid, service);
@@ -208,6 +216,7 @@ impl Probes {
 
     /// The process has ended or is another service's now; its number may be in use again.
     pub(super) fn leave(&mut self, pid: u32, service: ServiceId) {
+        self.unplaced.remove(&pid);
         if self.owners.get(pid) == Owner::Service(service) {
             self.owners.set(pid, Owner::Other);
         }
@@ -222,14 +231,24 @@ impl Probes {
         }
     }
 
-    /// The service has ended: its place is free for another. Behind the last one the requests'
+    /// The services have ended: their places are free for others. Behind the last one the requests'
     /// hooks are taken off.
-    pub(super) fn forget(&mut self, service: ServiceId) {
+    pub(super) fn forget(&mut self, services: &[ServiceId]) {
         if let Some(sched) = &mut self.sched {
-            sched.forget(&self.owners, service);
+            for service in services {
+                sched.forget(&self.owners, *service);
+            }
         }
-        self.owners.forget(service);
+        self.owners.forget(services);
+        for (pid, service) in std::mem::take(&mut self.unplaced) {
+            self.join(pid, service);
+        }
         self.pause_without_services();
+    }
+
+    /// How often a process could not be followed.
+    pub(super) const fn refused(&self) -> u64 {
+        self.owners.refused()
     }
 
     /// Takes the requests' hooks off while there is no service: nobody is slowed for nobody.

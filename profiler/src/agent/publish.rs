@@ -44,21 +44,21 @@ impl Agent {
                 .filter(|service| !service.pids.is_empty());
             let alive: Vec<ServiceId> = alive.map(|service| service.id).collect();
             self.host.publish(probes, &alive, &mut self.sinks);
-            let metrics = &mut self.sinks.metrics;
             for calls in probes.read_cuda() {
-                metrics.record_cuda(&calls);
-                self.sinks.summary.add_cuda(&calls);
+                self.sinks.cuda(&calls);
+            }
+            let hardware = probes.read_pmc();
+            for counts in hardware.iter().flat_map(|(counts, _)| counts) {
+                self.sinks.hardware(counts);
+            }
+            let metrics = &mut self.sinks.metrics;
+            if let Some((_, refused)) = hardware {
+                metrics.record_dropped("pmc_refused", refused);
             }
             if let Some(untimed) = probes.cuda_untimed() {
                 metrics.record_dropped("cuda_sync_untimed", untimed);
             }
-            if let Some((counts, refused)) = probes.read_pmc() {
-                for counts in counts {
-                    metrics.record_hardware(&counts);
-                    self.sinks.summary.add_hardware(&counts);
-                }
-                metrics.record_dropped("pmc_refused", refused);
-            }
+            metrics.record_dropped("process_no_place", probes.refused());
             let losses = probes.losses();
             for (reason, count) in losses.by_reason() {
                 metrics.record_dropped(reason, count);
@@ -77,9 +77,9 @@ impl Agent {
                 }
                 self.sinks.stack_counts(wanted, counts);
             }
+            let (events, requests) = (losses.events(), losses.requests());
             self.sinks
-                .summary
-                .set_losses(losses.events(), losses.requests());
+                .sum_up(|summary| summary.set_losses(events, requests));
         }
         let metrics = &mut self.sinks.metrics;
         // A counter's jump beyond what its device can draw; facts that came after their request

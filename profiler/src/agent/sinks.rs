@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::activity::{CudaCalls, HardwareCounts};
 use crate::clock::Timestamp;
 use crate::export::{BeforeShown, Metrics};
 use crate::ledger::{
@@ -18,7 +19,8 @@ use crate::waits::Waits;
 #[derive(Debug)]
 pub(super) struct Sinks {
     pub(super) metrics: Metrics,
-    pub(super) summary: Summary,
+    /// Of all services since the start, where it is asked for: it grows with them.
+    pub(super) summary: Option<Summary>,
     recording: Option<Recording>,
     /// As they were told last.
     floors: HashMap<MeterId, Option<Floor>>,
@@ -27,10 +29,10 @@ pub(super) struct Sinks {
 }
 
 impl Sinks {
-    pub(super) fn new(recording: Option<Recording>, simulated: bool) -> Self {
+    pub(super) fn new(recording: Option<Recording>, summary: Option<Summary>) -> Self {
         Self {
             metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
-            summary: Summary::new(simulated),
+            summary,
             recording,
             floors: HashMap::new(),
             recording_error: None,
@@ -39,13 +41,13 @@ impl Sinks {
 
     pub(super) fn describe_meter(&mut self, id: MeterId, meter: &Meter) {
         self.metrics.describe_meter(id, meter);
-        self.summary.describe_meter(id, meter);
+        self.sum_up(|summary| summary.describe_meter(id, meter));
         self.write(|recording| recording.meter(id, meter));
     }
 
     pub(super) fn gpu_idle(&mut self, id: MeterId, meter: &Meter, floor: Option<Floor>) {
         self.metrics.record_gpu_idle(&meter.device, floor);
-        self.summary.set_floor(id, floor);
+        self.sum_up(|summary| summary.set_floor(id, floor));
         if self.floors.insert(id, floor) != Some(floor) {
             self.write(|recording| recording.floor(id, floor));
         }
@@ -53,19 +55,19 @@ impl Sinks {
 
     pub(super) fn describe_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
         self.metrics.describe_service(id, name, model);
-        self.summary.describe_service(id, name, model);
+        self.sum_up(|summary| summary.describe_service(id, name, model));
         self.write(|recording| recording.service(id, name, model));
     }
 
     pub(super) fn describe_engine(&mut self, info: &EngineInfo) {
         self.metrics.describe_engine(info);
-        self.summary.describe_engine(info);
+        self.sum_up(|summary| summary.describe_engine(info));
         self.write(|recording| recording.engine(info));
     }
 
     pub(super) fn count_tokens(&mut self, delta: &TokenDelta) {
         self.metrics.record_tokens(delta);
-        self.summary.add_tokens(delta);
+        self.sum_up(|summary| summary.add_tokens(delta));
         self.write(|recording| recording.tokens(delta));
     }
 
@@ -106,41 +108,53 @@ impl Sinks {
 
     pub(super) fn cpu(&mut self, cpu: &CpuTime) {
         self.metrics.record_cpu(cpu);
-        self.summary.add_cpu(cpu);
+        self.sum_up(|summary| summary.add_cpu(cpu));
     }
 
     /// More calls of a class.
     pub(super) fn syscalls(&mut self, id: ServiceId, class: &'static str, new: &ClassCalls) {
         self.metrics.record_syscalls(id, class, new.calls);
         self.metrics.record_syscall_durations(id, class, &new.timed);
-        self.summary.add_syscalls(id, class, new.calls, &new.timed);
+        self.sum_up(|summary| summary.add_syscalls(id, class, new.calls, &new.timed));
     }
 
     /// More page faults of a kind.
     pub(super) fn page_faults(&mut self, id: ServiceId, kind: &'static str, count: u64) {
         self.metrics.record_page_faults(id, kind, count);
-        self.summary.add_page_faults(id, kind, count);
+        self.sum_up(|summary| summary.add_page_faults(id, kind, count));
     }
 
     /// More events of a tracepoint.
     pub(super) fn tracepoint(&mut self, id: ServiceId, event: &str, count: u64) {
         self.metrics.record_tracepoint(id, event, count);
-        self.summary.add_tracepoint(id, event, count);
+        self.sum_up(|summary| summary.add_tracepoint(id, event, count));
+    }
+
+    /// More launches and waits of a service.
+    pub(super) fn cuda(&mut self, calls: &CudaCalls) {
+        self.metrics.record_cuda(calls);
+        self.sum_up(|summary| summary.add_cuda(calls));
+    }
+
+    /// More of what hardware counted for a service.
+    pub(super) fn hardware(&mut self, counts: &HardwareCounts) {
+        self.metrics.record_hardware(counts);
+        self.sum_up(|summary| summary.add_hardware(counts));
     }
 
     pub(super) fn waits(&mut self, service: ServiceId, waits: &Waits) {
         self.metrics.record_waits(service, waits);
-        self.summary.add_waits(service, waits);
+        self.sum_up(|summary| summary.add_waits(service, waits));
     }
 
     pub(super) fn starved(&mut self, service: ServiceId, reason: &'static str, nanos: u64) {
         self.metrics.record_starved(service, reason, nanos);
-        self.summary.add_starved(service, reason, nanos);
+        self.sum_up(|summary| summary.add_starved(service, reason, nanos));
     }
 
     pub(super) fn book(&mut self, booked: &Booked) {
         self.metrics.book(booked);
-        self.summary.add(booked);
+        self.sum_up(|summary| summary.add(booked));
         self.write(|recording| recording.book(booked));
     }
 
@@ -161,6 +175,13 @@ impl Sinks {
     /// Why the recording ended early, once.
     pub(super) fn take_recording_error(&mut self) -> Option<RecordingError> {
         self.recording_error.take()
+    }
+
+    /// Tells the summary, where one is kept.
+    pub(super) fn sum_up(&mut self, tell: impl FnOnce(&mut Summary)) {
+        if let Some(summary) = &mut self.summary {
+            tell(summary);
+        }
     }
 
     fn write(&mut self, write: impl FnOnce(&mut Recording) -> Result<(), RecordingError>) {

@@ -32,6 +32,7 @@ use crate::probes::events::EventError;
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
 use crate::recording::{Recording, RecordingError};
+use crate::report::Summary;
 use crate::services::{Selection, Target};
 use crate::tokens::broker::{self, Broker};
 
@@ -80,6 +81,8 @@ pub struct Options {
     pub on_gpus: bool,
     /// True if the report is to tell each thread's times.
     pub per_thread: bool,
+    /// True if [`Agent::finish`] is to sum up: of every service that there was.
+    pub summary: bool,
     /// True if a command was or will be started that may have to be ended.
     pub command: bool,
 }
@@ -95,6 +98,7 @@ impl Agent {
             requests_required,
             on_gpus,
             per_thread,
+            summary,
             command,
         } = options;
         // The first thing: it is to hold nothing of the agent's.
@@ -154,10 +158,11 @@ impl Agent {
         let features = privileges::features(&config, probes.is_some(), command);
         let outputs: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
         privileges::give_up(&features, &outputs).map_err(StartError::Privileges)?;
-        let mut sinks = Sinks::new(recording, simulated);
+        let summary = summary.then(|| Summary::new(simulated));
+        let mut sinks = Sinks::new(recording, summary);
         sinks.metrics.set_series_budget(config.series_budget);
         sinks.metrics.set_aliases(config.aliases);
-        sinks.summary.expect_activity(config.cuda, config.pmc);
+        sinks.sum_up(|summary| summary.expect_activity(config.cuda, config.pmc));
         let mut ledger = Ledger::new(ledger::Config {
             requests: probes.as_ref().is_some_and(Probes::sees_requests),
             cpu: probes.as_ref().is_some_and(Probes::sees_cpu_time),
@@ -246,7 +251,6 @@ impl Agent {
             calibrated,
             power_read: HashMap::new(),
             broken: HashSet::new(),
-            ended: HashMap::new(),
             observed: Vec::new(),
             crowded: false,
             served: now,
@@ -262,7 +266,7 @@ impl Agent {
             cpu_read: now,
             published: now,
         };
-        agent.take_services(services);
+        agent.take_services(services, now);
         if let Some(probes) = &mut agent.probes {
             probes.pause_without_services();
         }

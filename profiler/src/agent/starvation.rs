@@ -122,6 +122,14 @@ impl Starvation {
         if length > 0 && length <= LONGEST_NS {
             self.pending.push_back(interval);
         }
+        // The thread may have left its GPU: then nothing covers them any more.
+        while self
+            .pending
+            .front()
+            .is_some_and(|first| interval.to.since(first.to) > HISTORY_NS)
+        {
+            self.pending.pop_front();
+        }
     }
 
     /// The starved time of all intervals that are covered by now; `None` while there is no base.

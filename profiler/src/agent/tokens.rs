@@ -11,7 +11,7 @@ use std::io;
 
 use super::sinks::Sinks;
 use crate::ids::Ids;
-use crate::ledger::{Booked, EngineLoad, Outcome, RequestId, Route, TokenCount, Usage};
+use crate::ledger::{Booked, EngineLoad, Outcome, RequestId, Route, ServiceId, TokenCount, Usage};
 use crate::probes::requests::Observed;
 use crate::services::Service;
 use crate::tokens::Calibration;
@@ -48,6 +48,14 @@ impl Tokens {
     pub(super) fn watch(&mut self, services: &[Service]) {
         if let Some(engines) = &mut self.engines {
             engines.watch(services);
+        }
+    }
+
+    /// The service has ended.
+    pub(super) fn forget(&mut self, service: ServiceId) {
+        self.calibration.forget(service);
+        if let Some(engines) = &mut self.engines {
+            engines.forget(service);
         }
     }
 

@@ -58,9 +58,9 @@ impl Agent {
     pub(super) fn report_threads(&mut self) {
         if let Some(threads) = &self.threads {
             for thread in threads.all() {
+                let (service, name) = (thread.service, &thread.name);
                 self.sinks
-                    .summary
-                    .add_thread(thread.service, &thread.name, thread.times);
+                    .sum_up(|summary| summary.add_thread(service, name, thread.times));
             }
         }
     }

@@ -68,8 +68,8 @@ impl Watch {
     ) -> io::Result<(Self, Update, Vec<Target>)> {
         // Before the look: who comes while it lasts is a change.
         let population = Population::new(Path::new("/proc"));
-        let mut services = Services::new(selection, host_root);
-        let first = look(&mut services, &BTreeMap::new())?;
+        let mut services = Services::new(selection, Path::new("/proc"), host_root);
+        let first = look(&mut services, &BTreeMap::new(), Timestamp::now())?;
         let missing = services.missing().into_iter().cloned().collect();
         let (tell, told) = mpsc::channel();
         let (sender, updates) = mpsc::channel();
@@ -84,6 +84,18 @@ impl Watch {
             checked: Timestamp::now(),
         };
         Ok((watch, first, missing))
+    }
+
+    /// One behind which there is no thread.
+    #[cfg(test)]
+    pub(super) fn of_nobody() -> Self {
+        Self {
+            tell: mpsc::channel().0,
+            updates: mpsc::channel().1,
+            holders: BTreeMap::new(),
+            population: Population::new(Path::new("/nonexistent")),
+            checked: Timestamp::now(),
+        }
     }
 
     /// Who holds a GPU; the next update says which services they are.
@@ -165,7 +177,7 @@ fn watch(
             continue;
         }
         stirred = false;
-        let found = look(&mut services, &gpus);
+        let found = look(&mut services, &gpus, Timestamp::now());
         looked = Instant::now();
         period = shortest.max((looked - now) * REST_PER_LOOK);
         match found {
@@ -195,13 +207,17 @@ fn may_be_starting(
         .any(|since| now.duration_since(*since) < RESTART)
 }
 
-fn look(services: &mut Services, gpus: &BTreeMap<MeterId, Vec<GpuProcess>>) -> io::Result<Update> {
+/// Looks at all services; `gpus`: who holds them.
+pub(super) fn look(
+    services: &mut Services,
+    gpus: &BTreeMap<MeterId, Vec<GpuProcess>>,
+    now: Timestamp,
+) -> io::Result<Update> {
     let pids: Vec<(MeterId, Vec<u32>)> = gpus
         .iter()
         .map(|(meter, on)| (*meter, on.iter().map(|process| process.pid).collect()))
         .collect();
-    let changes = services.refresh(&pids)?;
-    let now = Timestamp::now();
+    let changes = services.refresh(&pids, now)?;
     let holders = gpus.iter().map(|(meter, on)| {
         let on: Vec<(u32, Option<u32>)> = on.iter().map(|on| (on.pid, on.instance)).collect();
         services.holders(*meter, now, &on)

@@ -92,6 +92,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         requests_required: false,
         on_gpus: true,
         per_thread: false,
+        summary: false,
         command: false,
     })?;
     for listener in &listeners {

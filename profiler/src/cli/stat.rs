@@ -97,6 +97,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             state: None,
             requests_required: true,
             per_thread,
+            summary: true,
             command: !command.is_empty(),
         })?;
         let mut ticks = interval(agent.period());
@@ -145,7 +146,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         if let (Some(child), None) = (child.as_mut(), status) {
             status = Some(command::end(child).await?);
         }
-        let report = agent.finish()?.report(full);
+        let report = agent.finish()?.unwrap_or_default().report(full);
         if json {
             print(&(report.to_json()? + "\n"))?;
         } else {

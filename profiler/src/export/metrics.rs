@@ -31,6 +31,9 @@ use crate::waits::Waits;
 /// Every source asks at least so often, unless it says otherwise.
 const USUAL_PACE: Duration = Duration::from_secs(2);
 
+/// Services that nobody described.
+const NOBODY: ServiceId = ServiceId(u32::MAX);
+
 /// All metrics of one agent. One thread writes, [`Self::publish`] makes what scrapes read.
 #[derive(Debug)]
 pub struct Metrics {
@@ -237,17 +240,21 @@ impl Metrics {
         }
     }
 
-    /// A service nobody described is `unknown`: its joules are kept.
+    /// A service nobody described, or that was forgotten, is `unknown`: its joules are kept.
     pub(super) fn service(&mut self, id: ServiceId) -> Option<&mut ServiceTotals> {
         let number = self.key(id)?.number;
         self.totals.service(number)
     }
 
     fn key(&mut self, id: ServiceId) -> Option<&mut ServiceKey> {
-        if !self.services.contains_key(&id) {
-            self.describe_service(id, "", None);
+        if self.services.contains_key(&id) {
+            return self.services.get_mut(&id);
         }
-        self.services.get_mut(&id)
+        // One key for all: their ids may be any number.
+        if !self.services.contains_key(&NOBODY) {
+            self.describe_service(NOBODY, "", None);
+        }
+        self.services.get_mut(&NOBODY)
     }
 
     /// What an engine counted; from now on its streams' chunks are not.

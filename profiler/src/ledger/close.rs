@@ -16,7 +16,7 @@ use super::walk::Stretch;
 use super::work::{ENERGY_PLACES, KINDS, Kind, Timeline};
 use super::{Accounts, Booked, BookedInterval, BookedRequest, Component, Ledger, MeterId, bound};
 use crate::clock::Timestamp;
-use crate::ids::Ids;
+use crate::ids::{IdSet, Ids};
 use crate::units::Microjoules;
 use std::time::Duration;
 
@@ -370,6 +370,23 @@ impl Ledger {
         }
         while self.losses.front().is_some_and(|at| *at <= walked) {
             self.losses.pop_front();
+        }
+        self.let_go();
+    }
+
+    /// Gives away the places of services that have ended. All that a request with no flight did lies
+    /// behind every meter's walk.
+    fn let_go(&mut self) {
+        if !self.flights.any_leaves() {
+            return;
+        }
+        let held = self.meters.iter().flat_map(|meter| meter.holding.places());
+        let needed: IdSet<u32> = held.chain(self.cpu_times.places()).collect();
+        for place in self.flights.let_go(|place| needed.contains(&place)) {
+            self.before_meters.clear(place);
+            for meter in &mut self.meters {
+                meter.walk.clear(place);
+            }
         }
     }
 

@@ -66,6 +66,14 @@ impl CpuTimes {
         }
     }
 
+    /// The places of services that it speaks of.
+    pub(super) fn places(&self) -> impl Iterator<Item = u32> {
+        self.windows.iter().filter_map(|window| match window.whose {
+            Whose::Service(place) => Some(place),
+            Whose::Other | Whose::Agent => None,
+        })
+    }
+
     /// Forgets windows that end by `until`.
     pub(super) fn forget(&mut self, until: Timestamp) {
         while self

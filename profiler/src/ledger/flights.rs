@@ -49,6 +49,9 @@ pub(super) struct Flights {
     ended: Vec<(Timestamp, u32)>,
     pub(super) services: Vec<Service>,
     service_index: Ids<ServiceId, u32>,
+    /// Places of services that have ended, until all that was told of them is booked.
+    leaving: IdSet<u32>,
+    free_places: Vec<u32>,
     /// What engines said of their queues, for moments up to which requests are not told yet.
     loads: VecDeque<EngineLoad>,
     ignored: u64,
@@ -69,11 +72,44 @@ impl Flights {
 
     /// A service's place.
     pub(super) fn service(&mut self, id: ServiceId) -> u32 {
-        let (services, speed) = (&mut self.services, self.held_speed);
+        let (services, free) = (&mut self.services, &mut self.free_places);
         *self.service_index.entry(id).or_insert_with(|| {
-            services.push(Service::new(id, speed));
-            services.len() as u32 - 1
+            let place = free.pop().unwrap_or(services.len() as u32);
+            let service = Service::new(id, self.held_speed);
+            match services.get_mut(place as usize) {
+                Some(known) => *known = service,
+                None => services.push(service),
+            }
+            place
         })
+    }
+
+    /// The service has ended.
+    pub(super) fn leave(&mut self, id: ServiceId) {
+        self.leaving.extend(self.service_index.get(&id));
+    }
+
+    /// True if a service waits to be let go.
+    pub(super) fn any_leaves(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Lets those go that have ended and have nothing in flight; their places are another's.
+    /// `is_needed`: whether a place is still spoken of elsewhere.
+    pub(super) fn let_go(&mut self, is_needed: impl Fn(u32) -> bool) -> Vec<u32> {
+        let services = &self.services;
+        let is_done = |place: &u32| {
+            let service = services.get(*place as usize);
+            service.is_none_or(|service| service.open == 0) && !is_needed(*place)
+        };
+        let gone: Vec<u32> = self.leaving.extract_if(is_done).collect();
+        for place in &gone {
+            if let Some(service) = self.services.get(*place as usize) {
+                self.service_index.remove(&service.id);
+            }
+        }
+        self.free_places.extend(&gone);
+        gone
     }
 
     /// A request, if its slot is taken.

@@ -80,6 +80,15 @@ impl Holding {
         self.held_at(at).or_else(|| self.held.front())
     }
 
+    /// The places of services that it speaks of.
+    pub(super) fn places(&self) -> impl Iterator<Item = u32> {
+        let held = self.held.iter();
+        held.flat_map(|held| {
+            let placed = held.instances.iter().flat_map(|held| &held.services);
+            held.services.iter().chain(placed).copied()
+        })
+    }
+
     /// Takes how busy it was kept.
     pub(super) fn share(&mut self, shares: Shares) {
         if self.shares.back().is_none_or(|last| last.at < shares.at) {

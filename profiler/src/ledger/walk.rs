@@ -55,6 +55,13 @@ impl Walk {
         &mut self.pools[place]
     }
 
+    /// The place is another service's.
+    pub(super) fn clear(&mut self, service: u32) {
+        if let Some(pool) = self.pools.get_mut(service as usize) {
+            *pool = Pool::default();
+        }
+    }
+
     /// A walk at the same place that has given out no energy yet.
     pub(super) fn companion(&self) -> Self {
         let pools = self.pools.iter().map(|pool| Pool {

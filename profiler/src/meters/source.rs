@@ -47,6 +47,24 @@ pub struct SourceState {
     pub error: Option<String>,
 }
 
+impl SourceState {
+    /// Of a source that has not called yet, and will at least so often.
+    pub(crate) fn new(name: &'static str, every: Duration) -> Self {
+        Self {
+            name,
+            every,
+            up: false,
+            last_at: None,
+            calls: 0,
+            errors: 0,
+            busy: Duration::ZERO,
+            latency_p50: None,
+            latency_p99: None,
+            error: None,
+        }
+    }
+}
+
 /// Counts a source's calls and says how it is.
 #[derive(Debug)]
 pub(super) struct Health {
@@ -64,20 +82,8 @@ impl Health {
 
     /// Of a source that calls so seldom.
     pub(super) fn seldom(name: &'static str, every: Duration) -> Self {
-        let state = SourceState {
-            name,
-            every,
-            up: false,
-            last_at: None,
-            calls: 0,
-            errors: 0,
-            busy: Duration::ZERO,
-            latency_p50: None,
-            latency_p99: None,
-            error: None,
-        };
         Self {
-            state,
+            state: SourceState::new(name, every),
             latencies: VecDeque::new(),
             told: None,
             turned: true,

@@ -14,6 +14,9 @@ use super::shared_memory::SharedMemory;
 use crate::ledger::{Owner, ServiceId};
 
 const TABLE: &str = "PROCESS_OWNERS";
+/// Processes in a word of the table, and a word of processes of no service.
+const WORD: usize = 8;
+const NOBODYS: u64 = u64::from_ne_bytes([OTHER; WORD]);
 const FORK: &str = "sched_process_fork";
 
 /// Kernel fields for telling processes apart.
@@ -127,21 +130,37 @@ impl Owners {
         self.refused
     }
 
-    /// Forgets a service that has ended: whatever process still carries its mark is `Other`, and
-    /// its place is free for another. Reads the whole table (one byte a possible process).
-    pub fn forget(&mut self, service: ServiceId) {
-        let Some(index) = self.index.remove(&service) else {
+    /// Forgets services that have ended: whatever process still carries their mark is `Other`, and
+    /// their places are free for others. Reads the whole table (one byte a possible process).
+    pub fn forget(&mut self, services: &[ServiceId]) {
+        let mut free = [false; OWNERS];
+        for index in services.iter().filter_map(|id| self.index.remove(id)) {
+            if let Some(free) = free.get_mut(index as usize) {
+                *free = true;
+            }
+        }
+        if !free.contains(&true) {
             return;
-        };
+        }
+        let is_free = |index: OwnerIndex| free.get(index as usize) == Some(&true);
         // The second pass finds what was forked behind the first.
         for _ in 0..2 {
-            for at in 0..self.table.entries() * PROCESSES_PER_ENTRY {
-                if self.table.byte(at) == Some(index) {
-                    self.table.set_byte(at, OTHER);
+            for entry in 0..self.table.entries() {
+                for word in 0..PROCESSES_PER_ENTRY / WORD {
+                    // Nearly all are nobody's.
+                    if self.table.word(entry, word) == Some(NOBODYS) {
+                        continue;
+                    }
+                    let first = entry * PROCESSES_PER_ENTRY + word * WORD;
+                    for at in first..first + WORD {
+                        if self.table.byte(at).is_some_and(is_free) {
+                            self.table.set_byte(at, OTHER);
+                        }
+                    }
                 }
             }
         }
-        if let Some(name) = self.names.get_mut(index as usize) {
+        for (name, _) in self.names.iter_mut().zip(free).filter(|(_, free)| *free) {
             *name = None;
         }
     }

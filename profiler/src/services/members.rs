@@ -70,6 +70,8 @@ type Seen = (BTreeSet<u32>, BTreeSet<(u64, Socket)>);
 pub(super) struct Candidate {
     /// Its place among the services, once it is one.
     pub(super) id: Option<ServiceId>,
+    /// Since when the service has no process.
+    pub(super) ended: Option<Timestamp>,
     /// What another candidate that continues it is also known by.
     pub(super) identity: Option<String>,
     /// What Kubernetes calls its container.
@@ -130,13 +132,13 @@ impl Candidate {
     }
 
     /// Whether it is still the same processes, listening, and was looked at of late.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self, now: Timestamp) -> bool {
         !self.listeners.is_empty()
             && self
                 .seen
                 .as_ref()
                 .is_some_and(|(pids, _)| *pids == self.pids)
-            && Timestamp::now() < self.looked.plus(LISTENERS_EVERY)
+            && now < self.looked.plus(LISTENERS_EVERY)
     }
 
     /// Whether it is alive and these sockets are among its listeners.
@@ -219,15 +221,18 @@ impl Candidate {
     /// before this one.
     pub(super) fn gather(&mut self, processes: &Processes, agent: u32, taken: &mut BTreeSet<u32>) {
         let mut found: BTreeSet<u32> = BTreeSet::new();
-        // Ended trees of a restarted service would add up for ever.
+        // Ended parts of a restarted service would add up for ever.
         let mut ended = Vec::new();
         for (place, part) in self.parts.iter().enumerate() {
-            match part {
+            let lives = match part {
                 Part::Group(group) => {
                     found.extend(processes.in_group(group));
+                    processes.in_group(group).next().is_some()
                 }
-                Part::Tree(root) if processes.find(*root).is_none() => ended.push(place),
-                Part::Tree(_) => {}
+                Part::Tree(root) => processes.find(*root).is_some(),
+            };
+            if !lives {
+                ended.push(place);
             }
         }
         let roots = self.parts.iter().filter_map(|part| match part {
@@ -271,16 +276,17 @@ impl Candidate {
         proc: &Path,
         processes: &Processes,
         networks: &mut Networks,
+        now: Timestamp,
     ) {
         if self.pids.is_empty() {
             self.listeners.clear();
             self.seen = None;
             return;
         }
-        if self.is_settled() {
+        if self.is_settled(now) {
             return;
         }
-        self.looked = Timestamp::now();
+        self.looked = now;
         let mut around: BTreeMap<u64, u32> = BTreeMap::new();
         for pid in &self.pids {
             if let Some(network) = processes.network(*pid) {
@@ -321,6 +327,9 @@ impl Candidate {
                     })
                 })
                 .collect();
+            let listeners = &self.listeners;
+            let is_there = |inode: &u64| listeners.iter().any(|there| there.inode == *inode);
+            self.own_peers.retain(is_there);
             self.seen = Some(state);
             self.refreshes = 0;
         }

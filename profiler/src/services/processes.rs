@@ -87,8 +87,8 @@ impl Processes {
     }
 
     /// Brings the table up to date; `watched` are read again whatever their age.
-    pub(super) fn refresh(&mut self, watched: &BTreeSet<u32>) -> io::Result<()> {
-        let old_enough = Timestamp::now().minus(YOUNG).0 / (1_000_000_000 / TICKS_PER_SECOND);
+    pub(super) fn refresh(&mut self, watched: &BTreeSet<u32>, now: Timestamp) -> io::Result<()> {
+        let old_enough = now.minus(YOUNG).0 / (1_000_000_000 / TICKS_PER_SECOND);
         let mut table = BTreeMap::new();
         let mut kernel_threads = BTreeMap::new();
         for entry in fs::read_dir(&self.proc)? {
@@ -362,7 +362,9 @@ mod tests {
             .arg("60")
             .spawn()
             .expect("sleep exists");
-        processes.refresh(&watched).expect("/proc can be listed");
+        processes
+            .refresh(&watched, Timestamp::now())
+            .expect("/proc can be listed");
         let found = processes
             .get(child.id())
             .expect("the child is there")
@@ -386,7 +388,9 @@ mod tests {
         // It dies when it next runs, and is dead before it is waited for.
         let start = std::time::Instant::now();
         loop {
-            processes.refresh(&watched).expect("/proc can be listed");
+            processes
+                .refresh(&watched, Timestamp::now())
+                .expect("/proc can be listed");
             if processes.get(child.id()).is_none() {
                 break;
             }

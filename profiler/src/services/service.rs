@@ -57,7 +57,7 @@ pub struct Listener {
 pub struct Service {
     /// Its place in the ledger.
     pub id: ServiceId,
-    /// Its name, unique among all services since the agent's start.
+    /// Its name, unique among all services that are known.
     pub name: String,
     /// The container, job or unit that all its processes are of.
     pub group: Option<Group>,
@@ -82,6 +82,12 @@ impl Service {
     }
 }
 
+/// One of these, which are in the order of their ids.
+pub fn find(services: &[Service], id: ServiceId) -> Option<&Service> {
+    let place = services.binary_search_by_key(&id, |service| service.id);
+    services.get(place.ok()?)
+}
+
 /// What a refresh changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -91,6 +97,8 @@ pub struct Changes {
     pub left: Vec<(u32, ServiceId)>,
     /// Services whose listeners are not what they were.
     pub listeners: Vec<ServiceId>,
+    /// Services that ended long ago: nobody will be called by these ids again.
+    pub forgotten: Vec<ServiceId>,
 }
 
 impl Changes {

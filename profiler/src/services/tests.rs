@@ -95,7 +95,7 @@ fn on_gpus_of(host_root: &Path) -> Services {
         targets: Vec::new(),
         on_gpus: true,
     };
-    Services::new(selection, host_root)
+    Services::new(selection, Path::new("/proc"), host_root)
 }
 
 fn on_gpus() -> Services {
@@ -107,12 +107,12 @@ fn picked(target: Target) -> Services {
         targets: vec![target],
         on_gpus: false,
     };
-    Services::new(selection, Path::new("/nonexistent"))
+    Services::new(selection, Path::new("/proc"), Path::new("/nonexistent"))
 }
 
 fn refresh(services: &mut Services, gpu_pids: &[u32]) -> Changes {
     services
-        .refresh(&[(MeterId(7), gpu_pids.to_vec())])
+        .refresh(&[(MeterId(7), gpu_pids.to_vec())], Timestamp::now())
         .expect("/proc can be listed")
 }
 

@@ -87,6 +87,11 @@ impl Calibration {
         }
     }
 
+    /// The service has ended: what was learned of it is forgotten.
+    pub fn forget(&mut self, service: ServiceId) {
+        self.services.remove(&service);
+    }
+
     /// Takes a whole response and what its server said of it. Where the engine's counters are
     /// read they have said it already.
     pub fn learn(&mut self, request: &Request, usage: Usage) {

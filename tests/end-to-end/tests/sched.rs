@@ -333,7 +333,7 @@ fn a_forgotten_service_makes_room_and_its_processes_are_others() {
     let mut running = start();
     let child = gated("exit");
     assert!(running.owners.set(child.id(), SERVICE));
-    running.owners.forget(ServiceId(7));
+    running.owners.forget(&[ServiceId(7)]);
     assert_eq!(running.owners.get(child.id()), Owner::Other);
     for id in 100..400 {
         assert!(
@@ -341,7 +341,7 @@ fn a_forgotten_service_makes_room_and_its_processes_are_others() {
                 .owners
                 .set(child.id(), Owner::Service(ServiceId(id)))
         );
-        running.owners.forget(ServiceId(id));
+        running.owners.forget(&[ServiceId(id)]);
     }
     for id in 1_000..1_252 {
         assert!(

@@ -10,7 +10,7 @@ use super::endpoints::Endpoints;
 use crate::clock::Timestamp;
 use crate::ledger::{EngineLoad, ServiceId};
 use crate::probes::requests::Observed;
-use crate::services::Service;
+use crate::services::{self, Service};
 use crate::tokens::broker::Broker;
 use crate::tokens::{Calibration, Connection, News, Tokens, Watched};
 
@@ -93,6 +93,11 @@ impl Engines {
         }
     }
 
+    /// The service has ended.
+    pub(super) fn forget(&mut self, service: ServiceId) {
+        self.http.retain(|(of, _)| *of != service);
+    }
+
     /// True if the request came over a connection of the agent's own.
     pub(super) fn is_own(&mut self, observed: &Observed) -> bool {
         let place = self.own.iter().position(|own| {
@@ -120,7 +125,7 @@ impl Engines {
             self.watch(services);
         }
         let name = |id: ServiceId| {
-            let service = services.get(id.0 as usize);
+            let service = services::find(services, id);
             service.map_or("unknown", |service| service.name.as_str())
         };
         while let Some(news) = self.tokens.next() {

@@ -23,7 +23,7 @@ impl Node {
             targets: vec![Target::Port(port)],
             on_gpus: false,
         };
-        Services::new(selection, self.0.path())
+        Services::new(selection, Path::new("/proc"), self.0.path())
     }
 
     /// A container of a pod, with this process in it; 64 digits come from `number`.

@@ -139,7 +139,7 @@ fn requests_of_a_forgotten_service_are_counted_not_told() {
     client.write_all(POST).expect("sent");
     read_request(&mut server);
     watch.owners.set(std::process::id(), Owner::Other);
-    watch.owners.forget(SERVICE);
+    watch.owners.forget(&[SERVICE]);
     server.write_all(OK).expect("sent");
     if matches!(watch.probe.choice().tier(), Tier::Kprobe | Tier::RawTp) {
         // These ask who sends before they ask on which socket: the end is not seen.
