@@ -225,7 +225,7 @@ impl Services {
             }
             service.gpus = gpus
                 .iter()
-                .filter(|(_, pids)| pids.iter().any(|pid| service.pids.contains(pid)))
+                .filter(|(_, pids)| service.pids.iter().any(|pid| pids.contains(pid)))
                 .map(|(meter, _)| *meter)
                 .collect();
             // A service that has ended keeps its listeners' ports, by which its successor is

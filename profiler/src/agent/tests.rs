@@ -21,7 +21,7 @@ const START: u64 = 1_000_000 * SECOND;
 /// Between two rounds, in each of which all containers are new.
 const ROUND: u64 = 5 * SECOND;
 /// Containers alive at once.
-const ALIVE: u32 = 250;
+const ALIVE: u32 = 50;
 const FIRST_PID: u32 = 100;
 const FIRST_PORT: u16 = 8_000;
 
@@ -37,7 +37,8 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let proc = tempfile::tempdir().unwrap();
+        // In memory: a million files are read.
+        let proc = tempfile::tempdir_in("/dev/shm").unwrap();
         for number in 0..ALIVE {
             write_process(proc.path(), number);
         }
@@ -175,11 +176,11 @@ impl Node {
             }
             agent.book(until);
         }
-        self.agent.publish(Timestamp(self.now() + ROUND));
     }
 
-    /// As scrapes see it: value by series.
-    fn scrape(&self) -> BTreeMap<String, f64> {
+    /// As a scrape sees it: value by series.
+    fn scrape(&mut self) -> BTreeMap<String, f64> {
+        self.agent.publish(Timestamp(self.now() + ROUND));
         let snapshot = self.agent.exposition().scrape().unwrap();
         let text = snapshot.body(Format::Text, Encoding::Identity);
         let text = std::str::from_utf8(&text).unwrap();
@@ -317,11 +318,15 @@ fn sums(seen: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
 #[test]
 fn a_hundred_thousand_containers_come_and_go_and_what_is_kept_of_them_is_bounded() {
     const CONTAINERS: u32 = 100_000;
+    const SCRAPED_EVERY: u32 = 10;
     let mut node = Node::new();
     let mut before = BTreeMap::new();
     let (mut most, mut early) = (0, None);
     while node.round * ALIVE < CONTAINERS {
         node.round();
+        if node.round % SCRAPED_EVERY != 0 {
+            continue;
+        }
         let seen = node.scrape();
         let after = sums(&seen);
         for (name, sum) in &before {
@@ -346,10 +351,12 @@ fn a_hundred_thousand_containers_come_and_go_and_what_is_kept_of_them_is_bounded
     );
 
     node.quiet_round();
-    let after = sums(&node.scrape());
-    assert_eq!(after["perjoule_requests_total"], f64::from(CONTAINERS));
-    assert_eq!(node.agent.ledger.total_residual_microjoules(), 0);
     let seen = node.scrape();
+    assert_eq!(
+        sums(&seen)["perjoule_requests_total"],
+        f64::from(CONTAINERS)
+    );
+    assert_eq!(node.agent.ledger.total_residual_microjoules(), 0);
     let of = |name: &str, label: &str| -> f64 {
         let series = seen.iter().filter(|(series, _)| {
             series.starts_with(name) && series.contains(&format!("=\"{label}\""))

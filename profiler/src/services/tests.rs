@@ -325,6 +325,56 @@ fn a_service_that_is_started_again_on_its_port_is_the_same_service() {
 }
 
 #[test]
+fn a_service_is_forgotten_a_minute_after_its_end_and_its_name_is_free() {
+    let stack = Stack::start("s = listen()\nready(port(s))");
+    let mut services = on_gpus();
+    refresh(&mut services, &[stack.pid()]);
+    let first = only(&services).clone();
+    stack.end();
+    let ended = Timestamp::now();
+    let mut after = |seconds: u64| {
+        let now = ended.plus(Duration::from_secs(seconds));
+        services.refresh(&[], now).expect("/proc can be listed")
+    };
+    assert_eq!(after(0).forgotten, []);
+    assert_eq!(after(59).forgotten, []);
+    assert_eq!(after(60).forgotten, [first.id]);
+    assert!(services.get(first.id).is_none());
+    assert!(services.candidates.is_empty());
+
+    let again = Stack::start("s = listen()\nready(port(s))");
+    refresh(&mut services, &[again.pid()]);
+    let second = only(&services);
+    assert_eq!(second.name, first.name);
+    assert!(second.id > first.id);
+}
+
+#[test]
+fn a_service_named_by_hand_is_looked_for_after_it_was_forgotten() {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let port = free.expect("a free port").port();
+    let script = format!("s = listen(port={port})\nready(port(s))");
+    let mut services = picked(Target::Port(port));
+    let mut ids = Vec::new();
+    for minutes in 0..2 {
+        let stack = Stack::start(&script);
+        refresh(&mut services, &[]);
+        ids.push(only(&services).id);
+        stack.end();
+        let ended = Timestamp::now();
+        for minute in [0, minutes] {
+            let later = ended.plus(Duration::from_secs(60 * minute));
+            services.refresh(&[], later).expect("/proc can be listed");
+        }
+    }
+    assert_eq!(ids[0], ids[1], "it was back at once");
+    assert_eq!(services.iter().count(), 0, "a minute has passed");
+    let _stack = Stack::start(&script);
+    refresh(&mut services, &[]);
+    assert!(only(&services).id > ids[1]);
+}
+
+#[test]
 fn a_server_is_found_by_the_module_it_runs() {
     let port = TcpListener::bind("127.0.0.1:0")
         .and_then(|l| l.local_addr())

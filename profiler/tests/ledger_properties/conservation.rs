@@ -9,7 +9,8 @@ use profiler::ledger::*;
 
 use crate::world::{World, at, world};
 
-fn run(world: &World, check: impl Fn(&Ledger)) -> Vec<Booked> {
+/// `between`: what happens to the ledger behind each advance, the number of which is told.
+fn run(world: &World, between: impl Fn(&mut Ledger, u32)) -> Vec<Booked> {
     let mut ledger = Ledger::new(Config::default());
     let meters: Vec<MeterId> = world
         .meters()
@@ -17,17 +18,18 @@ fn run(world: &World, check: impl Fn(&Ledger)) -> Vec<Booked> {
         .map(|meter| ledger.add_meter(meter))
         .collect();
     let mut booked = Vec::new();
-    let mut now = 0;
+    let (mut now, mut advances) = (0, 0);
     for (heard, event) in world.facts() {
         if heard >= now + 100 {
             now = heard;
             booked.extend(ledger.advance(at(now)));
-            check(&ledger);
+            advances += 1;
+            between(&mut ledger, advances);
         }
         ledger.apply(event);
     }
     booked.extend(ledger.finish(at(now + 100)));
-    check(&ledger);
+    between(&mut ledger, advances + 1);
     for meter in meters {
         assert_eq!(ledger.residual_microjoules(meter), 0);
     }
@@ -64,72 +66,97 @@ fn counted(world: &World) -> HashMap<MeterId, i128> {
     sums
 }
 
+/// All that was booked is what was counted, and a request's energy is its service's.
+fn adds_up(world: &World, booked: &[Booked]) -> Result<(), TestCaseError> {
+    let components: Vec<Component> = world
+        .meters()
+        .into_iter()
+        .map(|meter| meter.component)
+        .collect();
+    let mut intervals: HashMap<MeterId, i128> = HashMap::new();
+    let mut until: HashMap<MeterId, Timestamp> = HashMap::new();
+    let mut to_requests: HashMap<(Component, ServiceId), i128> = HashMap::new();
+    let mut seen = HashSet::new();
+    for booked in booked {
+        match booked {
+            Booked::Interval(interval) => {
+                prop_assert_eq!(interval.accounts.total(), interval.energy);
+                prop_assert!(interval.from < interval.to);
+                let before = until.insert(interval.meter, interval.to);
+                prop_assert!(before.is_none_or(|before| before <= interval.from));
+                let requests: u64 = interval.services.iter().map(|s| s.requests.0).sum();
+                let overhead: u64 = interval.services.iter().map(|s| s.overhead.0).sum();
+                prop_assert_eq!(requests, interval.accounts.requests.0);
+                prop_assert_eq!(overhead, interval.accounts.overhead.0);
+                *intervals.entry(interval.meter).or_default() += i128::from(interval.energy.0);
+                let component = components[interval.meter.0 as usize];
+                for share in &interval.services {
+                    *to_requests.entry((component, share.service)).or_default() +=
+                        i128::from(share.requests.0);
+                }
+            }
+            Booked::Request(request) => {
+                prop_assert!(seen.insert(request.request.id), "booked twice");
+                let parts = [
+                    (Component::Gpu, request.gpu),
+                    (Component::Cpu, request.cpu),
+                    (Component::Dram, request.dram),
+                ];
+                for (component, part) in parts {
+                    let part = part.map_or(0, |part| i128::from(part.0));
+                    *to_requests
+                        .entry((component, request.request.service))
+                        .or_default() -= part;
+                    if request.request.route == Route::Health {
+                        prop_assert_eq!(part, 0);
+                    }
+                }
+                prop_assert!(
+                    request
+                        .error_ratio()
+                        .is_none_or(|ratio| (0.0..=1.0).contains(&ratio))
+                );
+            }
+            Booked::Hole { from, to, .. } => prop_assert!(from < to),
+        }
+    }
+    for (whose, left) in to_requests {
+        prop_assert_eq!(left, 0, "{:?}", whose);
+    }
+    let counted: HashMap<MeterId, i128> = counted(world)
+        .into_iter()
+        .filter(|(_, sum)| *sum > 0)
+        .collect();
+    intervals.retain(|_, sum| *sum > 0);
+    prop_assert_eq!(intervals, counted);
+    let mut told: HashSet<RequestId> = HashSet::new();
+    for (_, event) in world.facts() {
+        if let Event::Request { request, .. } = event {
+            told.insert(request.id);
+        }
+    }
+    if world.any_order.is_none() {
+        prop_assert_eq!(seen, told, "every request that was told is booked once");
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn every_account_and_every_request_adds_up(world in world()) {
-        let booked = run(&world, |ledger| assert_eq!(ledger.total_residual_microjoules(), 0));
-        let components: Vec<Component> =
-            world.meters().into_iter().map(|meter| meter.component).collect();
-        let mut intervals: HashMap<MeterId, i128> = HashMap::new();
-        let mut until: HashMap<MeterId, Timestamp> = HashMap::new();
-        let mut to_requests: HashMap<(Component, ServiceId), i128> = HashMap::new();
-        let mut seen = HashSet::new();
-        for booked in &booked {
-            match booked {
-                Booked::Interval(interval) => {
-                    prop_assert_eq!(interval.accounts.total(), interval.energy);
-                    prop_assert!(interval.from < interval.to);
-                    let before = until.insert(interval.meter, interval.to);
-                    prop_assert!(before.is_none_or(|before| before <= interval.from));
-                    let requests: u64 = interval.services.iter().map(|s| s.requests.0).sum();
-                    let overhead: u64 = interval.services.iter().map(|s| s.overhead.0).sum();
-                    prop_assert_eq!(requests, interval.accounts.requests.0);
-                    prop_assert_eq!(overhead, interval.accounts.overhead.0);
-                    *intervals.entry(interval.meter).or_default() += i128::from(interval.energy.0);
-                    let component = components[interval.meter.0 as usize];
-                    for share in &interval.services {
-                        *to_requests.entry((component, share.service)).or_default() +=
-                            i128::from(share.requests.0);
-                    }
-                }
-                Booked::Request(request) => {
-                    prop_assert!(seen.insert(request.request.id), "booked twice");
-                    let parts = [
-                        (Component::Gpu, request.gpu),
-                        (Component::Cpu, request.cpu),
-                        (Component::Dram, request.dram),
-                    ];
-                    for (component, part) in parts {
-                        let part = part.map_or(0, |part| i128::from(part.0));
-                        *to_requests.entry((component, request.request.service)).or_default() -=
-                            part;
-                        if request.request.route == Route::Health {
-                            prop_assert_eq!(part, 0);
-                        }
-                    }
-                    prop_assert!(request.error_ratio().is_none_or(|ratio| (0.0..=1.0).contains(&ratio)));
-                }
-                Booked::Hole { from, to, .. } => prop_assert!(from < to),
-            }
-        }
-        for (whose, left) in to_requests {
-            prop_assert_eq!(left, 0, "{:?}", whose);
-        }
-        let counted: HashMap<MeterId, i128> =
-            counted(&world).into_iter().filter(|(_, sum)| *sum > 0).collect();
-        intervals.retain(|_, sum| *sum > 0);
-        prop_assert_eq!(intervals, counted);
-        let mut told: HashSet<RequestId> = HashSet::new();
-        for (_, event) in world.facts() {
-            if let Event::Request { request, .. } = event {
-                told.insert(request.id);
-            }
-        }
-        if world.any_order.is_none() {
-            prop_assert_eq!(seen, told, "every request that was told is booked once");
-        }
+        let booked = run(&world, |ledger, _| assert_eq!(ledger.total_residual_microjoules(), 0));
+        adds_up(&world, &booked)?;
+    }
+
+    #[test]
+    fn services_that_are_forgotten_at_any_moment_lose_nothing(world in world(), seed in 0..7_u32) {
+        let booked = run(&world, |ledger, advances| {
+            ledger.forget_service(ServiceId((advances + seed) % 3));
+            assert_eq!(ledger.total_residual_microjoules(), 0);
+        });
+        adds_up(&world, &booked)?;
     }
 
     #[test]
@@ -155,7 +182,7 @@ proptest! {
         };
         let late = World { late: world.late.map(|by| by % late), ..on_time.clone() };
         let sum = |world: &World| {
-            let mut sums: Vec<(RequestId, i64)> = run(world, |_| {}).iter().filter_map(|booked| {
+            let mut sums: Vec<(RequestId, i64)> = run(world, |_, _| {}).iter().filter_map(|booked| {
                 match booked {
                     Booked::Request(booked) => Some((
                         booked.request.id,
