@@ -42,7 +42,12 @@ impl Cgroup {
     /// # Panics
     /// If the kernel refuses.
     pub fn take(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("moved");
+        fs::write(self.processes(), pid.to_string()).expect("moved");
+    }
+
+    /// The file that names its processes.
+    pub fn processes(&self) -> PathBuf {
+        self.0.join("cgroup.procs")
     }
 }
 

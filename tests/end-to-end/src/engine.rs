@@ -56,6 +56,41 @@ impl Engine {
         Self::ready(address, address, vec![child], data)
     }
 
+    /// A Prometheus that scrapes nobody, over the blocks in this folder.
+    ///
+    /// # Panics
+    /// If it is not installed or does not come up.
+    pub fn prometheus_over(blocks: TempDir) -> Self {
+        let address = free_address();
+        let config = blocks.path().join("prometheus.yml");
+        fs::write(&config, "{}\n").expect("a file");
+        let child = start(
+            Command::new("prometheus")
+                .arg(format!("--config.file={}", config.display()))
+                .arg(format!("--storage.tsdb.path={}", blocks.path().display()))
+                .arg("--storage.tsdb.retention.time=1y")
+                .arg(format!("--web.listen-address={address}"))
+                .arg("--log.level=error"),
+        );
+        Self::ready(address, address, vec![child], blocks)
+    }
+
+    /// A VictoriaMetrics that scrapes nobody.
+    ///
+    /// # Panics
+    /// If it is not installed or does not come up.
+    pub fn victoria_of_nobody() -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let address = free_address();
+        let child = start(
+            Command::new("victoria-metrics")
+                .arg(format!("-storageDataPath={}", data.path().display()))
+                .arg(format!("-httpListenAddr={address}"))
+                .args(["-retentionPeriod=1y", "-loggerLevel=ERROR"]),
+        );
+        Self::ready(address, address, vec![child], data)
+    }
+
     /// A VictoriaMetrics that scrapes `agents` and itself, with a vmalert that evaluates the rules.
     ///
     /// # Panics
@@ -134,6 +169,72 @@ impl Engine {
             .collect()
     }
 
+    /// The values at a moment, of each series; seconds since 1970.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn query_at(&self, expr: &str, at: u64) -> Result<Vec<Vec<f64>>, String> {
+        let path = format!("/api/v1/query?query={}&time={at}", encoded(expr));
+        values(&api(self.address, &path)?, |series| {
+            vec![series["value"].clone()]
+        })
+    }
+
+    /// The values over a range, of each series.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn query_range(&self, expr: &str, range: Range) -> Result<Vec<Vec<f64>>, String> {
+        let Range { start, end, step } = range;
+        let expr = encoded(expr);
+        let path = format!("/api/v1/query_range?query={expr}&start={start}&end={end}&step={step}");
+        values(&api(self.address, &path)?, |series| {
+            series["values"].as_array().cloned().unwrap_or_default()
+        })
+    }
+
+    /// The values that a label has in these series, over a range.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn label_values(
+        &self,
+        label: &str,
+        selector: &str,
+        range: Range,
+    ) -> Result<Vec<String>, String> {
+        let Range { start, end, .. } = range;
+        let of = encoded(selector);
+        let path = format!("/api/v1/label/{label}/values?match[]={of}&start={start}&end={end}");
+        let values = api(self.address, &path)?;
+        let values = values.as_array().ok_or("no list")?;
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .map(str::to_owned)
+                .ok_or("no text".to_owned())
+        };
+        values.iter().map(text).collect()
+    }
+
+    /// Takes samples in Prometheus' text format, with times in milliseconds; of a VictoriaMetrics.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn import(&self, text: &[u8]) {
+        let mut stream = TcpStream::connect(self.address).expect("it listens");
+        let head = format!(
+            "POST /api/v1/import/prometheus HTTP/1.0\r\nHost: {}\r\nContent-Length: {}\r\n\r\n",
+            self.address,
+            text.len()
+        );
+        stream.write_all(head.as_bytes()).expect("it reads");
+        stream.write_all(text).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.contains(" 204 "), "{answer}");
+    }
+
     /// The exemplars of these series, as the API gives them; of a Prometheus.
     ///
     /// # Errors
@@ -152,6 +253,29 @@ impl Engine {
     pub fn rules(&self) -> Result<Value, String> {
         api(self.rules, "/api/v1/rules")
     }
+}
+
+/// A range of time, seconds since 1970, and between two points.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// Its start.
+    pub start: u64,
+    /// Its end.
+    pub end: u64,
+    /// From point to point.
+    pub step: u64,
+}
+
+/// The values of each series of an answer; `points` finds its pairs of time and value.
+fn values(data: &Value, points: impl Fn(&Value) -> Vec<Value>) -> Result<Vec<Vec<f64>>, String> {
+    let all = data["result"].as_array().ok_or("a scalar, not series")?;
+    let value = |point: &Value| {
+        let value = point[1].as_str().ok_or("no value")?;
+        value.parse().map_err(|error| format!("{value}: {error}"))
+    };
+    all.iter()
+        .map(|series| points(series).iter().map(value).collect())
+        .collect()
 }
 
 /// The `data` of an API answer.

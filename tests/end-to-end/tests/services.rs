@@ -1,7 +1,9 @@
-//! Which requests are whose: hops inside a service, services beside each other, restarts. Root.
+//! Which requests are whose: hops inside a service, services beside each other, restarts, ends. Root.
 
 #[path = "services/apart.rs"]
 mod apart;
+#[path = "services/ended.rs"]
+mod ended;
 #[path = "services/hops.rs"]
 mod hops;
 #[path = "services/idle.rs"]

@@ -5,6 +5,7 @@
 
 mod agent;
 mod live;
+mod month;
 mod shape;
 
 use std::fs;

@@ -1,0 +1,209 @@
+//! The fleet's dashboard over thirty days of a fleet, as long-term storage has them: what the recording
+//! rules make, a sample a minute.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use end_to_end::engine::{Engine, Range};
+use serde_json::Value;
+
+use crate::{dashboards, shipped, substituted};
+
+const FLEET: &str = "fleet-efficiency.json";
+const CLUSTERS: [&str; 3] = ["east", "west", "lab"];
+const MODELS: usize = 10;
+const GPU_TYPES: [&str; 3] = [
+    "NVIDIA H100 80GB HBM3",
+    "NVIDIA A100-SXM4-80GB",
+    "NVIDIA L4",
+];
+const DAYS: u64 = 30;
+/// Between two evaluations of the rules, seconds.
+const EVERY: u64 = 60;
+/// A graph's points, as many as pixels.
+const POINTS: u64 = 1_100;
+/// Blocks are 2 h × 3ⁿ long and begin at a multiple of that: one that holds all days, hours.
+const BLOCK_HOURS: u64 = 1_458;
+/// What a panel may take.
+const MOST: Duration = Duration::from_secs(1);
+
+/// The series that the fleet's recording rules make: name and labels.
+fn recorded() -> Vec<(String, String)> {
+    let rules = fs::read_to_string(dashboards().join("rules.yaml")).unwrap();
+    let (_, fleet) = rules.split_once("name: perjoule-fleet").unwrap();
+    let mut series = Vec::new();
+    for name in fleet
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- record: "))
+    {
+        let by: Vec<String> = match name {
+            "cluster:perjoule_energy_kwh:increase1h" => ["gpu", "cpu", "dram"]
+                .map(|component| format!(",component=\"{component}\""))
+                .into(),
+            name if name.starts_with("cluster:") => vec![String::new()],
+            name if name.starts_with("model:") => (0..MODELS)
+                .map(|model| format!(",model=\"org/model-{model}b\""))
+                .collect(),
+            name if name.starts_with("gpu_type:") => {
+                GPU_TYPES.map(|of| format!(",name=\"{of}\"")).into()
+            }
+            name => panic!("by what is {name}?"),
+        };
+        for cluster in CLUSTERS {
+            let labels = by.iter().map(|by| format!("cluster=\"{cluster}\"{by}"));
+            series.extend(labels.map(|labels| (name.to_owned(), labels)));
+        }
+    }
+    series
+}
+
+/// The days that are written: up to the end of the latest block that is over.
+fn days() -> Range {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let end = now.as_secs() / (BLOCK_HOURS * 3_600) * (BLOCK_HOURS * 3_600);
+    let start = end - DAYS * 24 * 3_600;
+    Range {
+        start,
+        // Of the last sample.
+        end: end - EVERY,
+        step: (DAYS * 24 * 3_600 / POINTS).max(EVERY),
+    }
+}
+
+/// All samples of each series, one after the other; `ending` is what stands behind a time in seconds.
+fn write(series: &[(String, String)], days: Range, ending: &str, mut to: impl FnMut(usize, &[u8])) {
+    let times: Vec<String> = (days.start..=days.end)
+        .step_by(EVERY as usize)
+        .map(|at| format!(" {at}{ending}\n"))
+        .collect();
+    for (place, (name, labels)) in series.iter().enumerate() {
+        let values: Vec<String> = (0..977)
+            .map(|turn| format!("{:.3}", (place + 1) as f64 + f64::from(turn) / 100.0))
+            .collect();
+        let head = format!("{name}{{{labels}}} ");
+        let mut text = Vec::with_capacity(times.len() * (head.len() + 24));
+        for (time, value) in times.iter().zip(values.iter().cycle()) {
+            text.extend_from_slice(head.as_bytes());
+            text.extend_from_slice(value.as_bytes());
+            text.extend_from_slice(time.as_bytes());
+        }
+        to(place, &text);
+    }
+}
+
+/// One block, made of OpenMetrics.
+fn fill(blocks: &Path, series: &[(String, String)], days: Range) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("month.om");
+    let mut file = BufWriter::new(File::create(&path).unwrap());
+    write(series, days, "", |place, text| {
+        let name = &series[place].0;
+        if place == 0 || series[place - 1].0 != *name {
+            writeln!(file, "# TYPE {name} gauge").unwrap();
+        }
+        file.write_all(text).unwrap();
+    });
+    file.write_all(b"# EOF\n").unwrap();
+    file.flush().unwrap();
+    let ran = Command::new("promtool")
+        .args(["tsdb", "create-blocks-from", "openmetrics", "--quiet"])
+        .arg(format!("--max-block-duration={BLOCK_HOURS}h"))
+        .args([&path, blocks])
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run promtool: {error}; apt-get install prometheus"));
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+}
+
+/// How long a question takes: the median of three times.
+fn timed<T>(mut ask: impl FnMut() -> T) -> (T, Duration) {
+    let mut times = Vec::new();
+    let mut last = None;
+    for _ in 0..3 {
+        let asked = Instant::now();
+        last = Some(ask());
+        times.push(asked.elapsed());
+    }
+    times.sort_unstable();
+    (last.unwrap(), times[1])
+}
+
+/// Asks all that the dashboard asks, and gives the longest time that anything took.
+fn draw(engine: &Engine, days: Range) -> (Duration, String) {
+    let all = shipped();
+    let (_, dashboard) = all.iter().find(|(file, _)| file == FLEET).unwrap();
+    let mut took = Vec::new();
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        let Some(query) = variable["query"]["query"].as_str() else {
+            continue;
+        };
+        let inner = query.strip_prefix("label_values(").unwrap();
+        let (selector, label) = inner.trim_end_matches(')').rsplit_once(", ").unwrap();
+        let selector = substituted(selector, &[]);
+        let (values, time) = timed(|| engine.label_values(label, &selector, days).unwrap());
+        let expected = if label == "model" {
+            MODELS
+        } else {
+            CLUSTERS.len()
+        };
+        assert_eq!(values.len(), expected, "{query}: {values:?}");
+        took.push((time, query.to_owned()));
+    }
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expr = substituted(target["expr"].as_str().unwrap(), &[]);
+            let is_instant = target["instant"] == Value::Bool(true);
+            let (series, time) = timed(|| match is_instant {
+                true => engine.query_at(&expr, days.end).unwrap(),
+                false => engine.query_range(&expr, days).unwrap(),
+            });
+            assert!(!series.is_empty(), "nothing: {expr}");
+            let points = if is_instant { 1 } else { POINTS as usize };
+            for values in &series {
+                assert!(values.len() >= points, "{} points: {expr}", values.len());
+                assert!(values.iter().all(|value| value.is_finite()), "{expr}");
+            }
+            took.push((time, format!("{} ({expr})", panel["title"])));
+        }
+    }
+    assert!(took.len() >= 10, "{took:?}");
+    took.into_iter().max().unwrap()
+}
+
+fn is_quick(what: &str, engine: &Engine, days: Range, filled: Duration) {
+    let (longest, panel) = draw(engine, days);
+    println!("{what}: filled in {filled:.1?}; at most {longest:.3?}: {panel}");
+    assert!(longest <= MOST, "{longest:.3?}: {panel}");
+}
+
+#[test]
+fn thirty_days_of_a_fleet_are_drawn_within_a_second() {
+    let (series, days) = (recorded(), days());
+    assert!(series.len() >= 150, "{} series", series.len());
+    let blocks = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    fill(blocks.path(), &series, days);
+    let filled = began.elapsed();
+    is_quick("Prometheus", &Engine::prometheus_over(blocks), days, filled);
+}
+
+#[test]
+fn thirty_days_of_a_fleet_are_drawn_within_a_second_in_victoria_metrics_too() {
+    let (series, days) = (recorded(), days());
+    let engine = Engine::victoria_of_nobody();
+    let began = Instant::now();
+    // Milliseconds.
+    write(&series, days, "000", |_, text| engine.import(text));
+    // What was imported is seen some seconds later.
+    let (name, labels) = &series[series.len() - 1];
+    let last = format!("{name}{{{labels}}}");
+    while engine.query_at(&last, days.end).unwrap().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(120), "no {last}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let filled = began.elapsed();
+    is_quick("VictoriaMetrics", &engine, days, filled);
+}
