@@ -119,7 +119,7 @@ fn reference() -> String {
          agent has a state file. Labels that a workload controls are cut to a length.\n\n\
          A node shows at most {SERIES_BUDGET} series (`series_budget`). A service that comes when they are used up shares those of the service\n\
          `other`, under the route `other`; one that outgrows them goes on there. A service that has ended leaves once its last figures were\n\
-         scraped twice, a minute after its last process at the earliest. Its sums stay, so that no `sum()` falls: together with those of all that\n\
+         scraped twice, a minute after its last process at the earliest (after ten seconds where more than a hundred have ended of late). Its sums stay, so that no `sum()` falls: together with those of all that\n\
          left before they are the service `finished-N`, which has a new number each time. A counter that is new with what it begins with is no\n\
          increase to Prometheus, so that no rate jumps either. `perjoule_series_dropped_total` counts both.\n\n\
          `/metrics` has two formats, by `Accept`: text 0.0.4, and OpenMetrics 1.0 with units and exemplars. There the buckets of\n\

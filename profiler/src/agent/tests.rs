@@ -324,7 +324,7 @@ fn a_hundred_thousand_containers_come_and_go_and_what_is_kept_of_them_is_bounded
     let (mut most, mut early) = (0, None);
     while node.round * ALIVE < CONTAINERS {
         node.round();
-        if node.round % SCRAPED_EVERY != 0 {
+        if !node.round.is_multiple_of(SCRAPED_EVERY) {
             continue;
         }
         let seen = node.scrape();

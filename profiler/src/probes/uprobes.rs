@@ -33,6 +33,8 @@ use stop::Tried;
 
 /// Nanoseconds between two looks at the probes' cost.
 const CHECK: u64 = 1_000_000_000;
+/// Files that are known to be refused; beyond, it is said of each again.
+const MOST_REFUSED: usize = 1_024;
 
 /// A place of a file where a program is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,6 +266,9 @@ impl Uprobes {
                 Ok(link) => links.push(link),
                 Err(error) => {
                     log::warn!("{name}: {}: {error}", self.subject.lacks);
+                    if self.refused.len() >= MOST_REFUSED {
+                        self.refused.clear();
+                    }
                     self.refused.insert(*id);
                     return true;
                 }

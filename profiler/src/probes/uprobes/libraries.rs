@@ -118,6 +118,9 @@ struct Due {
     looks: usize,
 }
 
+/// Files that are kept open, each container having its own; beyond, they are looked into again.
+const MOST_KNOWN: usize = 256;
+
 type Known = HashMap<FileId, Option<(Arc<File>, Arc<Vec<Point>>)>>;
 
 fn look(sought: Sought, told: &Receiver<Change>, found: &Sender<Found>) {
@@ -137,7 +140,7 @@ fn look(sought: Sought, told: &Receiver<Change>, found: &Sender<Found>) {
             }
             Ok(Change::Left(pid)) => {
                 processes.remove(&pid);
-                if processes.is_empty() {
+                if processes.is_empty() || known.len() > MOST_KNOWN {
                     known.clear();
                 }
             }
