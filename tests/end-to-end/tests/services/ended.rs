@@ -18,7 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// What `series_budget` is by default.
 const BUDGET: usize = 2_000;
 /// Servers of containers that live at once; a GPU has room for 64 processes.
-const ALIVE: usize = 50;
+const ALIVE: usize = 40;
 /// So long containers come and go.
 const CHURN: Duration = Duration::from_secs(60);
 /// What an agent may grow by once a third of them has come.
