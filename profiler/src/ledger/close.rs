@@ -374,8 +374,8 @@ impl Ledger {
         self.let_go();
     }
 
-    /// Gives away the places of services that have ended. All that a request with no flight did lies
-    /// behind every meter's walk.
+    /// Gives away the places of services that have ended. What one with nothing in flight did lies behind
+    /// every meter's walk.
     fn let_go(&mut self) {
         if !self.flights.any_leaves() {
             return;
