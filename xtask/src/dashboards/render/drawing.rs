@@ -87,7 +87,8 @@ fn item(panel: &Value, variables: &Variables) -> Result<Value> {
     let unit = unit(panel)?;
     let instant = plugin["kind"] == "StatChart";
     // A figure has no axis that could name it.
-    let shown = if instant && !unit.symbol.is_empty() {
+    let unnamed = instant && !unit.symbol.is_empty();
+    let shown = if unnamed && title.split(' ').all(|word| word != unit.symbol) {
         format!("{title} ({})", unit.symbol)
     } else {
         title.to_owned()
