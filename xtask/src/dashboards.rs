@@ -2,13 +2,14 @@
 //! `dashboards/*.json`, and its test fails where a file differs from its description.
 //!
 //! In an expression `@node` stands for the choice of job and node, `@service` for that and of the service, and
-//! `@fleet` for the choice of clusters.
+//! `@fleet` for the choice of clusters. `--render` draws them, too.
 
 mod agent;
 mod fleet;
 mod host;
 mod node;
 mod panel;
+mod render;
 mod service;
 
 use std::fs;
@@ -82,17 +83,38 @@ const CLUSTER: Choice = Choice {
 /// Choices of every dashboard of nodes.
 const NODE_CHOICES: &[Choice] = &[JOB, INSTANCE, SERVICE];
 
-/// `cargo xtask dashboards`.
-pub(crate) fn run() -> Result<()> {
-    for (path, text) in files()? {
-        fs::write(&path, text)?;
-        println!("wrote {}", path.display());
-    }
-    Ok(())
+/// What to do beside writing the files.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Draw them with simulated data into this folder, docs/dashboards by default (root; fetches chromium and Perses)
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "docs/dashboards")]
+    render: Option<PathBuf>,
+    /// How long a simulated node is watched before it is drawn
+    #[arg(long, default_value_t = 300, requires = "render")]
+    seconds: u64,
 }
 
-/// Every file with its text.
-fn files() -> Result<Vec<(PathBuf, String)>> {
+/// A dashboard as it is shipped.
+struct Shipped {
+    name: &'static str,
+    json: Value,
+}
+
+/// `cargo xtask dashboards`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let all = shipped();
+    for dashboard in &all {
+        let path = dashboard.path();
+        fs::write(&path, dashboard.text()?)?;
+        println!("wrote {}", path.display());
+    }
+    match &options.render {
+        Some(folder) => render::run(&all, folder, options.seconds),
+        None => Ok(()),
+    }
+}
+
+fn shipped() -> Vec<Shipped> {
     let all = [
         fleet::dashboard(),
         node::dashboard(),
@@ -102,13 +124,23 @@ fn files() -> Result<Vec<(PathBuf, String)>> {
     ];
     let links: Vec<Value> = all.iter().map(link).collect();
     all.iter()
-        .map(|dashboard| {
-            let path = checkout().join(format!("dashboards/{}.json", dashboard.name));
-            let mut text = serde_json::to_string_pretty(&dashboard.json(&links))?;
-            text.push('\n');
-            Ok((path, text))
+        .map(|dashboard| Shipped {
+            name: dashboard.name,
+            json: dashboard.json(&links),
         })
         .collect()
+}
+
+impl Shipped {
+    fn path(&self) -> PathBuf {
+        checkout().join(format!("dashboards/{}.json", self.name))
+    }
+
+    fn text(&self) -> Result<String> {
+        let mut text = serde_json::to_string_pretty(&self.json)?;
+        text.push('\n');
+        Ok(text)
+    }
 }
 
 fn uid(name: &str) -> String {
@@ -242,10 +274,11 @@ mod tests {
 
     #[test]
     fn the_files_are_what_their_descriptions_say() {
-        for (path, text) in files().unwrap() {
+        for dashboard in shipped() {
+            let path = dashboard.path();
             let file = fs::read_to_string(&path).unwrap_or_default();
             assert!(
-                file == text,
+                file == dashboard.text().unwrap(),
                 "{} differs from its description; run cargo xtask dashboards",
                 path.display()
             );

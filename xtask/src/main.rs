@@ -38,8 +38,8 @@ enum Task {
     GpuCheck(gpu_check::Options),
     /// Run the probes' tests on other kernels, in QEMU, and on this one
     Vm(vm::Options),
-    /// Write Grafana's dashboards from their descriptions
-    Dashboards,
+    /// Write Grafana's dashboards from their descriptions, and draw them
+    Dashboards(dashboards::Options),
     /// Make what is shipped in target/dist: archive, .deb, .rpm, chart, SBOM, sums
     Dist(dist::Options),
     /// Measure what the agent itself costs (root)
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         Task::Accuracy(options) => accuracy::run(&options),
         Task::GpuCheck(options) => gpu_check::run(&options),
         Task::Vm(options) => vm::run(&options),
-        Task::Dashboards => dashboards::run(),
+        Task::Dashboards(options) => dashboards::run(&options),
         Task::Dist(options) => dist::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStreams(role) => bench::streams::run(&role),

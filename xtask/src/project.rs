@@ -64,20 +64,21 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// What `/metrics` says now.
-pub(crate) fn metrics(url: &str) -> Result<String> {
+/// What a server answers at this address.
+pub(crate) fn get(url: &str) -> Result<String> {
     let (address, path) = url
         .strip_prefix("http://")
         .and_then(|rest| rest.split_once('/'))
         .with_context(|| format!("not an address: {url}"))?;
     let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let mut stream = TcpStream::connect(address).context("/metrics does not answer")?;
+    let mut stream =
+        TcpStream::connect(address).with_context(|| format!("{url} does not answer"))?;
     stream.write_all(request.as_bytes())?;
     let mut response = String::new();
     stream.read_to_string(&mut response)?;
     match response.split_once("\r\n\r\n") {
         Some((_, body)) => Ok(body.to_owned()),
-        None => bail!("/metrics answers with no body"),
+        None => bail!("{url} answers with no body"),
     }
 }
 

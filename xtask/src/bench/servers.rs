@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{paced, usage};
 use crate::demo::stack::{Process, SCENARIO};
-use crate::project::{find_on_path, metrics, target};
+use crate::project::{find_on_path, get, target};
 
 /// Nobody ends a client by hand: it is stopped when what was to be measured has been.
 const FOR_LONG: u64 = 600;
@@ -69,7 +69,7 @@ impl Agent {
 
     /// Finished requests that found the ring full.
     pub(super) fn ring_drops(&self) -> Result<f64> {
-        metrics(&self.metrics_url)?
+        get(&self.metrics_url)?
             .lines()
             .find(|line| line.contains("reason=\"ring_full\""))
             .and_then(|line| line.rsplit(' ').next()?.parse().ok())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::project::metrics;
+use crate::project::get;
 
 /// CPU time of all its threads so far. A thread that has ended is not in it: the agent's threads
 /// live as long as it does.
@@ -104,7 +104,7 @@ pub(super) fn has_figures(url: &str) -> Result<bool> {
             .and_then(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok());
         value.is_some_and(|value| value > 0.0)
     };
-    Ok(metrics(url)?.lines().any(is_figure))
+    Ok(get(url)?.lines().any(is_figure))
 }
 
 /// Scrapes `count` times, each on a connection of its own.
@@ -113,7 +113,7 @@ pub(super) fn scrape(url: &str, count: usize) -> Result<Scrapes> {
     let mut milliseconds = Vec::with_capacity(count);
     for _ in 0..count {
         let start = Instant::now();
-        body = metrics(url)?;
+        body = get(url)?;
         milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
         // As far apart as keeps the agent's own work from piling up.
         sleep(Duration::from_millis(5));

@@ -53,8 +53,10 @@ fn totals() -> Row {
             stat(
                 "Idle share of the GPUs",
                 "percentunit",
-                "Idle floor and parked contexts ÷ energy of the GPUs, in the last hour, by type.",
-                "gpu_type:perjoule_idle_share:ratio_rate1h{@fleet}",
+                "Idle floor and parked contexts ÷ energy of the GPUs, in the last hour.",
+                "sum(gpu_type:perjoule_idle_share:ratio_rate1h{@fleet} * on (cluster, name) \
+                 gpu_type:perjoule_energy_kwh:increase1h{@fleet}) \
+                 / (sum(gpu_type:perjoule_energy_kwh:increase1h{@fleet}) > 0)",
             )
             .wide(6),
             lines(

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::dist;
 use crate::demo::stack::Process;
-use crate::project::{is_root, metrics, root, run, target};
+use crate::project::{get, is_root, root, run, target};
 use crate::setup;
 
 /// What a Debian has that runs services, and nothing else.
@@ -239,7 +239,7 @@ fn served(agent: &mut Process, url: &str) -> Result<String> {
     const PATIENCE: Duration = Duration::from_secs(20);
     let start = Instant::now();
     loop {
-        match metrics(url) {
+        match get(url) {
             Ok(page) if page.contains("perjoule_build_info") => return Ok(page),
             _ if start.elapsed() > PATIENCE => bail!("no figures at {url} in {PATIENCE:?}"),
             _ => agent.still_up()?,
