@@ -43,6 +43,7 @@ use crate::recording::RecordingError;
 use crate::report::Summary;
 use crate::services::Service;
 use crate::telemetry::CriticalErrors;
+use crate::top;
 use budget::Budget;
 use config::Config;
 use engines::Engines;
@@ -132,6 +133,11 @@ impl Agent {
     /// What scrapes read.
     pub fn exposition(&self) -> Arc<Exposition> {
         self.sinks.metrics.exposition()
+    }
+
+    /// The latest minutes, where they were asked for.
+    pub const fn live(&self) -> Option<&top::Model> {
+        self.sinks.live.as_ref()
     }
 
     /// How long after one [`Self::tick`] it wants the next: less often while no response streams
@@ -294,7 +300,10 @@ impl Agent {
                 self.sinks.metrics.record_node(&reading.device, totals);
             }
             News::Utilization(utilization) => self.take_utilization(&utilization),
-            News::Telemetry(telemetry) => self.sinks.metrics.record_gpu_telemetry(*telemetry),
+            News::Telemetry(telemetry) => {
+                self.sinks.show(|live| live.add_telemetry(&telemetry));
+                self.sinks.metrics.record_gpu_telemetry(*telemetry);
+            }
             News::CriticalErrors(errors) => {
                 let CriticalErrors { device, counts } = errors;
                 self.sinks.metrics.record_gpu_errors(&device, counts);
@@ -359,9 +368,7 @@ impl Agent {
         let model = self.config.model.as_deref();
         for (before, service) in self.services.iter().zip(&services) {
             if before.pids.is_empty() && !service.pids.is_empty() {
-                // It may have been forgotten.
-                let metrics = &mut self.sinks.metrics;
-                metrics.describe_service(service.id, &service.name, model);
+                self.sinks.revive_service(service.id, &service.name, model);
             }
         }
         self.forget_ended(&services, now);
@@ -405,7 +412,7 @@ impl Agent {
             }
             self.engines.forget(id);
             self.pods.forget(id);
-            self.sinks.metrics.forget_service(id);
+            self.sinks.forget_service(id);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Where booked values go: `/metrics`, the recording, the summary. Each sees the same values in the
+//! Where booked values go: `/metrics`, the recording, the summary, the live view. Each sees the same values in the
 //! same order.
 
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use crate::probes::stacks::{StackCounts, Wanted};
 use crate::probes::syscalls::ClassCalls;
 use crate::recording::{RecordedSample, RecordedWait, Recording, RecordingError, StackId};
 use crate::report::Summary;
+use crate::top;
 use crate::waits::Waits;
 
 /// All sinks of one agent.
@@ -19,6 +20,8 @@ use crate::waits::Waits;
 pub(super) struct Sinks {
     pub(super) metrics: Metrics,
     pub(super) summary: Summary,
+    /// Where somebody looks on.
+    pub(super) live: Option<top::Model>,
     recording: Option<Recording>,
     /// As they were told last.
     floors: HashMap<MeterId, Option<Floor>>,
@@ -27,10 +30,11 @@ pub(super) struct Sinks {
 }
 
 impl Sinks {
-    pub(super) fn new(recording: Option<Recording>, simulated: bool) -> Self {
+    pub(super) fn new(recording: Option<Recording>, simulated: bool, live: bool) -> Self {
         Self {
             metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
             summary: Summary::new(simulated),
+            live: live.then(|| top::Model::new(simulated)),
             recording,
             floors: HashMap::new(),
             recording_error: None,
@@ -40,6 +44,7 @@ impl Sinks {
     pub(super) fn describe_meter(&mut self, id: MeterId, meter: &Meter) {
         self.metrics.describe_meter(id, meter);
         self.summary.describe_meter(id, meter);
+        self.show(|live| live.describe_meter(id, meter));
         self.write(|recording| recording.meter(id, meter));
     }
 
@@ -54,18 +59,33 @@ impl Sinks {
     pub(super) fn describe_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
         self.metrics.describe_service(id, name, model);
         self.summary.describe_service(id, name, model);
+        self.show(|live| live.describe_service(id, name, model));
         self.write(|recording| recording.service(id, name, model));
+    }
+
+    /// A service that may have been forgotten has processes again.
+    pub(super) fn revive_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
+        self.metrics.describe_service(id, name, model);
+        self.show(|live| live.describe_service(id, name, model));
+    }
+
+    /// A service ended long ago.
+    pub(super) fn forget_service(&mut self, id: ServiceId) {
+        self.metrics.forget_service(id);
+        self.show(|live| live.forget_service(id));
     }
 
     pub(super) fn describe_engine(&mut self, info: &EngineInfo) {
         self.metrics.describe_engine(info);
         self.summary.describe_engine(info);
+        self.show(|live| live.describe_engine(info));
         self.write(|recording| recording.engine(info));
     }
 
     pub(super) fn count_tokens(&mut self, delta: &TokenDelta) {
         self.metrics.record_tokens(delta);
         self.summary.add_tokens(delta);
+        self.show(|live| live.add_tokens(delta));
         self.write(|recording| recording.tokens(delta));
     }
 
@@ -107,6 +127,7 @@ impl Sinks {
     pub(super) fn cpu(&mut self, cpu: &CpuTime) {
         self.metrics.record_cpu(cpu);
         self.summary.add_cpu(cpu);
+        self.show(|live| live.add_cpu(cpu));
     }
 
     /// More calls of a class.
@@ -131,22 +152,26 @@ impl Sinks {
     pub(super) fn waits(&mut self, service: ServiceId, waits: &Waits) {
         self.metrics.record_waits(service, waits);
         self.summary.add_waits(service, waits);
+        self.show(|live| live.add_run_queue(service, waits.run_queue));
     }
 
     pub(super) fn starved(&mut self, service: ServiceId, reason: &'static str, nanos: u64) {
         self.metrics.record_starved(service, reason, nanos);
         self.summary.add_starved(service, reason, nanos);
+        self.show(|live| live.add_starved(service, nanos));
     }
 
     pub(super) fn book(&mut self, booked: &Booked) {
         self.metrics.book(booked);
         self.summary.add(booked);
+        self.show(|live| live.add(booked));
         self.write(|recording| recording.book(booked));
     }
 
-    /// Makes what was booked visible to readers: scrapes, and who follows the recording.
+    /// Makes what was booked visible to readers: scrapes, who follows the recording, who looks on.
     pub(super) fn publish(&mut self, now: Timestamp, before_shown: Option<BeforeShown>) {
         self.metrics.publish(now, before_shown);
+        self.show(|live| live.advance(now));
         self.write(Recording::commit);
     }
 
@@ -161,6 +186,18 @@ impl Sinks {
     /// Why the recording ended early, once.
     pub(super) fn take_recording_error(&mut self) -> Option<RecordingError> {
         self.recording_error.take()
+    }
+
+    /// All events and all request records that were lost.
+    pub(super) fn losses(&mut self, events: u64, requests: u64) {
+        self.summary.set_losses(events, requests);
+        self.show(|live| live.set_losses(events, requests));
+    }
+
+    pub(super) fn show(&mut self, show: impl FnOnce(&mut top::Model)) {
+        if let Some(live) = &mut self.live {
+            show(live);
+        }
     }
 
     fn write(&mut self, write: impl FnOnce(&mut Recording) -> Result<(), RecordingError>) {

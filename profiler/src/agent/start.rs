@@ -82,6 +82,8 @@ pub struct Options {
     pub per_thread: bool,
     /// True if a command was or will be started that may have to be ended.
     pub command: bool,
+    /// True if the latest minutes are kept for [`Agent::live`].
+    pub live: bool,
 }
 
 impl Agent {
@@ -96,6 +98,7 @@ impl Agent {
             on_gpus,
             per_thread,
             command,
+            live,
         } = options;
         // The first thing: it is to hold nothing of the agent's.
         let broker = if config.engine_metrics {
@@ -154,7 +157,7 @@ impl Agent {
         let features = privileges::features(&config, probes.is_some(), command);
         let outputs: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
         privileges::give_up(&features, &outputs).map_err(StartError::Privileges)?;
-        let mut sinks = Sinks::new(recording, simulated);
+        let mut sinks = Sinks::new(recording, simulated, live);
         sinks.metrics.set_series_budget(config.series_budget);
         sinks.metrics.set_aliases(config.aliases);
         sinks.summary.expect_activity(config.cuda, config.pmc);
