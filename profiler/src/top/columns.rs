@@ -110,7 +110,7 @@ impl Column {
             Self::Service => "container, unit or program",
             Self::Requests => "requests a second that ended",
             Self::InFlight => "requests in flight now",
-            Self::Watts => "requests and overhead: GPU + CPU + DRAM",
+            Self::Watts => "watts: requests and overhead",
             Self::PerRequest => "joules a request",
             Self::PerOutput => "joules an output token",
             Self::PerToken => "joules a token, input and output",
@@ -118,10 +118,10 @@ impl Column {
             Self::P50 => "median duration, seconds",
             Self::P99 => "99 % are no longer, seconds",
             Self::FirstP50 => "median time to first token, seconds",
-            Self::FirstP99 => "99 % have their first token by then",
+            Self::FirstP99 => "99 % have their first by then",
             Self::Cpu => "CPUs used",
             Self::RunQueue => "threads that waited for a CPU",
-            Self::Starved => "time in which its GPU waited for the host",
+            Self::Starved => "time its GPU waited for the host",
             Self::Class => "A measured, B coarser, C estimated",
             Self::Bound => "95 % bound of the joules",
             Self::Model => "what it serves",
@@ -173,7 +173,7 @@ impl Column {
         match self {
             Self::Service | Self::Model => None,
             Self::Requests => of.requests,
-            Self::InFlight => of.in_flight,
+            Self::InFlight => of.in_flight.map(|count| count as f64),
             Self::Watts => of.watts,
             Self::PerRequest => of.per_request,
             Self::PerOutput => of.per_output,
@@ -197,6 +197,7 @@ impl Column {
             Self::Service => of.name.clone(),
             Self::Model => of.model.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
             Self::Class => of.class.map_or(UNKNOWN, |class| class.name()).to_owned(),
+            Self::InFlight => count(of.in_flight),
             _ => known(self.value(of)),
         }
     }
@@ -265,6 +266,14 @@ pub(super) fn figure(value: f64) -> String {
     }
 }
 
+/// A number of things that may be unknown.
+pub(super) fn count(value: Option<u64>) -> String {
+    match value {
+        Some(value) if value < 10_000 => value.to_string(),
+        value => known(value.map(|value| value as f64)),
+    }
+}
+
 /// A figure that may be unknown.
 pub(super) fn known(value: Option<f64>) -> String {
     value.map_or_else(|| UNKNOWN.to_owned(), figure)
@@ -297,6 +306,8 @@ mod tests {
             assert!(figure(value).len() <= 6);
         }
         assert_eq!(known(None), "-");
+        assert_eq!((count(Some(11)), count(None)), ("11".into(), "-".into()));
+        assert_eq!(count(Some(12_345)), "12.3k");
     }
 
     #[test]

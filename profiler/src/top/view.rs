@@ -13,8 +13,8 @@ use ratatui::widgets::Paragraph;
 
 pub use theme::Theme;
 
-use super::columns::known;
-use super::figures::Window;
+use super::columns::{count, known};
+use super::figures::{NodeFigures, Span, Window};
 use super::keys::{Page, Ui};
 use super::model::Model;
 
@@ -27,7 +27,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui, theme: Theme) {
     let (width, height) = LEAST;
     if area.width < width || area.height < height {
         let text = format!(
-            "perjoule top needs {width}x{height} characters, not {}x{}",
+            "too small: {}x{}, needs {width}x{height}",
             area.width, area.height
         );
         frame.render_widget(Paragraph::new(text), area);
@@ -39,7 +39,12 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui, theme: Theme) {
         Constraint::Length(1),
     ]);
     let [head, body, foot] = rows.areas(area);
-    let lines = vec![node(model, ui, theme, head.width), state(model, ui, theme)];
+    let span = model.span(ui.window);
+    let figures = model.node(span);
+    let lines = vec![
+        node(model, &figures, theme, head.width),
+        state(model, ui, theme, span, figures.silent),
+    ];
     frame.render_widget(Paragraph::new(lines), head);
     if ui.help {
         help::draw(frame, body, theme);
@@ -58,7 +63,7 @@ fn draw_services(frame: &mut Frame<'_>, body: Rect, model: &Model, ui: &Ui, them
     } else {
         body.height / 3
     };
-    let devices = devices::table(model, ui, theme, body.width, room.max(2));
+    let devices = devices::table(model, ui, theme, body.width, room.max(3));
     let [top, rest] =
         Layout::vertical([Constraint::Length(devices.height), Constraint::Fill(1)]).areas(body);
     frame.render_widget(devices.table, top);
@@ -66,8 +71,7 @@ fn draw_services(frame: &mut Frame<'_>, body: Rect, model: &Model, ui: &Ui, them
 }
 
 /// The machine, in a line.
-fn node<'a>(model: &Model, ui: &Ui, theme: Theme, width: u16) -> Line<'a> {
-    let figures = model.node(model.span(ui.window));
+fn node<'a>(model: &Model, figures: &NodeFigures, theme: Theme, width: u16) -> Line<'a> {
     let mut line = vec![
         Text::styled(known(figures.power()), theme.heading()),
         Text::raw(" W"),
@@ -99,65 +103,54 @@ fn node<'a>(model: &Model, ui: &Ui, theme: Theme, width: u16) -> Line<'a> {
     if width >= 110 {
         let totals = model.totals;
         line.push(Text::raw(format!(
-            "  since the start {} J, {} requests",
-            known(Some(totals.energy.joules().0)),
-            totals.requests
+            "  since the start {} kJ, {} requests",
+            known(Some(totals.energy.joules().0 / 1e3)),
+            count(Some(totals.requests))
         )));
     }
     Line::from(line)
 }
 
-/// What is shown, in a line.
-fn state<'a>(model: &Model, ui: &Ui, theme: Theme) -> Line<'a> {
-    let mut line = Vec::new();
+/// What is shown, in a line: what must not be overlooked first.
+fn state<'a>(model: &Model, ui: &Ui, theme: Theme, span: Option<Span>, silent: usize) -> Line<'a> {
+    let mut parts = Vec::new();
     if ui.paused {
-        line.push(Text::styled("PAUSED", theme.note()));
-        line.push(Text::raw("  "));
+        parts.push(Text::styled("PAUSED", theme.note()));
     }
     if model.simulated {
-        line.push(Text::styled("SIMULATED GPU", theme.note()));
-        line.push(Text::raw("  "));
+        parts.push(Text::styled("SIMULATED GPU", theme.note()));
     }
-    let window = match ui.window {
-        Window::TwoSeconds => "last 2 s",
-        Window::TenSeconds => "last 10 s",
-        Window::OneMinute => "last minute",
-        Window::FiveMinutes => "last 5 minutes",
-    };
-    match model.span(ui.window) {
+    if silent > 0 {
+        let told = format!("{silent} meters silent");
+        parts.push(Text::styled(told, theme.alarm()));
+    }
+    parts.push(Text::raw(match span {
         Some(span) => {
+            let window = match ui.window {
+                Window::TwoSeconds => "2 s",
+                Window::TenSeconds => "10 s",
+                Window::OneMinute => "1 min",
+                Window::FiveMinutes => "5 min",
+            };
             let ago = model.now.0 as f64 * 1e-9 - span.to as f64;
-            line.push(Text::raw(format!(
-                "{window}, up to {:.0} s ago",
-                ago.max(0.0)
-            )));
+            format!("last {window}, ended {:.0} s ago", ago.max(0.0))
         }
-        None => line.push(Text::raw("measuring, no second is complete yet")),
-    }
-    let way = if ui.ascending {
-        "least first"
-    } else {
-        "most first"
-    };
-    line.push(Text::raw(format!("  by {} {way}", ui.sort.heading())));
-    if !ui.filter.is_empty() && !ui.editing {
-        line.push(Text::styled(
-            format!("  filter {}", ui.filter),
-            theme.note(),
-        ));
-    }
-    let silent = model.node(model.span(ui.window)).silent;
-    if silent > 0 && model.span(ui.window).is_some() {
-        line.push(Text::styled(
-            format!("  {silent} meters silent"),
-            theme.alarm(),
-        ));
+        None => "measuring, no second is complete yet".to_owned(),
+    }));
+    if ui.page == Page::Services {
+        let way = if ui.ascending { "↑" } else { "↓" };
+        parts.push(Text::raw(format!("by {}{way}", ui.sort.heading())));
+        if !ui.filter.is_empty() && !ui.editing {
+            let told = format!("filter {}", ui.filter);
+            parts.push(Text::styled(told, theme.note()));
+        }
     }
     if ui.warnings > 0 {
-        let told = format!("  {} warnings, told at the end", ui.warnings);
-        line.push(Text::styled(told, theme.note()));
+        let told = format!("{} warnings", ui.warnings);
+        parts.push(Text::styled(told, theme.note()));
     }
-    Line::from(line)
+    let parts = parts.into_iter().flat_map(|part| [part, Text::raw("  ")]);
+    Line::from_iter(parts)
 }
 
 /// What can be typed, in a line.

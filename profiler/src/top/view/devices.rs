@@ -43,7 +43,7 @@ pub(super) fn table<'a>(
     let devices = model.devices(model.span(ui.window));
     let wide = width >= WIDE;
     let mut headings = vec!["DEVICE", "W", "LIMIT", "UTIL%", "IDLE%", "REQ%"];
-    let mut widths: Vec<u16> = vec![NAME as u16, 7, 7, 6, 6, 6];
+    let mut widths: Vec<u16> = vec![NAME as u16, 7, 6, 6, 6, 6];
     if wide {
         headings.extend(SHARES.map(|(heading, _)| heading));
         widths.extend([6; SHARES.len()]);

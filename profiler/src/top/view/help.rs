@@ -41,10 +41,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
     }));
     for line in [
         "",
-        "Devices: where the energy went,",
-        "% of it. ± is the 95 % bound.",
-        "Rates: Σ over the window, by when",
-        "it happened; late ones are waited for.",
+        "Devices: where their energy went,",
+        "in per cent.",
+        "Rates are sums over the window, by",
+        "when it happened, told late or not.",
     ] {
         keys.push(Line::raw(line));
     }

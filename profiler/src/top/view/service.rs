@@ -7,7 +7,7 @@ use ratatui::widgets::{Paragraph, Row, Sparkline, Table};
 
 use super::theme::Theme;
 use crate::ledger::ServiceId;
-use crate::top::columns::{Column, UNKNOWN, known};
+use crate::top::columns::{Column, UNKNOWN, count, known};
 use crate::top::figures::{Past, ServiceFigures};
 use crate::top::keys::Ui;
 use crate::top::model::Model;
@@ -103,7 +103,8 @@ fn draw_past(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme, id:
         ("J/req", |past| past.per_request),
     ];
     let rows = Layout::vertical([Constraint::Fill(1); 3]).areas::<3>(area);
-    for ((unit, value), row) in kinds.into_iter().zip(rows) {
+    let scale = format!("5 min, {seconds} s a bar");
+    for (((unit, value), row), below) in kinds.into_iter().zip(rows).zip([scale.as_str(), "", ""]) {
         let values: Vec<Option<f64>> = past.iter().map(|past| value(past.as_ref()?)).collect();
         let most = values.iter().flatten().copied().reduce(f64::max);
         let bar = |value: &Option<f64>| {
@@ -112,7 +113,7 @@ fn draw_past(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme, id:
         };
         let label = Layout::horizontal([Constraint::Length(LABEL), Constraint::Fill(1)]);
         let [label, bars] = label.areas(row);
-        let text = format!("{unit:<5} up to {}", known(most));
+        let text = format!("{unit:<5} up to {}\n{below}", known(most));
         frame.render_widget(Paragraph::new(text), label);
         let line = Sparkline::default()
             .data(values.iter().map(bar).collect::<Vec<_>>())
@@ -157,15 +158,15 @@ fn draw_requests(
         left = left.saturating_sub(**width + 1);
         fits
     });
-    let count = fitting.count();
-    let heading = headings.iter().zip(is_text()).take(count);
+    let columns = fitting.count();
+    let heading = headings.iter().zip(is_text()).take(columns);
     let heading = Row::new(heading.map(|(text, is_text)| aligned((*text).to_owned(), is_text)));
     let rows = requests.iter().skip(offset).take(room).map(|shown| {
         let cells = cells(shown, model.now.seconds_since(shown.ended));
-        let cells = cells.into_iter().zip(is_text()).take(count);
+        let cells = cells.into_iter().zip(is_text()).take(columns);
         Row::new(cells.map(|(text, is_text)| aligned(text, is_text)))
     });
-    let widths = widths.into_iter().take(count).map(Constraint::Length);
+    let widths = widths.into_iter().take(columns).map(Constraint::Length);
     let rows = Table::new(rows, widths).header(heading.style(theme.heading()));
     frame.render_widget(rows, table);
 }
@@ -195,7 +196,7 @@ fn cells(shown: &Shown, ago: f64) -> [String; 11] {
         format!("{ago:.0}"),
         known(Some(seconds(shown.duration))),
         known(shown.first_token.map(seconds)),
-        known(shown.output.map(|count| count as f64)),
+        count(shown.output),
         known(shown.energy.map(|energy| energy.joules().0)),
         known(shown.error_ratio.map(|ratio| ratio * 100.0)),
         shown.class.name().to_owned(),

@@ -40,7 +40,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model, ui: &Ui, th
     frame.render_stateful_widget(table, area, &mut state);
     if listed.is_empty() {
         let text = if ui.filter.is_empty() {
-            "no service yet: nothing that listens on TCP holds a GPU; --port, --pid, --name name one"
+            "no service yet: none listens on TCP and holds a GPU; try --port, --pid, --name"
         } else {
             "no service has a name with this in it; Esc clears the filter"
         };
