@@ -59,7 +59,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let agent = Agent::start(AgentOptions {
+    let mut agent = Agent::start(AgentOptions {
         config,
         on_gpus: !target.names_services(),
         recording: target.record,
@@ -70,12 +70,14 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         live: true,
     })?;
     let every = interval.unwrap_or(Duration::from_secs(1));
-    let agent = runtime.block_on(look_on(agent, every, &log));
-    agent?.finish()?;
+    let shown = runtime.block_on(look_on(&mut agent, every, &log));
+    // Also where the terminal is gone: a recording is to be whole.
+    agent.finish()?;
+    shown?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn look_on(mut agent: Agent, every: Duration, log: &logging::HeldLog) -> Result<Agent> {
+async fn look_on(agent: &mut Agent, every: Duration, log: &logging::HeldLog) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -121,6 +123,7 @@ async fn look_on(mut agent: Agent, every: Duration, log: &logging::HeldLog) -> R
         match asked {
             Asked::Quit => break,
             Asked::Nothing => continue,
+            Asked::Repaint => screen.terminal.clear()?,
             Asked::Redraw => {}
         }
         ui.warnings = log.count();
@@ -134,7 +137,7 @@ async fn look_on(mut agent: Agent, every: Duration, log: &logging::HeldLog) -> R
         }
         screen.show(paused.as_ref().unwrap_or(live), &ui)?;
     }
-    Ok(agent)
+    Ok(())
 }
 
 /// The terminal, as it was again once this is dropped or the program fails.

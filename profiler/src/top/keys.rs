@@ -59,6 +59,8 @@ pub struct Ui {
 pub enum Asked {
     /// To draw again.
     Redraw,
+    /// To draw all again, whatever stands there.
+    Repaint,
     /// Nothing.
     Nothing,
     /// To end.
@@ -79,8 +81,8 @@ impl Ui {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
                 KeyCode::Char('c') => Asked::Quit,
-                // A terminal that was disturbed.
-                KeyCode::Char('l') => Asked::Redraw,
+                // Somebody else has written there.
+                KeyCode::Char('l') => Asked::Repaint,
                 _ => Asked::Nothing,
             };
         }

@@ -140,6 +140,8 @@ fn pause_help_and_window_are_keys_everywhere_and_quit_ends() {
     };
     let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
     assert_eq!(ui.take(&Event::Key(interrupt), &node()), Asked::Quit);
+    let repaint = KeyEvent::new(KeyCode::Char('l'), KeyModifiers::CONTROL);
+    assert_eq!(ui.take(&Event::Key(repaint), &node()), Asked::Repaint);
 }
 
 #[test]

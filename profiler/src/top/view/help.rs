@@ -21,7 +21,7 @@ const KEYS: [(&str, &str); 14] = [
     ("space p", "pause; it measures on"),
     ("Tab c", "slowest, costliest"),
     ("g", "all devices"),
-    ("h ?", "this help"),
+    ("h ? ^L", "this help; repaint"),
     ("q ^C", "quit"),
     ("-", "unknown, never 0"),
 ];

@@ -97,15 +97,19 @@ fn draw_past(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme, id:
     // Whole seconds a bar, as few as fit.
     let seconds = SHOWN.div_ceil(width);
     let past = model.past(id, SHOWN / seconds, seconds);
-    let kinds: [(&str, fn(&Past) -> Option<f64>); 3] = [
-        ("W", |past| past.watts),
-        ("req/s", |past| past.requests),
-        ("J/req", |past| past.per_request),
+    let of = |value: fn(&Past) -> Option<f64>| {
+        let values = past.iter().map(|past| value(past.as_ref()?));
+        values.collect::<Vec<_>>()
+    };
+    let kinds = [
+        ("W", of(|past| past.watts)),
+        ("req/s", of(|past| past.requests)),
+        ("J/req", of(|past| past.per_request)),
     ];
     let rows = Layout::vertical([Constraint::Fill(1); 3]).areas::<3>(area);
     let scale = format!("5 min, {seconds} s a bar");
-    for (((unit, value), row), below) in kinds.into_iter().zip(rows).zip([scale.as_str(), "", ""]) {
-        let values: Vec<Option<f64>> = past.iter().map(|past| value(past.as_ref()?)).collect();
+    for (((unit, values), row), below) in kinds.into_iter().zip(rows).zip([scale.as_str(), "", ""])
+    {
         let most = values.iter().flatten().copied().reduce(f64::max);
         let bar = |value: &Option<f64>| {
             let most = most.filter(|most| *most > 0.0)?;
