@@ -47,17 +47,16 @@ impl Window {
     }
 }
 
-/// Whole seconds, from one to before another; not empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Less is not shown: a rate over it says little.
+const SHORTEST: f64 = 0.5;
+
+/// Whole seconds, from one to before another.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Span {
     pub(super) from: u64,
     pub(super) to: u64,
-}
-
-impl Span {
-    pub(super) const fn seconds(self) -> f64 {
-        (self.to - self.from) as f64
-    }
+    /// For how long of them somebody looked.
+    pub(super) seconds: f64,
 }
 
 /// The machine's.
@@ -129,13 +128,17 @@ pub(super) struct Past {
 }
 
 impl Model {
-    /// The seconds of a window, as far as they were seen whole; `None` while there is none.
+    /// The seconds of a window, as far as they are complete; `None` while there are none.
     pub(super) fn span(&self, window: Window) -> Option<Span> {
         let to = ring::second(self.booked_until());
-        let from = to
-            .saturating_sub(window.seconds())
-            .max(self.first_second()?);
-        (from < to).then_some(Span { from, to })
+        self.seen(to.saturating_sub(window.seconds()), to)
+    }
+
+    /// What was seen of these seconds; `None` if it is next to nothing.
+    fn seen(&self, from: u64, to: u64) -> Option<Span> {
+        let began = self.began?.0 as f64 * 1e-9;
+        let seconds = to as f64 - began.max(from as f64);
+        (seconds >= SHORTEST).then_some(Span { from, to, seconds })
     }
 
     pub(super) fn node(&self, span: Option<Span>) -> NodeFigures {
@@ -219,7 +222,7 @@ impl Model {
     fn sum_up(&self, service: &ServiceState, span: Span, figures: &mut ServiceFigures) {
         let points = || service.points.between(span.from, span.to);
         let sum = |value: fn(&ServicePoint) -> u64| points().map(value).sum::<u64>();
-        let per_second = |nanos: u64| nanos as f64 * 1e-9 / span.seconds();
+        let per_second = |nanos: u64| nanos as f64 * 1e-9 / span.seconds;
         let (mut served, mut durations, mut first_tokens) =
             (Served::default(), Sketch::default(), Sketch::default());
         for point in points() {
@@ -257,19 +260,19 @@ impl Model {
     /// where nobody looked yet.
     pub(super) fn past(&self, id: ServiceId, count: u64, seconds: u64) -> Vec<Option<Past>> {
         let end = ring::second(self.booked_until());
-        let (Some(service), Some(first)) = (self.services.get(&id), self.first_second()) else {
+        let Some(service) = self.services.get(&id) else {
             return Vec::new();
         };
         let past = |number: u64| {
             let to = end.checked_sub((count - 1 - number) * seconds)?;
-            let from = to.saturating_sub(seconds).max(first);
-            let span = (from < to).then_some(Span { from, to })?;
+            let span = self.seen(to.saturating_sub(seconds), to)?;
+            let points = || service.points.between(span.from, span.to);
             let mut served = Served::default();
-            for point in service.points.between(from, to) {
+            for point in points() {
                 served.merge(&point.served);
             }
             Some(Past {
-                watts: self.watts(service.points.between(from, to), span),
+                watts: self.watts(points(), span),
                 requests: self.rate(served.requests, span),
                 per_request: served.per_request(),
             })
@@ -278,7 +281,7 @@ impl Model {
     }
 
     fn rate(&self, count: u64, span: Span) -> Option<f64> {
-        self.sees_requests.then(|| count as f64 / span.seconds())
+        self.sees_requests.then(|| count as f64 / span.seconds)
     }
 
     /// Over the part of the span that was measured by the meter that saw most of it.

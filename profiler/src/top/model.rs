@@ -37,7 +37,8 @@ pub struct Model {
     pub(super) sees_requests: bool,
     pub(super) losses: Option<Losses>,
     pub(super) residual: Option<u128>,
-    began: Option<Timestamp>,
+    /// The first moment that was told.
+    pub(super) began: Option<Timestamp>,
     pub(super) now: Timestamp,
     pub(super) totals: Totals,
 }
@@ -408,11 +409,6 @@ impl Model {
         let slowest = booked.filter(|until| *until >= alive).min();
         // Without a meter requests are booked as soon as they are told.
         slowest.unwrap_or(self.now.minus(Duration::from_secs(1)))
-    }
-
-    /// The first second of which all was seen.
-    pub(super) fn first_second(&self) -> Option<u64> {
-        Some(ring::second(self.began?) + 1)
     }
 
     /// The slowest or costliest requests of a service in the latest five minutes.

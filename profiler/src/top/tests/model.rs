@@ -6,6 +6,7 @@ use crate::top::requests::{MOST, Order};
 
 fn whole() -> Span {
     Span {
+        seconds: 1.0,
         from: 0,
         to: 10_000,
     }
@@ -48,10 +49,7 @@ fn figures_are_sums_over_sums_of_the_window_that_is_complete() {
     let span = model.span(Window::TenSeconds).unwrap();
     assert_eq!(
         span,
-        Span {
-            from: 1_050,
-            to: 1_060
-        }
+        Span { from: 1_050, to: 1_060, seconds: 10.0 }
     );
     let chat = model.service(CHAT, Some(span)).unwrap();
     // Half of these seconds are busy.
@@ -78,6 +76,26 @@ fn figures_are_sums_over_sums_of_the_window_that_is_complete() {
     close(all.power(), 350.0 / 2.0 + 220.0 / 2.0 + 80.0);
     close(all.requests, 5.0);
     close(all.per_request, (active + 135.0) / 50.0);
+}
+
+#[test]
+fn the_first_second_counts_as_far_as_it_was_seen() {
+    let mut model = Model::new(false);
+    model.describe_meter(GPU, &meter(Component::Gpu, "GPU-1", Source::Counter));
+    model.describe_service(CHAT, "chat", None);
+    model.set_in_flight(CHAT, 0);
+    model.advance(at(7.2));
+    assert_eq!(model.span(Window::TenSeconds), None);
+    model.add(&interval(GPU, 7.3, 8.1, [80.0, 8.0, 0.0], vec![share(CHAT, 40.0, 0.0)]));
+    for number in 0..4 {
+        model.add(&Booked::Request(request(number, CHAT, 7.0, 7.9, 10.0)));
+    }
+    model.advance(at(8.2));
+    let span = model.span(Window::TenSeconds).unwrap();
+    let chat = model.service(CHAT, Some(span)).unwrap();
+    assert!((chat.requests.unwrap() - 4.0 / 0.8).abs() < 1e-6);
+    assert!((chat.watts.unwrap() - 50.0).abs() < 1e-3);
+    assert!((model.node(Some(span)).power().unwrap() - 100.0).abs() < 1e-3);
 }
 
 #[test]
@@ -136,10 +154,7 @@ fn what_is_booked_late_counts_when_it_happened_and_the_window_waits_for_it() {
     let span = model.span(Window::TwoSeconds).unwrap();
     assert_eq!(
         span,
-        Span {
-            from: 1_061,
-            to: 1_063
-        }
+        Span { from: 1_061, to: 1_063, seconds: 2.0 }
     );
     assert_eq!(model.node(Some(span)).requests, Some(0.5));
     assert_eq!(model.node(Some(span)).watts[0], Some(410.0));
