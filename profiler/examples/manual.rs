@@ -84,6 +84,14 @@ const PAGES: &[Extra] = &[
         ],
     },
     Extra {
+        verb: "top",
+        examples: &[
+            ("Every service that holds a GPU", "perjoule top"),
+            ("The service that listens there", "perjoule top --port 8000"),
+        ],
+        exit: &[DONE, FAILED, UNKNOWN, USAGE],
+    },
+    Extra {
         verb: "report",
         examples: &[
             ("As a table", "perjoule report night.pj"),

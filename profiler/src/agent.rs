@@ -43,6 +43,7 @@ use crate::recording::RecordingError;
 use crate::report::Summary;
 use crate::services::{self, Service};
 use crate::telemetry::CriticalErrors;
+use crate::top;
 use budget::Budget;
 use config::Config;
 use engines::Engines;
@@ -127,6 +128,11 @@ impl Agent {
     /// What scrapes read.
     pub fn exposition(&self) -> Arc<Exposition> {
         self.sinks.metrics.exposition()
+    }
+
+    /// The latest minutes, where they were asked for.
+    pub const fn live(&self) -> Option<&top::Model> {
+        self.sinks.live.as_ref()
     }
 
     /// How long after one [`Self::tick`] it wants the next: less often while no response streams
@@ -295,7 +301,10 @@ impl Agent {
                 self.sinks.metrics.record_node(&reading.device, totals);
             }
             News::Utilization(utilization) => self.take_utilization(&utilization),
-            News::Telemetry(telemetry) => self.sinks.metrics.record_gpu_telemetry(*telemetry),
+            News::Telemetry(telemetry) => {
+                self.sinks.show(|live| live.add_telemetry(&telemetry));
+                self.sinks.metrics.record_gpu_telemetry(*telemetry);
+            }
             News::CriticalErrors(errors) => {
                 let CriticalErrors { device, counts } = errors;
                 self.sinks.metrics.record_gpu_errors(&device, counts);
@@ -389,7 +398,7 @@ impl Agent {
             self.pods.forget(id);
             self.tokens.forget(id);
             self.ledger.forget_service(id);
-            self.sinks.metrics.forget_service(id);
+            self.sinks.forget_service(id);
         }
     }
 

@@ -10,6 +10,7 @@ mod run;
 mod script;
 mod settings;
 mod stat;
+mod top;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ enum Verb {
     Run(run::Options),
     /// Count joules and requests while a command runs, like perf stat
     Stat(stat::Options),
+    /// Look on: services, GPUs and requests as they are measured, like top
+    Top(top::Options),
     /// Print a summary of a recording
     Report(report::Options),
     /// Print a recording's requests, or its energy by stack, for other tools
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
     let result = match verb {
         Verb::Run(options) => run::run(config.as_deref(), verbose, options),
         Verb::Stat(options) => stat::run(config.as_deref(), verbose, options),
+        Verb::Top(options) => top::run(config.as_deref(), verbose, options),
         Verb::Report(options) => report::run(options),
         Verb::Script(options) => script::run(options),
         Verb::Replay(options) => replay::run(options),

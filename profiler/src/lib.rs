@@ -2,7 +2,7 @@
 //!
 //! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `pods`, `waits`, `http`, `exposition`
 //! < `ledger` < `activity` < `probes`, `meters`, `services`, `tokens`, `kubelet`, `profiles` (sources) and `export`, `recording`
-//! (sinks) < `agent`, `replay`, `report` < `cli`. See `docs/architecture.md`.
+//! (sinks) < `agent`, `replay`, `report`, `top` < `cli`. See `docs/architecture.md`.
 
 pub mod activity;
 pub mod agent;
@@ -27,5 +27,6 @@ pub mod report;
 pub mod services;
 pub mod telemetry;
 pub mod tokens;
+pub mod top;
 pub mod units;
 pub mod waits;

@@ -54,6 +54,12 @@ impl Engines {
         }
     }
 
+    /// Requests of a service that are in flight.
+    pub(super) fn in_flight(&self, service: ServiceId) -> u64 {
+        let flying = self.in_flight.get(&service);
+        flying.map_or(0, |flying| flying.len() as u64)
+    }
+
     /// Ends of requests may have been lost: whoever is in flight will move again.
     pub(super) fn requests_lost(&mut self) {
         self.in_flight.clear();

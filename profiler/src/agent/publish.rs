@@ -77,10 +77,17 @@ impl Agent {
                 }
                 self.sinks.stack_counts(wanted, counts);
             }
-            let (events, requests) = (losses.events(), losses.requests());
-            self.sinks
-                .sum_up(|summary| summary.set_losses(events, requests));
+            self.sinks.losses(losses.events(), losses.requests());
+            if probes.sees_requests() {
+                for service in &self.services {
+                    let count = self.engines.in_flight(service.id);
+                    self.sinks
+                        .show(|live| live.set_in_flight(service.id, count));
+                }
+            }
         }
+        let residual = self.ledger.total_residual_microjoules();
+        self.sinks.show(|live| live.set_residual(residual));
         let metrics = &mut self.sinks.metrics;
         // A counter's jump beyond what its device can draw; facts that came after their request
         // was booked.

@@ -1,4 +1,4 @@
-//! Where booked values go: `/metrics`, the recording, the summary. Each sees the same values in the
+//! Where booked values go: `/metrics`, the recording, the summary, the live view. Each sees the same values in the
 //! same order.
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use crate::probes::stacks::{StackCounts, Wanted};
 use crate::probes::syscalls::ClassCalls;
 use crate::recording::{RecordedSample, RecordedWait, Recording, RecordingError, StackId};
 use crate::report::Summary;
+use crate::top;
 use crate::waits::Waits;
 
 /// All sinks of one agent.
@@ -21,6 +22,8 @@ pub(super) struct Sinks {
     pub(super) metrics: Metrics,
     /// Of all services since the start, where it is asked for: it grows with them.
     pub(super) summary: Option<Summary>,
+    /// Where somebody looks on.
+    pub(super) live: Option<top::Model>,
     recording: Option<Recording>,
     /// As they were told last.
     floors: HashMap<MeterId, Option<Floor>>,
@@ -29,10 +32,15 @@ pub(super) struct Sinks {
 }
 
 impl Sinks {
-    pub(super) fn new(recording: Option<Recording>, summary: Option<Summary>) -> Self {
+    pub(super) fn new(
+        recording: Option<Recording>,
+        summary: Option<Summary>,
+        live: Option<top::Model>,
+    ) -> Self {
         Self {
             metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
             summary,
+            live,
             recording,
             floors: HashMap::new(),
             recording_error: None,
@@ -42,6 +50,7 @@ impl Sinks {
     pub(super) fn describe_meter(&mut self, id: MeterId, meter: &Meter) {
         self.metrics.describe_meter(id, meter);
         self.sum_up(|summary| summary.describe_meter(id, meter));
+        self.show(|live| live.describe_meter(id, meter));
         self.write(|recording| recording.meter(id, meter));
     }
 
@@ -56,18 +65,27 @@ impl Sinks {
     pub(super) fn describe_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
         self.metrics.describe_service(id, name, model);
         self.sum_up(|summary| summary.describe_service(id, name, model));
+        self.show(|live| live.describe_service(id, name, model));
         self.write(|recording| recording.service(id, name, model));
+    }
+
+    /// A service ended long ago.
+    pub(super) fn forget_service(&mut self, id: ServiceId) {
+        self.metrics.forget_service(id);
+        self.show(|live| live.forget_service(id));
     }
 
     pub(super) fn describe_engine(&mut self, info: &EngineInfo) {
         self.metrics.describe_engine(info);
         self.sum_up(|summary| summary.describe_engine(info));
+        self.show(|live| live.describe_engine(info));
         self.write(|recording| recording.engine(info));
     }
 
     pub(super) fn count_tokens(&mut self, delta: &TokenDelta) {
         self.metrics.record_tokens(delta);
         self.sum_up(|summary| summary.add_tokens(delta));
+        self.show(|live| live.add_tokens(delta));
         self.write(|recording| recording.tokens(delta));
     }
 
@@ -109,6 +127,7 @@ impl Sinks {
     pub(super) fn cpu(&mut self, cpu: &CpuTime) {
         self.metrics.record_cpu(cpu);
         self.sum_up(|summary| summary.add_cpu(cpu));
+        self.show(|live| live.add_cpu(cpu));
     }
 
     /// More calls of a class.
@@ -145,22 +164,26 @@ impl Sinks {
     pub(super) fn waits(&mut self, service: ServiceId, waits: &Waits) {
         self.metrics.record_waits(service, waits);
         self.sum_up(|summary| summary.add_waits(service, waits));
+        self.show(|live| live.add_run_queue(service, waits.run_queue));
     }
 
     pub(super) fn starved(&mut self, service: ServiceId, reason: &'static str, nanos: u64) {
         self.metrics.record_starved(service, reason, nanos);
         self.sum_up(|summary| summary.add_starved(service, reason, nanos));
+        self.show(|live| live.add_starved(service, nanos));
     }
 
     pub(super) fn book(&mut self, booked: &Booked) {
         self.metrics.book(booked);
         self.sum_up(|summary| summary.add(booked));
+        self.show(|live| live.add(booked));
         self.write(|recording| recording.book(booked));
     }
 
-    /// Makes what was booked visible to readers: scrapes, and who follows the recording.
+    /// Makes what was booked visible to readers: scrapes, who follows the recording, who looks on.
     pub(super) fn publish(&mut self, now: Timestamp, before_shown: Option<BeforeShown>) {
         self.metrics.publish(now, before_shown);
+        self.show(|live| live.advance(now));
         self.write(Recording::commit);
     }
 
@@ -177,10 +200,23 @@ impl Sinks {
         self.recording_error.take()
     }
 
+    /// All events and all request records that were lost.
+    pub(super) fn losses(&mut self, events: u64, requests: u64) {
+        self.sum_up(|summary| summary.set_losses(events, requests));
+        self.show(|live| live.set_losses(events, requests));
+    }
+
     /// Tells the summary, where one is kept.
     pub(super) fn sum_up(&mut self, tell: impl FnOnce(&mut Summary)) {
         if let Some(summary) = &mut self.summary {
             tell(summary);
+        }
+    }
+
+    /// Tells who looks on.
+    pub(super) fn show(&mut self, show: impl FnOnce(&mut top::Model)) {
+        if let Some(live) = &mut self.live {
+            show(live);
         }
     }
 

@@ -35,6 +35,7 @@ use crate::recording::{Recording, RecordingError};
 use crate::report::Summary;
 use crate::services::{Selection, Target};
 use crate::tokens::broker::{self, Broker};
+use crate::top;
 
 /// The GPU's name when it is a simulator's.
 const SIMULATED: &str = "(simulated)";
@@ -85,6 +86,8 @@ pub struct Options {
     pub summary: bool,
     /// True if a command was or will be started that may have to be ended.
     pub command: bool,
+    /// True if the latest minutes are kept for [`Agent::live`].
+    pub live: bool,
 }
 
 impl Agent {
@@ -100,6 +103,7 @@ impl Agent {
             per_thread,
             summary,
             command,
+            live,
         } = options;
         // The first thing: it is to hold nothing of the agent's.
         let broker = if config.engine_metrics {
@@ -159,7 +163,8 @@ impl Agent {
         let outputs: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
         privileges::give_up(&features, &outputs).map_err(StartError::Privileges)?;
         let summary = summary.then(|| Summary::new(simulated));
-        let mut sinks = Sinks::new(recording, summary);
+        let live = live.then(|| top::Model::new(simulated));
+        let mut sinks = Sinks::new(recording, summary, live);
         sinks.metrics.set_series_budget(config.series_budget);
         sinks.metrics.set_aliases(config.aliases);
         sinks.sum_up(|summary| summary.expect_activity(config.cuda, config.pmc));

@@ -2,9 +2,10 @@
 //! line says its priority, and the journal says the time.
 
 use std::env;
-use std::io::{self, Write as _};
-use std::sync::OnceLock;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::{Level, LevelFilter, Record};
 use serde::Serialize;
@@ -22,6 +23,73 @@ struct Form {
 
 /// Begins the log. `quiet` verbs keep their own output readable unless more is asked.
 pub(super) fn start(config: &Config, quiet: bool) {
+    begin(config, quiet, None);
+}
+
+/// Begins the log of a verb that draws on the terminal: where stderr is one too, what is said is held
+/// until the value is dropped.
+pub(super) fn start_held(config: &Config) -> HeldLog {
+    let held = Held::default();
+    let to = io::stderr().is_terminal().then(|| held.clone());
+    begin(config, true, to);
+    HeldLog(held)
+}
+
+/// What was said while something else was drawn; told when it is dropped.
+#[derive(Debug)]
+pub(super) struct HeldLog(Held);
+
+impl HeldLog {
+    /// How many events wait.
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().count
+    }
+}
+
+impl Drop for HeldLog {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.0.lock().lines);
+        // Who closed stderr does not want to know.
+        let _ = io::stderr().write_all(&lines);
+    }
+}
+
+/// The logger's end of it.
+#[derive(Debug, Clone, Default)]
+struct Held(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    count: usize,
+}
+
+impl Held {
+    /// No more is kept than so many bytes.
+    const MOST: usize = 64 * 1024;
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One event a call, as the logger writes.
+impl io::Write for Held {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut waiting = self.lock();
+        waiting.count += 1;
+        if waiting.lines.len() + line.len() <= Self::MOST {
+            waiting.lines.extend_from_slice(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn begin(config: &Config, quiet: bool, held: Option<Held>) {
     let form = *FORM.get_or_init(|| Form {
         format: config.log_format,
         journal: is_journal(),
@@ -36,6 +104,9 @@ pub(super) fn start(config: &Config, quiet: bool) {
         .format_target(false);
     if form.format == LogFormat::Json || form.journal {
         builder.format(move |out, record| write(form, out, record));
+    }
+    if let Some(held) = held {
+        builder.target(Target::Pipe(Box::new(held)));
     }
     builder.init();
     set_level(config, quiet);

@@ -94,6 +94,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         per_thread: false,
         summary: false,
         command: false,
+        live: false,
     })?;
     for listener in &listeners {
         let url = listener.url(web.as_ref().is_some_and(|web| web.is_tls()))?;

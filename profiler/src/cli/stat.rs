@@ -99,6 +99,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
             per_thread,
             summary: true,
             command: !command.is_empty(),
+            live: false,
         })?;
         let mut ticks = interval(agent.period());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -98,6 +98,21 @@ impl Aggregate {
         }
     }
 
+    /// Adds the requests of another sum.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, more) in self.components.iter_mut().zip(other.components) {
+            if let Some(more) = more {
+                *sum = Some(sum.unwrap_or_default() + more);
+            }
+        }
+        for (sum, more) in self.classes.iter_mut().zip(other.classes) {
+            *sum += more;
+        }
+        self.unbounded += other.unbounded;
+        self.common += other.common;
+        self.own_squares += other.own_squares;
+    }
+
     /// The sum of one component; `None` if no request had it.
     pub const fn energy(&self, component: Component) -> Option<Microjoules> {
         let [gpu, cpu, dram] = self.components;
@@ -240,6 +255,21 @@ mod tests {
             sum(&[(90, Class::A, Some(0.0)), (10, Class::C, None)]).error_ratio(),
             None
         );
+    }
+
+    #[test]
+    fn two_sums_put_together_are_the_sum_of_all() {
+        let parts = [
+            (30, Class::A, Some(0.02)),
+            (10, Class::B, Some(0.10)),
+            (2, Class::C, None),
+        ];
+        let whole = sum(&parts);
+        let mut merged = sum(&parts[..1]);
+        merged.merge(&sum(&parts[1..]));
+        assert_eq!(merged.active(), whole.active());
+        assert_eq!(merged.class(), whole.class());
+        assert_eq!(merged.error_ratio(), whole.error_ratio());
     }
 
     #[test]

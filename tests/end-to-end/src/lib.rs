@@ -12,6 +12,7 @@ pub mod load;
 pub mod python;
 pub mod server;
 pub mod stack;
+pub mod terminal;
 
 use std::collections::HashSet;
 use std::fs::File;
