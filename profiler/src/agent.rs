@@ -451,6 +451,7 @@ impl Agent {
                     self.sinks.book(&Booked::Request(BookedRequest {
                         request,
                         gpu: None,
+                        phases: None,
                         cpu: None,
                         dram: None,
                         class: Class::C,

@@ -1,5 +1,7 @@
 //! Reads a recording back, row by row: memory does not grow with the file.
 
+mod lookup;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -219,11 +221,22 @@ impl Recorded {
         mut each: impl FnMut(&RecordedRequest) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RecordingError> {
         let mut flow = ControlFlow::Continue(());
-        self.walk("SELECT * FROM requests ORDER BY request", |row| {
+        let sql = format!("{} ORDER BY request", self.request_rows()?);
+        self.walk(&sql, |row| {
             flow = each(&request(row)?);
             Ok(flow.is_continue())
         })?;
         Ok(flow)
+    }
+
+    /// Selects requests; files of earlier versions do not have all columns.
+    fn request_rows(&self) -> Result<&'static str, RecordingError> {
+        Ok(match self.has("requests", "prefill_uj")? {
+            true => "SELECT * FROM requests",
+            false => {
+                "SELECT *, NULL AS prefill_uj, NULL AS decode_uj, NULL AS wait_uj FROM requests"
+            }
+        })
     }
 
     /// A fact about the file, if it is there.
@@ -472,6 +485,7 @@ fn request(row: &Row<'_>) -> rusqlite::Result<RecordedRequest> {
                     .map(|(at, outcome)| End { at, outcome }),
             },
             gpu: joules("gpu_uj")?,
+            phases: phases(row)?,
             cpu: joules("cpu_uj")?,
             dram: joules("dram_uj")?,
             class: name(row, "class")?,

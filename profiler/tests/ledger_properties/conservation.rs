@@ -76,6 +76,13 @@ proptest! {
         let mut until: HashMap<MeterId, Timestamp> = HashMap::new();
         let mut to_requests: HashMap<(Component, ServiceId), i128> = HashMap::new();
         let mut seen = HashSet::new();
+        // Of each service, what its intervals had of each phase, less what its requests had.
+        let mut phases: HashMap<ServiceId, [i128; 3]> = HashMap::new();
+        let mut roundings = 0;
+        let values = |phases: Option<GpuPhases>| {
+            let GpuPhases { prefill, decode, wait } = phases.unwrap_or_default();
+            [prefill, decode, wait].map(|phase| i128::from(phase.0))
+        };
         for booked in &booked {
             match booked {
                 Booked::Interval(interval) => {
@@ -92,6 +99,11 @@ proptest! {
                     for share in &interval.services {
                         *to_requests.entry((component, share.service)).or_default() +=
                             i128::from(share.requests.0);
+                        roundings += 1;
+                        let left = phases.entry(share.service).or_default();
+                        for (left, phase) in left.iter_mut().zip(values(share.phases)) {
+                            *left += phase;
+                        }
                     }
                 }
                 Booked::Request(request) => {
@@ -109,6 +121,15 @@ proptest! {
                             prop_assert_eq!(part, 0);
                         }
                     }
+                    prop_assert_eq!(request.gpu.is_some(), request.phases.is_some());
+                    let parts = values(request.phases);
+                    let whole = request.gpu.map_or(0, |gpu| i128::from(gpu.0));
+                    prop_assert!(parts.iter().sum::<i128>() <= whole, "{request:?}");
+                    roundings += 1;
+                    let left = phases.entry(request.request.service).or_default();
+                    for (left, phase) in left.iter_mut().zip(parts) {
+                        *left -= phase;
+                    }
                     prop_assert!(request.error_ratio().is_none_or(|ratio| (0.0..=1.0).contains(&ratio)));
                 }
                 Booked::Hole { from, to, .. } => prop_assert!(from < to),
@@ -116,6 +137,11 @@ proptest! {
         }
         for (whose, left) in to_requests {
             prop_assert_eq!(left, 0, "{:?}", whose);
+        }
+        for (whose, left) in phases {
+            for phase in left {
+                prop_assert!(phase.abs() <= 4 * roundings, "{whose:?}: {left:?}, {roundings}");
+            }
         }
         let counted: HashMap<MeterId, i128> =
             counted(&world).into_iter().filter(|(_, sum)| *sum > 0).collect();
