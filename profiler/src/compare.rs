@@ -65,7 +65,11 @@ pub struct Options<'a> {
 ///
 /// # Errors
 /// If a recording cannot be read.
-pub fn compare(a: Side<'_>, b: Side<'_>, options: Options<'_>) -> Result<Comparison, RecordingError> {
+pub fn compare(
+    a: Side<'_>,
+    b: Side<'_>,
+    options: Options<'_>,
+) -> Result<Comparison, RecordingError> {
     let (in_a, in_b) = (Services::read(a.recorded)?, Services::read(b.recorded)?);
     let run_a = Run::read(a.recorded, &in_a, &in_b)?;
     let run_b = Run::read(b.recorded, &in_b, &in_a)?;
@@ -133,12 +137,16 @@ fn watts(a: &Run, b: &Run) -> Vec<AccountChange> {
     let of = |run: &Run, component: Component, account: &str| {
         let duration = run.report.duration_s.filter(|duration| *duration > 0.0)?;
         let meters = run.report.meters.iter();
-        let energies = meters.filter(|meter| meter.component == component).filter_map(|meter| {
-            let rows = meter.accounts_j.rows();
-            let account = rows.into_iter().find(|(name, _)| *name == account);
-            account.map_or(meter.energy_j, |(_, energy)| energy)
-        });
-        energies.reduce(|sum, energy| sum + energy).map(|sum| sum / duration)
+        let energies = meters
+            .filter(|meter| meter.component == component)
+            .filter_map(|meter| {
+                let rows = meter.accounts_j.rows();
+                let account = rows.into_iter().find(|(name, _)| *name == account);
+                account.map_or(meter.energy_j, |(_, energy)| energy)
+            });
+        energies
+            .reduce(|sum, energy| sum + energy)
+            .map(|sum| sum / duration)
     };
     let accounts = ["all"].into_iter().chain(Accounts::NAMES);
     let mut all = Vec::new();
@@ -162,11 +170,7 @@ fn watts(a: &Run, b: &Run) -> Vec<AccountChange> {
 }
 
 /// The service's stacks that changed most, joules a request.
-fn changed_stacks(
-    service: &ServiceComparison,
-    a: &Stacks,
-    b: &Stacks,
-) -> Option<Vec<PartChange>> {
+fn changed_stacks(service: &ServiceComparison, a: &Stacks, b: &Stacks) -> Option<Vec<PartChange>> {
     let (requests_a, requests_b) = service.requests.a.zip(service.requests.b)?;
     let mut all: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for (place, stacks) in [a, b].into_iter().enumerate() {

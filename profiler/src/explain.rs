@@ -7,9 +7,9 @@
 mod class;
 mod company;
 mod model;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
@@ -125,7 +125,10 @@ fn waits(
 fn window(request: &RecordedRequest) -> (Timestamp, Timestamp) {
     let request = &request.booked.request;
     let end = request.end.map(|end| end.at).or(request.last_data);
-    (request.start, end.unwrap_or(request.start).max(request.start))
+    (
+        request.start,
+        end.unwrap_or(request.start).max(request.start),
+    )
 }
 
 impl Explanation {

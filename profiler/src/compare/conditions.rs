@@ -133,12 +133,21 @@ mod tests {
 
     #[test]
     fn what_is_no_condition_is_refused_with_the_form_or_the_names() {
-        for text in ["", "j_per_request", "j_per_request>5", "j_per_request>x%", "ttft_s>inf%"] {
+        for text in [
+            "",
+            "j_per_request",
+            "j_per_request>5",
+            "j_per_request>x%",
+            "ttft_s>inf%",
+        ] {
             let error = text.parse::<Condition>().unwrap_err();
             assert!(error.contains("'j_per_request>+5%'"), "{text}: {error}");
         }
         let error = "joules>5%".parse::<Condition>().unwrap_err();
-        assert!(error.contains("`joules`") && error.contains("j_per_output_token"), "{error}");
+        assert!(
+            error.contains("`joules`") && error.contains("j_per_output_token"),
+            "{error}"
+        );
     }
 
     #[test]

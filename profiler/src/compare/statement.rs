@@ -89,7 +89,10 @@ pub(super) fn of_all(comparison: &Comparison) -> Vec<String> {
             .to_owned(),
     );
     let gain = |ratio: Option<f64>| {
-        ratio.map_or_else(|| "an unknown part".to_owned(), |ratio| format!("{:.0} %", ratio * 100.0))
+        ratio.map_or_else(
+            || "an unknown part".to_owned(),
+            |ratio| format!("{:.0} %", ratio * 100.0),
+        )
     };
     said.push(match comparison.same_meters {
         true => "The same meters measured both: their gain error cancels.".to_owned(),

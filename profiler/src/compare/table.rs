@@ -22,7 +22,11 @@ impl Comparison {
     fn write_table(&self, out: &mut String) -> fmt::Result {
         writeln!(out)?;
         for (side, run) in [("A", &self.a), ("B", &self.b)] {
-            let simulated = if run.simulated { "   SIMULATED GPU" } else { "" };
+            let simulated = if run.simulated {
+                "   SIMULATED GPU"
+            } else {
+                ""
+            };
             let duration = with_unit(run.duration_s, "s");
             writeln!(out, " {side}  {}   {duration}{simulated}", run.file)?;
         }
@@ -81,7 +85,11 @@ impl Comparison {
         }
         if !service.parts.is_empty() {
             let unit = "what it is made of, J/request";
-            writeln!(out, "\n   {unit:<28}{:>11}{:>11}{:>12}\n", "A", "B", "B - A")?;
+            writeln!(
+                out,
+                "\n   {unit:<28}{:>11}{:>11}{:>12}\n",
+                "A", "B", "B - A"
+            )?;
             for part in &service.parts {
                 write_part(out, &words(&part.part), part.values)?;
             }
@@ -93,12 +101,19 @@ impl Comparison {
         match &service.off_cpu {
             Some(reasons) => {
                 let unit = "off CPU, s/request";
-                writeln!(out, "\n   {unit:<28}{:>11}{:>11}{:>12}\n", "A", "B", "B - A")?;
+                writeln!(
+                    out,
+                    "\n   {unit:<28}{:>11}{:>11}{:>12}\n",
+                    "A", "B", "B - A"
+                )?;
                 for reason in reasons {
                     write_part(out, &reason.part, reason.values)?;
                 }
             }
-            None => writeln!(out, "\n   off CPU by reason           {UNKNOWN} (--off-cpu)")?,
+            None => writeln!(
+                out,
+                "\n   off CPU by reason           {UNKNOWN} (--off-cpu)"
+            )?,
         }
         match &service.stacks {
             Some(stacks) => write_stacks(out, stacks),
@@ -146,7 +161,11 @@ fn write_part(out: &mut String, name: &str, values: Pair<f64>) -> fmt::Result {
 
 fn write_stacks(out: &mut String, stacks: &[PartChange]) -> fmt::Result {
     let unit = "CPU J/request by stack";
-    writeln!(out, "\n   {unit:<28}{:>11}{:>11}{:>12}\n", "A", "B", "B - A")?;
+    writeln!(
+        out,
+        "\n   {unit:<28}{:>11}{:>11}{:>12}\n",
+        "A", "B", "B - A"
+    )?;
     for stack in stacks {
         // The innermost frame, and below it the way to it.
         let (way, inner) = stack.part.rsplit_once(';').unwrap_or(("", &stack.part));

@@ -44,7 +44,10 @@ fn all<'a>(
         Some(_) => {}
     }
     if !request.streamed || request.chunks == 0 {
-        give(Class::B, "no chunks of its response were seen: its part is by time");
+        give(
+            Class::B,
+            "no chunks of its response were seen: its part is by time",
+        );
     }
     if request
         .end
@@ -63,7 +66,9 @@ fn all<'a>(
     }
     let total = booked.active().map_or(0.0, |energy| energy.0 as f64);
     for (meter, floor) in meters {
-        let part = booked.energy(meter.component).map_or(0.0, |energy| energy.0 as f64);
+        let part = booked
+            .energy(meter.component)
+            .map_or(0.0, |energy| energy.0 as f64);
         if part < DECIDING * total || total <= 0.0 {
             continue;
         }
@@ -76,11 +81,17 @@ fn all<'a>(
             ),
             Source::Integrated => give(
                 Class::B,
-                &format!("{name} {} has no counter: its power was integrated", meter.device),
+                &format!(
+                    "{name} {} has no counter: its power was integrated",
+                    meter.device
+                ),
             ),
             Source::Model => give(
                 Class::C,
-                &format!("{name} {} has no meter: its energy is an estimate", meter.device),
+                &format!(
+                    "{name} {} has no meter: its energy is an estimate",
+                    meter.device
+                ),
             ),
         }
         if floor.is_none() {

@@ -27,7 +27,11 @@ impl Explanation {
 }
 
 fn write_request(out: &mut String, request: &Explained) -> fmt::Result {
-    write!(out, "\n request {} of {}: {}", request.id, request.service, request.route)?;
+    write!(
+        out,
+        "\n request {} of {}: {}",
+        request.id, request.service, request.route
+    )?;
     for told in [request.code, request.outcome].into_iter().flatten() {
         write!(out, ", {told}")?;
     }
@@ -41,7 +45,11 @@ fn write_request(out: &mut String, request: &Explained) -> fmt::Result {
     write_company(out, request)?;
     write_threads(out, request)?;
     let class = request.class.name();
-    writeln!(out, "\n class {class}: {}", request.class_because.join("; "))?;
+    writeln!(
+        out,
+        "\n class {class}: {}",
+        request.class_because.join("; ")
+    )?;
     match &request.bound {
         Some(bound) => writeln!(
             out,
@@ -67,7 +75,10 @@ fn write_energy(out: &mut String, request: &Explained) -> fmt::Result {
     } = request.energy_uj;
     let bound = request.bound.as_ref().map(|bound| bound.both);
     let bound = bound.filter(|bound| *bound <= 1.0);
-    let bound = bound.map_or_else(|| "bound above 100 %".to_owned(), |bound| format!("± {}", percent(bound)));
+    let bound = bound.map_or_else(
+        || "bound above 100 %".to_owned(),
+        |bound| format!("± {}", percent(bound)),
+    );
     let class = request.class.name();
     let place = place(request.position.energy, request.position.requests, "more");
     let remark = match total {
@@ -84,7 +95,11 @@ fn write_energy(out: &mut String, request: &Explained) -> fmt::Result {
         (gpu_prefill, "    prefill", "its prompt was read"),
         (gpu_decode, "    decode", "its tokens were streamed"),
         (gpu_wait, "    wait", "in flight, neither was seen"),
-        (gpu_not_streamed, "    not streamed", "by its time in service"),
+        (
+            gpu_not_streamed,
+            "    not streamed",
+            "by its time in service",
+        ),
     ];
     for (part, name, what) in phases {
         let remark = match share(part) {
@@ -144,29 +159,68 @@ fn write_company(out: &mut String, request: &Explained) -> fmt::Result {
         1 => "of 1 GPU in its time".to_owned(),
         gpus => format!("of {} GPUs in its time", count(gpus)),
     };
-    row(out, &figure(base.idle_j), "J", "idle, in nobody's figure", &gpus)?;
-    row(out, &figure(base.context_j), "J", "open contexts, likewise", "")?;
+    row(
+        out,
+        &figure(base.idle_j),
+        "J",
+        "idle, in nobody's figure",
+        &gpus,
+    )?;
+    row(
+        out,
+        &figure(base.context_j),
+        "J",
+        "open contexts, likewise",
+        "",
+    )?;
     let remark = "what an equal part of both would be";
-    row(out, &known(base.equal_part_j), "J", "  for each in flight", remark)
+    row(
+        out,
+        &known(base.equal_part_j),
+        "J",
+        "  for each in flight",
+        remark,
+    )
 }
 
 fn write_threads(out: &mut String, request: &Explained) -> fmt::Result {
-    writeln!(out, "\n All threads of the service in that time, not this request's alone\n")?;
+    writeln!(
+        out,
+        "\n All threads of the service in that time, not this request's alone\n"
+    )?;
     let waits = request.service_threads.clone().unwrap_or_default();
     let remark = match waits.on_cpu_s {
         Some(_) => "by samples",
         None => "record with --stacks",
     };
     row(out, &known(waits.on_cpu_s), "s", "on CPU", remark)?;
-    row(out, UNKNOWN, "s", "in run queue", "`stat` and /metrics have it")?;
+    row(
+        out,
+        UNKNOWN,
+        "s",
+        "in run queue",
+        "`stat` and /metrics have it",
+    )?;
     match &waits.off_cpu_s {
-        None => row(out, UNKNOWN, "s", "off CPU, by reason", "record with --off-cpu"),
+        None => row(
+            out,
+            UNKNOWN,
+            "s",
+            "off CPU, by reason",
+            "record with --off-cpu",
+        ),
         Some(reasons) => {
             let remark = match waits.least_s {
                 Some(least) => format!("waits of {} ms or more", figure(least * 1e3)),
                 None => String::new(),
             };
-            row(out, &figure(reasons.values().sum()), "s", "off CPU", &remark)?;
+            row(
+                out,
+                &figure(reasons.values().sum()),
+                "s",
+                "off CPU",
+                &remark,
+            )?;
             for (reason, seconds) in reasons {
                 row(out, &figure(*seconds), "s", &format!("  {reason}"), "")?;
             }

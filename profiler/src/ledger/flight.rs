@@ -1,8 +1,8 @@
 //! One request that is not booked yet: how its work is seen, and what it has been given.
 
-use super::{GpuPhases, Request};
 use super::service::Service;
 use super::work::{Edge, Worker};
+use super::{GpuPhases, Request};
 use crate::clock::Timestamp;
 use crate::units::Microjoules;
 

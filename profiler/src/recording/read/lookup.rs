@@ -93,7 +93,11 @@ impl Recorded {
             GROUP BY service, reason";
         self.rows(sql, |row| {
             let reason: String = row.get("reason")?;
-            each(ServiceId(row.get("service")?), &reason, count(row, "waited")?);
+            each(
+                ServiceId(row.get("service")?),
+                &reason,
+                count(row, "waited")?,
+            );
             Ok(())
         })
     }
