@@ -10,6 +10,7 @@ mod full;
 mod host;
 pub(crate) mod markdown;
 mod model;
+pub(crate) mod prose;
 mod quantiles;
 mod summary;
 pub(crate) mod table;

@@ -5,9 +5,7 @@ use std::fmt::{self, Write};
 use super::model::{Comparison, FigureChange, Pair, PartChange, ServiceComparison, Verdict};
 use super::statement::{confidence, of_all, of_service, signed};
 use crate::report::figures::{UNKNOWN, count, figure, known, with_unit};
-
-/// Columns of the running text.
-const WIDTH: usize = 78;
+use crate::report::prose::{WIDTH, paragraph};
 
 impl Comparison {
     /// The table for people, ending with a line feed. Plain text, at most 80 columns where names are not
@@ -53,7 +51,7 @@ impl Comparison {
         }
         writeln!(out)?;
         for said in of_all(self) {
-            write_text(out, &said)?;
+            paragraph(out, 3, &said)?;
         }
         writeln!(out)
     }
@@ -71,8 +69,8 @@ impl Comparison {
             out,
             "   {:<17}{:>10}{:>10}",
             "requests",
-            short(&requests(service.requests.a)),
-            short(&requests(service.requests.b))
+            requests(service.requests.a),
+            requests(service.requests.b)
         )?;
         for change in &service.figures {
             if change.values.a.is_some() || change.values.b.is_some() {
@@ -81,7 +79,7 @@ impl Comparison {
         }
         writeln!(out)?;
         for said in of_service(service, self.alpha) {
-            write_text(out, &said)?;
+            paragraph(out, 3, &said)?;
         }
         if !service.parts.is_empty() {
             let unit = "what it is made of, J/request";
@@ -91,6 +89,9 @@ impl Comparison {
                 "A", "B", "B - A"
             )?;
             for part in &service.parts {
+                if part.values.a == Some(0.0) && part.values.b == Some(0.0) {
+                    continue;
+                }
                 write_part(out, &words(&part.part), part.values)?;
             }
             let beside = service.overhead_and_context;
@@ -135,15 +136,10 @@ fn write_figure(out: &mut String, change: &FigureChange) -> fmt::Result {
     let line = format!(
         "   {:<17}{:>10}{:>10}{by:>10}  {interval:<19}  {verdict}",
         change.figure.title(),
-        short(&known(change.values.a)),
-        short(&known(change.values.b)),
+        known(change.values.a),
+        known(change.values.b),
     );
     writeln!(out, "{}", line.trim_end())
-}
-
-/// [`UNKNOWN`] is too wide for a column.
-fn short(value: &str) -> &str {
-    if value == UNKNOWN { "-" } else { value }
 }
 
 fn write_part(out: &mut String, name: &str, values: Pair<f64>) -> fmt::Result {
@@ -153,8 +149,8 @@ fn write_part(out: &mut String, name: &str, values: Pair<f64>) -> fmt::Result {
     });
     let line = format!(
         "   {name:<28}{:>11}{:>11}{difference:>12}",
-        short(&known(values.a)),
-        short(&known(values.b)),
+        known(values.a),
+        known(values.b),
     );
     writeln!(out, "{}", line.trim_end())
 }
@@ -185,18 +181,4 @@ fn words(part: &str) -> String {
         Some(phase) => format!("GPU {}", phase.replace('_', " ")),
         None => part.to_uppercase(),
     }
-}
-
-/// Running text, broken between words.
-fn write_text(out: &mut String, text: &str) -> fmt::Result {
-    let mut line = String::from("  ");
-    for word in text.split(' ') {
-        if line.chars().count() + word.chars().count() >= WIDTH {
-            writeln!(out, "{line}")?;
-            line = String::from("  ");
-        }
-        line.push(' ');
-        line.push_str(word);
-    }
-    writeln!(out, "{line}")
 }

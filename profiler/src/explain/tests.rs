@@ -68,7 +68,7 @@ fn recording(path: &std::path::Path) {
         .unwrap();
     let floor = Floor {
         watts: Watts(80.0),
-        source: FloorSource::User,
+        source: FloorSource::Fixed,
     };
     recording.floor(MeterId(0), Some(floor)).unwrap();
     recording.service(ServiceId(1), "vllm", None).unwrap();
@@ -182,8 +182,7 @@ fn company_position_base_and_waits_are_those_of_its_time() {
 #[test]
 fn a_request_reads_like_this() {
     let (_, text) = explained("1");
-    let expected = include_str!("tests/request.txt");
-    assert_eq!(text, expected, "{text}");
+    assert_eq!(text, include_str!("tests/request.txt"));
 }
 
 #[test]
@@ -208,7 +207,7 @@ fn what_older_recordings_do_not_hold_is_not_invented() {
     assert_eq!((energy.gpu, energy.gpu_prefill), (Some(200_000_007), None));
     assert_eq!(explanation.requests[0].service_threads, None);
     let text = explanation.to_text();
-    assert!(text.contains("<not supported>    prefill"), "{text}");
+    assert!(text.contains("<not supported>        prefill"), "{text}");
     assert!(text.contains("older recordings do not hold it"), "{text}");
     assert!(recorded.requests_of_id("4").unwrap().is_empty());
 }
@@ -220,7 +219,7 @@ fn a_class_is_explained_by_what_holds_it_back() {
     };
     let floor = Some(Floor {
         watts: Watts(80.0),
-        source: FloorSource::User,
+        source: FloorSource::Fixed,
     });
     let counter = [(meter(Component::Gpu, Source::Counter), floor)];
     let good = request(1, 1.0, 4.0, 100);

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use super::model::{EnergyParts, Explained, Explanation};
 use crate::report::figures::{UNKNOWN, count, figure, known, percent};
+use crate::report::prose::paragraph;
 use crate::report::table::row;
 
 impl Explanation {
@@ -45,21 +46,19 @@ fn write_request(out: &mut String, request: &Explained) -> fmt::Result {
     write_company(out, request)?;
     write_threads(out, request)?;
     let class = request.class.name();
-    writeln!(
-        out,
-        "\n class {class}: {}",
-        request.class_because.join("; ")
-    )?;
-    match &request.bound {
-        Some(bound) => writeln!(
-            out,
-            " bound {}: {} may be another request's of this service, {} hits all of them alike",
+    writeln!(out)?;
+    let because = request.class_because.join("; ");
+    paragraph(out, 1, &format!("class {class}: {because}"))?;
+    let bound = match &request.bound {
+        Some(bound) => format!(
+            "bound {}: {} may be another request's of this service, {} hits all of them alike",
             percent(bound.both),
             percent(bound.own),
             percent(bound.common),
         ),
-        None => writeln!(out, " bound: nobody knows it"),
-    }
+        None => "bound: nobody knows it".to_owned(),
+    };
+    paragraph(out, 1, &bound)
 }
 
 fn write_energy(out: &mut String, request: &Explained) -> fmt::Result {
@@ -80,12 +79,16 @@ fn write_energy(out: &mut String, request: &Explained) -> fmt::Result {
         |bound| format!("± {}", percent(bound)),
     );
     let class = request.class.name();
-    let place = place(request.position.energy, request.position.requests, "more");
     let remark = match total {
-        Some(_) => format!("{bound}, class {class}{place}"),
+        Some(_) => format!("{bound}, class {class}"),
         None => String::new(),
     };
     row(out, &joules(total), "J", "active energy", &remark)?;
+    let position = &request.position;
+    let place = place(position.energy, position.requests, "more");
+    if !place.is_empty() {
+        row(out, "", "", "", &place)?;
+    }
     let share = |part: Option<u64>| match (part, total) {
         (Some(part), Some(total)) if total > 0 => percent(part as f64 / total as f64),
         _ => String::new(),
@@ -126,15 +129,17 @@ fn write_work(out: &mut String, request: &Explained) -> fmt::Result {
         None => String::new(),
     };
     if tokens.calibrated == Some(false) {
-        remark += ", a chunk is taken for a token";
+        remark += ", a chunk for a token";
     }
-    remark += &place(position.tokens_out, position.requests, "more");
     row(out, &number(tokens.output), "", "output tokens", &remark)?;
+    let remark = place(position.tokens_out, position.requests, "more");
+    if !remark.is_empty() {
+        row(out, "", "", "", &remark)?;
+    }
     row(out, &number(tokens.input), "", "input tokens", "")?;
     let moments = &request.moments;
     let remark = place(position.duration, position.requests, "longer");
-    let remark = remark.trim_start_matches(", ");
-    row(out, &known(moments.duration_s), "s", "duration", remark)?;
+    row(out, &known(moments.duration_s), "s", "duration", &remark)?;
     if moments.ttft_s.is_some() {
         row(out, &known(moments.ttft_s), "s", "to first token", "")?;
     }
@@ -153,7 +158,7 @@ fn write_company(out: &mut String, request: &Explained) -> fmt::Result {
     }
     let Some(base) = &request.base else {
         let remark = "who held the GPUs then is not known";
-        return row(out, UNKNOWN, "J", "idle, in nobody's figure", remark);
+        return row(out, UNKNOWN, "J", "idle, in no request's", remark);
     };
     let gpus = match base.gpus {
         1 => "of 1 GPU in its time".to_owned(),
@@ -163,7 +168,7 @@ fn write_company(out: &mut String, request: &Explained) -> fmt::Result {
         out,
         &figure(base.idle_j),
         "J",
-        "idle, in nobody's figure",
+        "idle, in no request's",
         &gpus,
     )?;
     row(
@@ -229,13 +234,13 @@ fn write_threads(out: &mut String, request: &Explained) -> fmt::Result {
     }
 }
 
-/// Where it stands among the others, after a comma.
+/// Where it stands among the others of its service.
 fn place(share: Option<f64>, requests: u64, than: &str) -> String {
     match share {
         Some(share) => format!(
-            ", {than} than {:.0} % of {}",
+            "{than} than {:.0} % of {} others",
             (share * 100.0).floor(),
-            count(requests)
+            count(requests.saturating_sub(1))
         ),
         None => String::new(),
     }

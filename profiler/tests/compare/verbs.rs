@@ -186,7 +186,7 @@ fn the_costliest_request_is_explained_and_an_unknown_one_is_answered_with_others
         )),
         "{text}"
     );
-    assert!(text.contains("more than 100 % of"), "{text}");
+    assert!(text.contains("more than 100 % of "), "{text}");
 
     let unknown = perjoule("explain", &[&file], &["4711"]);
     assert_eq!(unknown.status.code(), Some(1));
