@@ -197,6 +197,7 @@ fn changed_stacks(service: &ServiceComparison, a: &Stacks, b: &Stacks) -> Option
         })
         .collect();
     let size = |change: &PartChange| change.values.difference().map_or(0.0, f64::abs);
+    changes.retain(|change| size(change) > 0.0);
     changes.sort_by(|one, other| size(other).total_cmp(&size(one)));
     changes.truncate(MOST_STACKS);
     Some(changes)

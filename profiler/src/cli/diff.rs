@@ -42,8 +42,9 @@ pub(super) struct Options {
     /// How often chance alone may be called a change
     #[arg(long, value_name = "P", default_value = "0.01", value_parser = alpha)]
     alpha: f64,
-    /// Exit with 1 if a figure's change is beyond this, and beyond chance; repeatable
-    #[arg(long, value_name = "FIGURE>+N%")]
+    /// Exit with 1 if a figure's change is beyond this and beyond chance, as in 'j_per_request>+5%';
+    /// repeatable
+    #[arg(long, value_name = "CONDITION")]
     fail_if: Vec<Condition>,
     /// Conditions ask for the change alone, significant or not
     #[arg(long, requires = "fail_if")]

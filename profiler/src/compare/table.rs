@@ -60,14 +60,14 @@ impl Comparison {
         writeln!(out, "\n service {}\n", service.service)?;
         let interval = format!("{} interval", confidence(self.alpha));
         let head = format!(
-            "   {:<17}{:>10}{:>10}{:>10}  {interval}",
+            "   {:<17} {:>9} {:>9}{:>10}  {interval}",
             "", "A", "B", "change"
         );
         writeln!(out, "{head}")?;
         let requests = |number: Option<u64>| number.map_or_else(|| UNKNOWN.to_owned(), count);
         writeln!(
             out,
-            "   {:<17}{:>10}{:>10}",
+            "   {:<17} {:>9} {:>9}",
             "requests",
             requests(service.requests.a),
             requests(service.requests.b)
@@ -134,7 +134,7 @@ fn write_figure(out: &mut String, change: &FigureChange) -> fmt::Result {
         verdict => verdict.name(),
     };
     let line = format!(
-        "   {:<17}{:>10}{:>10}{by:>10}  {interval:<19}  {verdict}",
+        "   {:<17} {:>9} {:>9}{by:>10}  {interval:<19}  {verdict}",
         change.figure.title(),
         known(change.values.a),
         known(change.values.b),
@@ -148,7 +148,7 @@ fn write_part(out: &mut String, name: &str, values: Pair<f64>) -> fmt::Result {
         format!("{sign}{}", figure(difference))
     });
     let line = format!(
-        "   {name:<28}{:>11}{:>11}{difference:>12}",
+        "   {name:<28} {:>10} {:>10}{difference:>12}",
         known(values.a),
         known(values.b),
     );
@@ -156,6 +156,9 @@ fn write_part(out: &mut String, name: &str, values: Pair<f64>) -> fmt::Result {
 }
 
 fn write_stacks(out: &mut String, stacks: &[PartChange]) -> fmt::Result {
+    if stacks.is_empty() {
+        return writeln!(out, "   stacks                      no CPU energy moved");
+    }
     let unit = "CPU J/request by stack";
     writeln!(
         out,

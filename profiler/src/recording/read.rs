@@ -34,6 +34,12 @@ impl Recorded {
     /// If there is none, or it is of a newer layout.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let sqlite = RecordingError::sqlite(path);
+        if !path.exists() {
+            return Err(RecordingError::Format {
+                path: path.to_owned(),
+                reason: "there is no such file".into(),
+            });
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(&sqlite)?;
         let number = |pragma: &str| -> Result<i32, RecordingError> {
