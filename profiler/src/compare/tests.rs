@@ -226,7 +226,11 @@ fn parts_sum_to_j_per_request_and_show_what_moved() {
     let stacks = service.stacks.as_ref().unwrap();
     assert_eq!(stacks[0].part, "server;main;tokenize");
     assert!((stacks[0].values.difference().unwrap() - 0.1).abs() < 1e-9);
-    assert_eq!(stacks.len(), 2, "those that moved, and another service's are not its own");
+    assert_eq!(
+        stacks.len(),
+        2,
+        "those that moved, and another service's are not its own"
+    );
     assert!(
         service.off_cpu.as_ref().unwrap()[0]
             .values

@@ -138,7 +138,11 @@ fn what_cannot_be_compared_is_trouble_and_says_what_to_do() {
     let before = runs.record(DEMO, 1, 1, 1.0);
     let absent = before.with_file_name("absent.pj");
     for (files, more, expected) in [
-        ([&*before, &*absent], vec![], "absent.pj"),
+        (
+            [&*before, &*absent],
+            vec![],
+            "absent.pj: there is no such file",
+        ),
         (
             [&*before, &*before],
             vec!["--fail-if", "joules>5%"],
