@@ -6,9 +6,10 @@ use std::ops::ControlFlow;
 use super::blocks::{Blocks, Span};
 use crate::export::labels::clean;
 use crate::ids::Ids;
-use crate::ledger::{Booked, Component, GpuPhases, MeterId, ServiceId, Source};
+use crate::ledger::{Component, GpuPhases, ServiceId, Source};
 use crate::recording::{Recorded, RecordingError};
 use crate::report::{FullEnergy, Report, Summary};
+use crate::units::Microjoules;
 
 /// What is known of a service before its requests are read.
 #[derive(Debug, Default)]
@@ -82,31 +83,16 @@ impl Run {
             run.insert(name.clone(), service);
         }
         let mut meters = Vec::new();
-        let mut gpus: Vec<MeterId> = Vec::new();
         let mut summary = Summary::new(recorded.simulated);
         recorded.meters(|id, meter| {
             summary.describe_meter(id, &meter);
-            if meter.component == Component::Gpu {
-                gpus.push(id);
-            }
             let gain = meter.gain_error_ratio;
             meters.push((meter.component, meter.device, meter.source, gain));
         })?;
         recorded.floors(|id, floor| summary.set_floor(id, floor))?;
         recorded.services(|id, name, model| summary.describe_service(id, name, model))?;
         recorded.tokens(|delta| summary.add_tokens(&delta))?;
-        recorded.intervals(|booked| {
-            if let Booked::Interval(interval) = &booked
-                && gpus.contains(&interval.meter)
-            {
-                for share in &interval.services {
-                    if let Some(service) = run.get_mut(&services.name(share.service)) {
-                        service.add_gpu(share.requests.0, share.phases);
-                    }
-                }
-            }
-            summary.add(&booked);
-        })?;
+        recorded.intervals(|booked| summary.add(&booked))?;
         let _all: ControlFlow<()> = recorded.requests(|recorded| {
             let booked = &recorded.booked;
             summary.add_request(booked);
@@ -116,6 +102,7 @@ impl Run {
                 && let Some(service) = run.get_mut(&services.name(request.service))
             {
                 service.blocks.add(booked);
+                service.add_gpu(booked.gpu, booked.phases);
             }
             ControlFlow::Continue(())
         })?;
@@ -137,16 +124,16 @@ impl Run {
 }
 
 impl ServiceRun {
-    fn add_gpu(&mut self, requests: u64, phases: Option<GpuPhases>) {
-        if requests == 0 {
+    fn add_gpu(&mut self, energy: Option<Microjoules>, phases: Option<GpuPhases>) {
+        let Some(Microjoules(energy)) = energy else {
             return;
-        }
+        };
         let Some(phases) = phases else {
             self.has_phases = false;
             return;
         };
         let seen = [phases.prefill, phases.decode, phases.wait].map(|phase| phase.0);
-        let rest = requests.saturating_sub(seen.iter().sum());
+        let rest = energy.saturating_sub(seen.iter().sum());
         for (sum, part) in self.gpu.iter_mut().zip(seen.into_iter().chain([rest])) {
             *sum += part;
         }

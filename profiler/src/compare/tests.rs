@@ -306,9 +306,9 @@ fn a_recording_without_phases_shows_the_gpu_as_a_whole() {
     rusqlite::Connection::open(&path)
         .unwrap()
         .execute_batch(
-            "ALTER TABLE interval_services DROP COLUMN prefill_uj;
-            ALTER TABLE interval_services DROP COLUMN decode_uj;
-            ALTER TABLE interval_services DROP COLUMN wait_uj;",
+            "ALTER TABLE requests DROP COLUMN prefill_uj;
+            ALTER TABLE requests DROP COLUMN decode_uj;
+            ALTER TABLE requests DROP COLUMN wait_uj;",
         )
         .unwrap();
     let recorded = Recorded::open(&path).unwrap();

@@ -30,14 +30,15 @@ impl Recorded {
         })
     }
 
-    /// The requests of this id, as `script` prints it: that of a replayed log, else their number.
+    /// The requests of this id, as `script` prints it: that of a replayed log, else their number. A log
+    /// may have used one for several; a hundred of them at most.
     ///
     /// # Errors
     /// If the file cannot be read.
     pub fn requests_of_id(&self, id: &str) -> Result<Vec<RecordedRequest>, RecordingError> {
         let number = id.parse().ok().map(u64::cast_signed);
         let sql = format!(
-            "{} WHERE id = ?1 OR (id IS NULL AND request = ?2) ORDER BY request",
+            "{} WHERE id = ?1 OR (id IS NULL AND request = ?2) ORDER BY request LIMIT 100",
             self.request_rows()?
         );
         self.found(&sql, params![id, number])
