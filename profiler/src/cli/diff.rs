@@ -1,5 +1,6 @@
 //! `perjoule diff`: two recordings side by side.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::{logging, print, profile};
 use crate::compare::{self, Comparison, Condition, ConditionOutcome, Side};
+use crate::export::labels::clean;
 use crate::recording::Recorded;
 
 /// A condition was met.
@@ -105,9 +107,16 @@ fn compare(options: &Options) -> Result<Comparison> {
     if let Some(service) = &options.service
         && comparison.services.is_empty()
     {
+        let mut names = BTreeSet::new();
+        for side in [a, b] {
+            side.recorded.services(|_, name, _| {
+                names.insert(clean(name));
+            })?;
+        }
+        let names: Vec<String> = names.into_iter().collect();
         bail!(
-            "no service `{service}` served a request in {name_a} or {name_b}; without --service all are \
-             compared"
+            "no service `{service}` served a request in {name_a} or {name_b}; their services: {}",
+            names.join(", ")
         );
     }
     Ok(comparison)

@@ -158,7 +158,7 @@ fn what_cannot_be_compared_is_trouble_and_says_what_to_do() {
         (
             [&*before, &*before],
             vec!["--service", "tgi"],
-            "without --service",
+            "their services: vllm",
         ),
     ] {
         let output = perjoule("diff", &files, &more);
