@@ -103,6 +103,35 @@ const PAGES: &[Extra] = &[
         exit: &[DONE, FAILED, UNKNOWN],
     },
     Extra {
+        verb: "diff",
+        examples: &[
+            ("Before and after", "perjoule diff before.pj after.pj"),
+            (
+                "For a review, of one service",
+                "perjoule diff before.pj after.pj --service vllm --format md > comment.md",
+            ),
+        ],
+        exit: &[
+            ("0", "Done; no condition of --fail-if is met."),
+            ("1", "A condition is met; it is named on stderr."),
+            (
+                "2",
+                "A file cannot be read, the command line is wrong, or a condition cannot be decided.",
+            ),
+        ],
+    },
+    Extra {
+        verb: "explain",
+        examples: &[
+            (
+                "The costliest request",
+                "perjoule explain night.pj --costliest 1",
+            ),
+            ("One by its id", "perjoule explain night.pj 4711"),
+        ],
+        exit: &[DONE, FAILED, UNKNOWN],
+    },
+    Extra {
         verb: "script",
         examples: &[
             ("One JSON object a request", "perjoule script night.pj"),

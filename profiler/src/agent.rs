@@ -461,6 +461,7 @@ impl Agent {
                     self.sinks.book(&Booked::Request(BookedRequest {
                         request,
                         gpu: None,
+                        phases: None,
                         cpu: None,
                         dram: None,
                         class: Class::C,

@@ -1,7 +1,9 @@
 //! The command line: one module a verb. Results go to stdout, chatter to stderr.
 
 mod config;
+mod diff;
 mod doctor;
+mod explain;
 mod logging;
 mod profile;
 mod replay;
@@ -50,6 +52,10 @@ enum Verb {
     Top(top::Options),
     /// Print a summary of a recording
     Report(report::Options),
+    /// Compare two recordings: what a request costs, whether that changed, and what moved
+    Diff(diff::Options),
+    /// Take one request's joules apart
+    Explain(explain::Options),
     /// Print a recording's requests, or its energy by stack, for other tools
     Script(script::Options),
     /// Book any tool's power and request logs into a recording
@@ -77,6 +83,8 @@ pub fn main() -> ExitCode {
         Verb::Stat(options) => stat::run(config.as_deref(), verbose, options),
         Verb::Top(options) => top::run(config.as_deref(), verbose, options),
         Verb::Report(options) => report::run(options),
+        Verb::Diff(options) => Ok(diff::run(options)),
+        Verb::Explain(options) => explain::run(options),
         Verb::Script(options) => script::run(options),
         Verb::Replay(options) => replay::run(options),
         Verb::Doctor(options) => doctor::run(config.as_deref(), verbose, options),

@@ -2,13 +2,15 @@
 //!
 //! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `pods`, `waits`, `http`, `exposition`
 //! < `ledger` < `activity` < `probes`, `meters`, `services`, `tokens`, `kubelet`, `profiles` (sources) and `export`, `recording`
-//! (sinks) < `agent`, `replay`, `report`, `top` < `cli`. See `docs/architecture.md`.
+//! (sinks) < `agent`, `replay`, `report`, `top` < `compare`, `explain` < `cli`. See `docs/architecture.md`.
 
 pub mod activity;
 pub mod agent;
 pub mod cli;
 pub mod clock;
+pub mod compare;
 pub mod durations;
+pub mod explain;
 pub mod export;
 mod exposition;
 pub mod finding;

@@ -5,14 +5,15 @@
 //! computes a figure of its own, so they cannot disagree.
 
 mod activity;
-mod figures;
+pub(crate) mod figures;
 mod full;
 mod host;
-mod markdown;
+pub(crate) mod markdown;
 mod model;
+pub(crate) mod prose;
 mod quantiles;
 mod summary;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod tokens;

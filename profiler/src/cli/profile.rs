@@ -129,6 +129,12 @@ pub(super) fn print(
     .and_then(|()| out.flush()))
 }
 
+/// A recording's CPU energy by stack; `None` where it has no stacks.
+pub(super) fn cpu_stacks(file: &Path) -> Result<Option<Stacks>> {
+    let profile = Profile::open(file, Some(Component::Cpu))?;
+    profile.is_sampled.then(|| profile.stacks()).transpose()
+}
+
 /// A recording with what its intervals are placed by.
 struct Profile {
     file: PathBuf,

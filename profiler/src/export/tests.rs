@@ -88,6 +88,7 @@ fn request(outcome: Outcome) -> BookedRequest {
             }),
         },
         gpu: Some(Microjoules(41_300_000)),
+        phases: None,
         cpu: Some(Microjoules(700_000)),
         dram: None,
         class: Class::A,

@@ -181,6 +181,7 @@ mod tests {
                 end: None,
             },
             gpu: Some(Microjoules(joules * 1_000_000)),
+            phases: None,
             cpu: None,
             dram: None,
             class,

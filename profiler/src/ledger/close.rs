@@ -437,8 +437,10 @@ impl Ledger {
                     || doubts.is_measured(component, flight.request.start, flight.end());
                 (has[place] && is_seen).then_some(sums[place])
             };
+            let gpu = known(0, Component::Gpu);
             out(Booked::Request(BookedRequest {
-                gpu: known(0, Component::Gpu),
+                gpu,
+                phases: gpu.map(|gpu| flight.phases(gpu)),
                 cpu: known(1, Component::Cpu),
                 dram: known(2, Component::Dram),
                 request: flight.request,

@@ -1,9 +1,10 @@
 //! One request that is not booked yet: how its work is seen, and what it has been given.
 
-use super::Request;
 use super::service::Service;
 use super::work::{Edge, Worker};
+use super::{GpuPhases, Request};
 use crate::clock::Timestamp;
+use crate::units::Microjoules;
 
 /// Where a request keeps its energy: GPU by kind of work, then CPU, then DRAM.
 pub(super) const ENERGIES: usize = 6;
@@ -68,6 +69,33 @@ impl Flight {
     /// When it ended; its start while it has not.
     pub(super) fn end(&self) -> Timestamp {
         self.request.end.map_or(self.request.start, |end| end.at)
+    }
+
+    /// What it did with `whole`, its GPU energy: in proportion to its energies by kind of work, of which
+    /// the largest takes what rounding leaves.
+    pub(super) fn phases(&self, whole: Microjoules) -> GpuPhases {
+        let [prefill, decode, unstreamed, wait, ..] = self.energies.map(|energy| energy as f64);
+        let parts = [prefill, decode, wait, unstreamed];
+        let exact: f64 = parts.iter().sum();
+        let largest = parts.into_iter().fold(0.0, f64::max);
+        let mut left = whole.0;
+        let mut shares = parts.map(|part| {
+            let share = if exact > 0.0 { part / exact } else { 0.0 };
+            let share = ((whole.0 as f64 * share) as u64).min(left);
+            left -= share;
+            Microjoules(share)
+        });
+        if let Some(place) = parts.iter().position(|part| *part >= largest)
+            && let Some(share) = shares.get_mut(place)
+        {
+            *share += Microjoules(left);
+        }
+        let [prefill, decode, wait, _] = shares;
+        GpuPhases {
+            prefill,
+            decode,
+            wait,
+        }
     }
 
     /// Turns the chunks that are new since the look at `looked` into work.

@@ -412,8 +412,8 @@ impl ServiceShare {
     }
 }
 
-/// A service's part of a GPU's interval by what its requests did. What is left of the part is of
-/// responses that do not stream: their phases are not seen.
+/// A service's part of a GPU's interval, or a request's GPU energy, by what the requests did. What is
+/// left of it is of responses that do not stream: their phases are not seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GpuPhases {
     /// Reading prompts.
@@ -480,6 +480,8 @@ pub struct BookedRequest {
     pub request: Request,
     /// Energy from GPUs; `None` if no GPU meter exists.
     pub gpu: Option<Microjoules>,
+    /// What it did with that; `None` with it, and where nobody wrote it down.
+    pub phases: Option<GpuPhases>,
     /// Energy from CPU packages; `None` if no CPU meter exists.
     pub cpu: Option<Microjoules>,
     /// Energy from memory; `None` if no such meter exists.

@@ -1,5 +1,7 @@
 //! Reads a recording back, row by row: memory does not grow with the file.
 
+mod lookup;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,12 @@ impl Recorded {
     /// If there is none, or it is of a newer layout.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let sqlite = RecordingError::sqlite(path);
+        if !path.exists() {
+            return Err(RecordingError::Format {
+                path: path.to_owned(),
+                reason: "there is no such file".into(),
+            });
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(&sqlite)?;
         let number = |pragma: &str| -> Result<i32, RecordingError> {
@@ -219,11 +227,22 @@ impl Recorded {
         mut each: impl FnMut(&RecordedRequest) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RecordingError> {
         let mut flow = ControlFlow::Continue(());
-        self.walk("SELECT * FROM requests ORDER BY request", |row| {
+        let sql = format!("{} ORDER BY request", self.request_rows()?);
+        self.walk(&sql, |row| {
             flow = each(&request(row)?);
             Ok(flow.is_continue())
         })?;
         Ok(flow)
+    }
+
+    /// Selects requests; files of earlier versions do not have all columns.
+    fn request_rows(&self) -> Result<&'static str, RecordingError> {
+        Ok(match self.has("requests", "prefill_uj")? {
+            true => "SELECT * FROM requests",
+            false => {
+                "SELECT *, NULL AS prefill_uj, NULL AS decode_uj, NULL AS wait_uj FROM requests"
+            }
+        })
     }
 
     /// A fact about the file, if it is there.
@@ -472,6 +491,7 @@ fn request(row: &Row<'_>) -> rusqlite::Result<RecordedRequest> {
                     .map(|(at, outcome)| End { at, outcome }),
             },
             gpu: joules("gpu_uj")?,
+            phases: phases(row)?,
             cpu: joules("cpu_uj")?,
             dram: joules("dram_uj")?,
             class: name(row, "class")?,

@@ -63,7 +63,10 @@ CREATE TABLE requests (
     class TEXT NOT NULL,
     error_ratio REAL,
     own_error_ratio REAL,
-    common_error_ratio REAL
+    common_error_ratio REAL,
+    prefill_uj INTEGER,
+    decode_uj INTEGER,
+    wait_uj INTEGER
 );
 CREATE TABLE intervals (
     interval INTEGER PRIMARY KEY,

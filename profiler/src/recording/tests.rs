@@ -32,6 +32,11 @@ fn booked_request() -> BookedRequest {
             }),
         },
         gpu: Some(Microjoules(123_456_789)),
+        phases: Some(GpuPhases {
+            prefill: Microjoules(23_456_000),
+            decode: Microjoules(100_000_000),
+            wait: Microjoules(789),
+        }),
         cpu: Some(Microjoules(0)),
         dram: None,
         class: Class::A,
@@ -485,11 +490,15 @@ fn a_file_of_the_version_before_stacks_is_still_read() {
     let mut recording = Recording::create(&path, "run", false).unwrap();
     recording.meter(MeterId(0), &meter()).unwrap();
     recording.book(&Booked::Interval(interval())).unwrap();
+    recording.book(&Booked::Request(booked_request())).unwrap();
     recording.close().unwrap();
     let plain = Connection::open(&path).unwrap();
     plain
         .execute_batch(
             "DROP TABLE samples; DROP TABLE stacks;
+            ALTER TABLE requests DROP COLUMN prefill_uj;
+            ALTER TABLE requests DROP COLUMN decode_uj;
+            ALTER TABLE requests DROP COLUMN wait_uj;
             ALTER TABLE interval_services DROP COLUMN prefill_uj;
             ALTER TABLE interval_services DROP COLUMN decode_uj;
             ALTER TABLE interval_services DROP COLUMN wait_uj;",
@@ -504,6 +513,10 @@ fn a_file_of_the_version_before_stacks_is_still_read() {
     };
     assert_eq!(read.accounts, interval().accounts);
     assert!(read.services.iter().all(|share| share.phases.is_none()));
+    let read = requests(&recorded);
+    assert_eq!(read.len(), 1);
+    assert_eq!(read[0].booked.gpu, booked_request().gpu);
+    assert!(read[0].booked.phases.is_none());
     assert!(!recorded.has_samples().unwrap());
     recorded.stacks(|_, _| panic!("it has none")).unwrap();
 }

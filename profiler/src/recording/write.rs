@@ -22,7 +22,7 @@ const FLOOR: &str = "INSERT OR REPLACE INTO floors VALUES (?1, ?2, ?3)";
 const SERVICE: &str = "INSERT INTO services VALUES (?1, ?2, ?3)
     ON CONFLICT DO UPDATE SET name = ?2, model = coalesce(?3, model)";
 const REQUEST: &str = "INSERT INTO requests VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
-    ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)";
+    ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28)";
 const INTERVAL: &str = "INSERT INTO intervals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
     ?11, ?12, ?13, ?14)";
 const SHARE: &str = "INSERT INTO interval_services VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -275,9 +275,7 @@ impl Recording {
         )?;
         for share in &booked.services {
             let (requests, overhead) = (integer(share.requests.0), integer(share.overhead.0));
-            let phase = |of: fn(&GpuPhases) -> Microjoules| {
-                share.phases.map(|phases| integer(of(&phases).0))
-            };
+            let [prefill, decode, wait] = columns(share.phases);
             self.insert(
                 SHARE,
                 params![
@@ -285,9 +283,9 @@ impl Recording {
                     share.service.0,
                     requests,
                     overhead,
-                    phase(|phases| phases.prefill),
-                    phase(|phases| phases.decode),
-                    phase(|phases| phases.wait),
+                    prefill,
+                    decode,
+                    wait,
                 ],
             )?;
         }
@@ -308,6 +306,7 @@ impl Recording {
         };
         let tokens = booked.tokens;
         let energy = |energy: Option<Microjoules>| energy.map(|energy| integer(energy.0));
+        let [prefill, decode, wait] = columns(booked.phases);
         self.insert(
             REQUEST,
             params![
@@ -336,6 +335,9 @@ impl Recording {
                 booked.error_ratio(),
                 booked.errors.map(|errors| errors.own),
                 booked.errors.map(|errors| errors.common),
+                prefill,
+                decode,
+                wait,
             ],
         )
     }
@@ -382,6 +384,18 @@ impl Recording {
             self.commit()?;
         }
         Ok(())
+    }
+}
+
+/// Prefill, decode and wait, as they stand in a row.
+fn columns(phases: Option<GpuPhases>) -> [Option<i64>; 3] {
+    match phases {
+        Some(GpuPhases {
+            prefill,
+            decode,
+            wait,
+        }) => [prefill, decode, wait].map(|energy| Some(integer(energy.0))),
+        None => [None; 3],
     }
 }
 

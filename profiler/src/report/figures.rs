@@ -1,10 +1,10 @@
 //! How figures look to people: four digits, thousands apart, `<not supported>` for unknown.
 
 /// What stands where a figure is not known.
-pub(super) const UNKNOWN: &str = "<not supported>";
+pub(crate) const UNKNOWN: &str = "<not supported>";
 
 /// A count with thousands separators.
-pub(super) fn count(value: u64) -> String {
+pub(crate) fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut shown = String::with_capacity(digits.len() * 4 / 3);
     for (place, digit) in digits.char_indices() {
@@ -17,7 +17,7 @@ pub(super) fn count(value: u64) -> String {
 }
 
 /// A figure of at least four significant digits; whole numbers are not cut.
-pub(super) fn figure(value: f64) -> String {
+pub(crate) fn figure(value: f64) -> String {
     if !value.is_finite() {
         return UNKNOWN.to_owned();
     }
@@ -40,12 +40,12 @@ pub(super) fn figure(value: f64) -> String {
 }
 
 /// A figure that may be unknown.
-pub(super) fn known(value: Option<f64>) -> String {
+pub(crate) fn known(value: Option<f64>) -> String {
     value.map_or_else(|| UNKNOWN.to_owned(), figure)
 }
 
 /// A figure with its unit, or [`UNKNOWN`] without.
-pub(super) fn with_unit(value: Option<f64>, unit: &str) -> String {
+pub(crate) fn with_unit(value: Option<f64>, unit: &str) -> String {
     value.map_or_else(
         || UNKNOWN.to_owned(),
         |value| format!("{} {unit}", figure(value)),
@@ -53,7 +53,7 @@ pub(super) fn with_unit(value: Option<f64>, unit: &str) -> String {
 }
 
 /// A share in per cent.
-pub(super) fn percent(ratio: f64) -> String {
+pub(crate) fn percent(ratio: f64) -> String {
     format!("{:.1} %", ratio * 100.0)
 }
 

@@ -210,12 +210,12 @@ fn name(service: &ServiceReport) -> String {
 }
 
 /// [`UNKNOWN`] would read as an HTML tag.
-fn cell(shown: String) -> String {
+pub(crate) fn cell(shown: String) -> String {
     shown.replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// Names come from workloads: nothing of theirs may become markup.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -317,7 +317,7 @@ fn write_meter(out: &mut String, meter: &MeterReport, duration: Option<f64>) -> 
     Ok(())
 }
 
-pub(super) fn row(
+pub(crate) fn row(
     out: &mut String,
     value: &str,
     unit: &str,

@@ -52,6 +52,7 @@ fn request(joules: f64) -> BookedRequest {
             }),
         },
         gpu: Some(Microjoules((joules * 1e6) as u64)),
+        phases: None,
         cpu: Some(Microjoules(0)),
         dram: None,
         class: Class::A,

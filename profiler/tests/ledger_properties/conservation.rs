@@ -66,6 +66,15 @@ fn counted(world: &World) -> HashMap<MeterId, i128> {
     sums
 }
 
+fn by_phase(phases: Option<GpuPhases>) -> [i128; 3] {
+    let GpuPhases {
+        prefill,
+        decode,
+        wait,
+    } = phases.unwrap_or_default();
+    [prefill, decode, wait].map(|phase| i128::from(phase.0))
+}
+
 /// All that was booked is what was counted, and a request's energy is its service's.
 fn adds_up(world: &World, booked: &[Booked]) -> Result<(), TestCaseError> {
     let components: Vec<Component> = world
@@ -77,6 +86,9 @@ fn adds_up(world: &World, booked: &[Booked]) -> Result<(), TestCaseError> {
     let mut until: HashMap<MeterId, Timestamp> = HashMap::new();
     let mut to_requests: HashMap<(Component, ServiceId), i128> = HashMap::new();
     let mut seen = HashSet::new();
+    // Of each service, what its intervals had of each phase, less what its requests had.
+    let mut phases: HashMap<ServiceId, [i128; 3]> = HashMap::new();
+    let mut roundings = 0;
     for booked in booked {
         match booked {
             Booked::Interval(interval) => {
@@ -93,6 +105,11 @@ fn adds_up(world: &World, booked: &[Booked]) -> Result<(), TestCaseError> {
                 for share in &interval.services {
                     *to_requests.entry((component, share.service)).or_default() +=
                         i128::from(share.requests.0);
+                    roundings += 1;
+                    let left = phases.entry(share.service).or_default();
+                    for (left, phase) in left.iter_mut().zip(by_phase(share.phases)) {
+                        *left += phase;
+                    }
                 }
             }
             Booked::Request(request) => {
@@ -111,6 +128,15 @@ fn adds_up(world: &World, booked: &[Booked]) -> Result<(), TestCaseError> {
                         prop_assert_eq!(part, 0);
                     }
                 }
+                prop_assert_eq!(request.gpu.is_some(), request.phases.is_some());
+                let parts = by_phase(request.phases);
+                let whole = request.gpu.map_or(0, |gpu| i128::from(gpu.0));
+                prop_assert!(parts.iter().sum::<i128>() <= whole, "{request:?}");
+                roundings += 1;
+                let left = phases.entry(request.request.service).or_default();
+                for (left, phase) in left.iter_mut().zip(parts) {
+                    *left -= phase;
+                }
                 prop_assert!(
                     request
                         .error_ratio()
@@ -122,6 +148,14 @@ fn adds_up(world: &World, booked: &[Booked]) -> Result<(), TestCaseError> {
     }
     for (whose, left) in to_requests {
         prop_assert_eq!(left, 0, "{:?}", whose);
+    }
+    for (whose, left) in phases {
+        for phase in left {
+            prop_assert!(
+                phase.abs() <= 4 * roundings,
+                "{whose:?}: {left:?}, {roundings}"
+            );
+        }
     }
     let counted: HashMap<MeterId, i128> = counted(world)
         .into_iter()

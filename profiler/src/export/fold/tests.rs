@@ -73,6 +73,7 @@ fn serve(metrics: &mut Metrics, id: ServiceId, routes: usize) {
         metrics.book(&Booked::Request(BookedRequest {
             request,
             gpu: Some(Microjoules(1_000_000)),
+            phases: None,
             cpu: None,
             dram: None,
             class: Class::A,
