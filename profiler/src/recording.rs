@@ -5,6 +5,7 @@
 //! `report` and `script` need no agent and no more memory for a longer file. Tables:
 //! `docs/recording.md`.
 
+mod facts;
 mod read;
 mod schema;
 mod write;

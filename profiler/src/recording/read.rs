@@ -338,7 +338,7 @@ impl Recorded {
         })
     }
 
-    fn has(&self, table: &str, column: &str) -> Result<bool, RecordingError> {
+    pub(super) fn has(&self, table: &str, column: &str) -> Result<bool, RecordingError> {
         let sql = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
         let found: i64 = self
             .connection
@@ -369,7 +369,7 @@ impl Recorded {
         Ok(window)
     }
 
-    fn rows(
+    pub(super) fn rows(
         &self,
         sql: &str,
         mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
