@@ -29,14 +29,14 @@ mod waits;
 
 pub use activity::{CudaReport, PmcReport};
 pub use full::{FullEnergy, IdlePolicy};
-pub use inputs::Inputs;
-pub use planner::Planner;
-pub use planner::model::Plan;
-pub use recorded::read;
 pub use host::{HostReport, SyscallReport};
+pub use inputs::Inputs;
 pub use model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
     RequestCounts, Seconds, ServiceReport, SourceTokens, Switches, ThreadReport, Tokens,
 };
+pub use planner::Planner;
+pub use planner::model::Plan;
 pub use quantiles::Quantiles;
+pub use recorded::read;
 pub use summary::Summary;

@@ -1,8 +1,8 @@
 //! What a recording says beside what was booked.
 
+use super::RecordingError;
 use super::read::Recorded;
 use super::schema::counter;
-use super::RecordingError;
 use crate::ledger::ServiceId;
 
 impl Recorded {
@@ -15,7 +15,8 @@ impl Recorded {
         mut each: impl FnMut(ServiceId, &str, Option<&str>),
     ) -> Result<(), RecordingError> {
         self.rows("SELECT * FROM engines ORDER BY rowid", |row| {
-            let (engine, version): (String, Option<String>) = (row.get("engine")?, row.get("version")?);
+            let (engine, version): (String, Option<String>) =
+                (row.get("engine")?, row.get("version")?);
             each(ServiceId(row.get("service")?), &engine, version.as_deref());
             Ok(())
         })
@@ -41,7 +42,8 @@ impl Recorded {
         if !self.has("off_cpu", "at_ns")? {
             return Ok(());
         }
-        let sql = "SELECT reason, sum(waited_ns) AS waited FROM off_cpu GROUP BY reason ORDER BY reason";
+        let sql =
+            "SELECT reason, sum(waited_ns) AS waited FROM off_cpu GROUP BY reason ORDER BY reason";
         self.rows(sql, |row| {
             let reason: String = row.get("reason")?;
             each(&reason, counter(row.get("waited")?));

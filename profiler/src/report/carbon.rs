@@ -87,6 +87,9 @@ mod tests {
         assert_eq!((france.country.as_str(), france.year), ("France", 2023));
         assert!((france.g_per_kwh - 56.039).abs() < 1e-9);
         let error = Grid::of_country("Germny").unwrap_err();
-        assert!(error.contains("DE is Germany") && error.contains("--carbon-intensity"), "{error}");
+        assert!(
+            error.contains("DE is Germany") && error.contains("--carbon-intensity"),
+            "{error}"
+        );
     }
 }

@@ -93,7 +93,11 @@ impl Chart {
 
     fn plot(&self, series: &[Series]) -> Markup {
         let stacked = matches!(self.marks, Marks::Areas(_));
-        let drawn = if stacked { stack(series) } else { series.to_vec() };
+        let drawn = if stacked {
+            stack(series)
+        } else {
+            series.to_vec()
+        };
         let points = || drawn.iter().flat_map(|series| &series.points);
         let known = points().filter_map(|(x, y)| Some((*x, (*y)?)));
         let x = Scale::new(known.clone().map(|(x, _)| x), LEFT, WIDTH - RIGHT);
@@ -131,11 +135,7 @@ impl Chart {
 
 fn bars_markup(bars: &[Bar]) -> Markup {
     let reach = |bar: &Bar| bar.value + bar.error.unwrap_or(0.0);
-    let x = Scale::new(
-        bars.iter().map(reach),
-        BAR_LABEL,
-        WIDTH - BAR_VALUE,
-    );
+    let x = Scale::new(bars.iter().map(reach), BAR_LABEL, WIDTH - BAR_VALUE);
     html! {
         @for (number, bar) in bars.iter().enumerate() {
             @let top = number as f64 * BAR + 4.0;
@@ -275,12 +275,26 @@ mod tests {
 
     #[test]
     fn a_line_breaks_where_a_value_is_not_known_and_text_is_escaped() {
-        let points = vec![(0.0, Some(1.0)), (1.0, None), (2.0, Some(2.0)), (3.0, Some(2.0))];
+        let points = vec![
+            (0.0, Some(1.0)),
+            (1.0, None),
+            (2.0, Some(2.0)),
+            (3.0, Some(2.0)),
+        ];
         let name = "a".to_owned();
         let drawn = chart(Marks::Lines(vec![Series { name, points }]));
-        assert!(drawn.contains("d=\"M64.0 111.0M493.3 12.0L708.0 12.0\""), "{drawn}");
-        assert!(drawn.contains("drawn &lt;when&gt;") && !drawn.contains("<when"), "{drawn}");
-        assert!(drawn.contains("<title id=\"c-title\">Power</title>"), "{drawn}");
+        assert!(
+            drawn.contains("d=\"M64.0 111.0M493.3 12.0L708.0 12.0\""),
+            "{drawn}"
+        );
+        assert!(
+            drawn.contains("drawn &lt;when&gt;") && !drawn.contains("<when"),
+            "{drawn}"
+        );
+        assert!(
+            drawn.contains("<title id=\"c-title\">Power</title>"),
+            "{drawn}"
+        );
     }
 
     #[test]
@@ -289,10 +303,19 @@ mod tests {
             name: name.to_owned(),
             points: vec![(0.0, Some(value)), (1.0, Some(value))],
         };
-        let drawn = chart(Marks::Areas(vec![series("idle", 30.0), series("busy", 10.0)]));
+        let drawn = chart(Marks::Areas(vec![
+            series("idle", 30.0),
+            series("busy", 10.0),
+        ]));
         // 198 pixels are 40 W: the lower one ends at 30 W, the upper one at 40 W.
-        assert!(drawn.contains("d=\"M64.0 61.5L708.0 61.5L708.0 210.0L64.0 210.0Z\""), "{drawn}");
-        assert!(drawn.contains("d=\"M64.0 12.0L708.0 12.0L708.0 210.0L64.0 210.0Z\""), "{drawn}");
+        assert!(
+            drawn.contains("d=\"M64.0 61.5L708.0 61.5L708.0 210.0L64.0 210.0Z\""),
+            "{drawn}"
+        );
+        assert!(
+            drawn.contains("d=\"M64.0 12.0L708.0 12.0L708.0 210.0L64.0 210.0Z\""),
+            "{drawn}"
+        );
         assert!(drawn.contains("idle") && drawn.contains("busy"));
     }
 
@@ -302,7 +325,10 @@ mod tests {
         let ticks: Vec<f64> = scale.ticks().collect();
         assert_eq!(ticks, [0.0, 200.0, 400.0, 600.0, 800.0]);
         assert_eq!(scale.place(2_000.0), 100.0);
-        assert_eq!((short(0.02).as_str(), short(1_500.0).as_str()), ("0.02", "1,500"));
+        assert_eq!(
+            (short(0.02).as_str(), short(1_500.0).as_str()),
+            ("0.02", "1,500")
+        );
         assert!(Scale::new(std::iter::empty(), 0.0, 1.0).ticks().count() > 1);
     }
 }

@@ -44,7 +44,12 @@ fn figures(section: &Section) -> Vec<(&str, &str, &Value, &str)> {
                 for row in &table.rows {
                     let cells = table.columns.iter().zip(&row.cells);
                     all.extend(cells.map(|(column, value)| {
-                        (row.subject.as_str(), column.key, value, unit(value, column.unit.as_str()))
+                        (
+                            row.subject.as_str(),
+                            column.key,
+                            value,
+                            unit(value, column.unit.as_str()),
+                        )
                     }));
                 }
                 continue;
@@ -52,7 +57,12 @@ fn figures(section: &Section) -> Vec<(&str, &str, &Value, &str)> {
             Block::Text(_) | Block::Chart(_) => continue,
         };
         all.extend(figures.iter().map(|figure| {
-            (subject, figure.key, &figure.value, unit(&figure.value, figure.unit.as_str()))
+            (
+                subject,
+                figure.key,
+                &figure.value,
+                unit(&figure.value, figure.unit.as_str()),
+            )
         }));
     }
     all

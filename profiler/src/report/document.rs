@@ -31,7 +31,10 @@ pub(super) struct Section {
 #[derive(Debug)]
 pub(super) enum Block {
     Text(String),
-    Cards { title: &'static str, figures: Vec<Figure> },
+    Cards {
+        title: &'static str,
+        figures: Vec<Figure>,
+    },
     Table(Table),
     Chart(Chart),
     Finding(Finding),

@@ -135,7 +135,10 @@ fn table_markup(table: &Table) -> Markup {
 }
 
 fn finding_markup(finding: &Finding) -> Markup {
-    let known = finding.figures.iter().filter(|figure| figure.value.is_known());
+    let known = finding
+        .figures
+        .iter()
+        .filter(|figure| figure.value.is_known());
     html! {
         article.finding {
             h3 { (finding.title) }

@@ -24,7 +24,10 @@ fn write(out: &mut String, document: &Document) -> fmt::Result {
     for notice in &document.notices {
         writeln!(out, "> **{}**\n", escaped(notice))?;
     }
-    document.sections.iter().try_for_each(|section| write_section(out, section))
+    document
+        .sections
+        .iter()
+        .try_for_each(|section| write_section(out, section))
 }
 
 fn write_section(out: &mut String, section: &Section) -> fmt::Result {
@@ -45,9 +48,18 @@ fn write_section(out: &mut String, section: &Section) -> fmt::Result {
 fn write_cards(out: &mut String, title: &str, figures: &[Figure]) -> fmt::Result {
     writeln!(out, "| {title} | | | |\n|---|--:|---|---|")?;
     for figure in figures {
-        let unit = if figure.value.is_known() { &figure.unit } else { "" };
+        let unit = if figure.value.is_known() {
+            &figure.unit
+        } else {
+            ""
+        };
         let (label, note) = (escaped(figure.label), escaped(&figure.note));
-        writeln!(out, "| {label} | {} | {} | {note} |", shown(&figure.value), escaped(unit))?;
+        writeln!(
+            out,
+            "| {label} | {} | {} | {note} |",
+            shown(&figure.value),
+            escaped(unit)
+        )?;
     }
     writeln!(out)
 }
@@ -76,14 +88,22 @@ fn write_table(out: &mut String, table: &Table) -> fmt::Result {
 
 fn write_finding(out: &mut String, finding: &Finding) -> fmt::Result {
     writeln!(out, "### {}\n", finding.title)?;
-    let known = finding.figures.iter().filter(|figure| figure.value.is_known());
+    let known = finding
+        .figures
+        .iter()
+        .filter(|figure| figure.value.is_known());
     let figures = known.map(|figure| {
         let figure = format!("{} {} {}", figure.value.shown(), figure.unit, figure.label);
         escaped(&figure.replace("  ", " "))
     });
     let figures: Vec<String> = figures.collect();
     writeln!(out, "**{}**\n", figures.join("; "))?;
-    writeln!(out, "{}\n\nComputed: {}\n", escaped(&finding.advice), escaped(&finding.method))
+    writeln!(
+        out,
+        "{}\n\nComputed: {}\n",
+        escaped(&finding.advice),
+        escaped(&finding.method)
+    )
 }
 
 fn shown(value: &Value) -> String {

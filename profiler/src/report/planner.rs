@@ -99,7 +99,10 @@ impl Planner {
     /// Tells a service's name; services of one name are summed.
     pub fn describe_service(&mut self, id: ServiceId, name: &str) {
         let name = clean(name);
-        let known = self.services.iter().position(|service| service.name == name);
+        let known = self
+            .services
+            .iter()
+            .position(|service| service.name == name);
         let place = known.unwrap_or_else(|| {
             self.services.push(ServiceSums {
                 name,
@@ -180,7 +183,10 @@ impl Planner {
         };
         *service.active.get_or_insert_default() += active;
         let aborted = service.aborted.get_or_insert_default();
-        if request.end.is_some_and(|end| end.outcome == Outcome::Aborted) {
+        if request
+            .end
+            .is_some_and(|end| end.outcome == Outcome::Aborted)
+        {
             *aborted += active;
         }
     }
@@ -193,7 +199,7 @@ impl Planner {
         let is_gpu = meter.component == Component::Gpu;
         self.parts.add(interval);
         if is_gpu {
-            self.load.draw(interval.from, interval.to, interval.energy);
+            self.load.draw(interval);
         }
         for share in &interval.services {
             if let Some(phases) = share.phases
@@ -216,7 +222,13 @@ impl Planner {
     }
 
     /// The plan beside the report of the same recording; `today`: the day on which inputs were given.
-    pub fn plan(mut self, report: &Report, inputs: &Inputs, full: FullEnergy, today: Option<&str>) -> Plan {
+    pub fn plan(
+        mut self,
+        report: &Report,
+        inputs: &Inputs,
+        full: FullEnergy,
+        today: Option<&str>,
+    ) -> Plan {
         self.meters.values_mut().for_each(MeterPlan::finish);
         let amount = |joules: Option<f64>| inputs.amount(full, joules);
         let totals = self.totals(report, inputs, &amount);
@@ -238,7 +250,11 @@ impl Planner {
             services: self.service_plans(&totals, &amount),
             power,
             load_curve,
-            coverage: self.meters.values().map(|meter| meter.coverage(self.seconds())).collect(),
+            coverage: self
+                .meters
+                .values()
+                .map(|meter| meter.coverage(self.seconds()))
+                .collect(),
             savings,
             totals,
             host_waits_s: self.host_waits,
@@ -250,11 +266,19 @@ impl Planner {
         self.window.1.seconds_since(self.window.0)
     }
 
-    fn totals(&self, report: &Report, inputs: &Inputs, amount: impl Fn(Option<f64>) -> Amount) -> Totals {
+    fn totals(
+        &self,
+        report: &Report,
+        inputs: &Inputs,
+        amount: impl Fn(Option<f64>) -> Amount,
+    ) -> Totals {
         let energy = |of: Option<Component>| {
             let meters = self.meters.values().filter(|meter| meter.intervals > 0);
-            let meters = meters.filter(|meter| of.is_none_or(|component| meter.component == component));
-            let sum = meters.map(|meter| meter.energy).reduce(|sum, energy| sum + energy);
+            let meters =
+                meters.filter(|meter| of.is_none_or(|component| meter.component == component));
+            let sum = meters
+                .map(|meter| meter.energy)
+                .reduce(|sum, energy| sum + energy);
             sum.map(|sum| sum.joules().0)
         };
         let measured = energy(None);
@@ -306,10 +330,14 @@ impl Planner {
             energy.map(|microjoules| microjoules / 1e6)
         };
         let mean = |of: fn(&ServiceSums) -> Mean| {
-            let sum = self.services.iter().map(of).fold(Mean::default(), |sum, one| Mean {
-                sum: sum.sum + one.sum,
-                count: sum.count + one.count,
-            });
+            let sum = self
+                .services
+                .iter()
+                .map(of)
+                .fold(Mean::default(), |sum, one| Mean {
+                    sum: sum.sum + one.sum,
+                    count: sum.count + one.count,
+                });
             sum.value()
         };
         RequestFigures {
@@ -358,7 +386,9 @@ impl Planner {
             sci_g_per_request: per(both, self.served),
             sci_g_per_million_output_tokens: per(both, tokens).map(|carbon| carbon * 1e6),
             market_g_per_kwh: inputs.carbon_market,
-            market_g: energy.zip(inputs.carbon_market).map(|(energy, factor)| energy * factor),
+            market_g: energy
+                .zip(inputs.carbon_market)
+                .map(|(energy, factor)| energy * factor),
         }
     }
 
@@ -369,12 +399,17 @@ impl Planner {
 
     /// The longest of the GPUs' mean intervals, nanoseconds.
     fn gpu_interval(&self) -> u64 {
-        self.gpus().filter_map(MeterPlan::interval).max().unwrap_or(0)
+        self.gpus()
+            .filter_map(MeterPlan::interval)
+            .max()
+            .unwrap_or(0)
     }
 
     fn load_curve(&self) -> Vec<model::LoadPoint> {
-        let known = self.served > 0 && self.output_known as f64 >= TOKENS_KNOWN * self.served as f64;
-        self.load.curve(self.gpus().count() as u64, self.gpu_interval(), known)
+        let known =
+            self.served > 0 && self.output_known as f64 >= TOKENS_KNOWN * self.served as f64;
+        self.load
+            .curve(self.gpus().count() as u64, self.gpu_interval(), known)
     }
 
     fn power(&self) -> Power {
@@ -393,11 +428,16 @@ impl Planner {
                 PowerOf::new("all GPUs".to_owned(), limit, mean, p99)
             }),
             gpus,
-            busiest_minute: limit.and_then(|limit| self.load.busiest_minute(count, interval, limit)),
+            busiest_minute: limit
+                .and_then(|limit| self.load.busiest_minute(count, interval, limit)),
         }
     }
 
-    fn service_plans(&self, totals: &Totals, amount: impl Fn(Option<f64>) -> Amount) -> Vec<ServicePlan> {
+    fn service_plans(
+        &self,
+        totals: &Totals,
+        amount: impl Fn(Option<f64>) -> Amount,
+    ) -> Vec<ServicePlan> {
         let seconds = self.seconds();
         let mut plans: Vec<ServicePlan> = self
             .services
@@ -460,7 +500,11 @@ fn output_tokens(report: &Report) -> Option<u64> {
     let serving = || report.services.iter().filter(|service| serves(service) > 0);
     let mut all = 0;
     for service in serving() {
-        let counted = service.tokens.by_source.values().filter(|source| source.output.is_some());
+        let counted = service
+            .tokens
+            .by_source
+            .values()
+            .filter(|source| source.output.is_some());
         let counted: u64 = counted.map(|source| source.requests).sum();
         if (counted as f64) < TOKENS_KNOWN * serves(service) as f64 {
             return None;
@@ -486,14 +530,26 @@ fn shares(report: &Report, totals: &Totals) -> Shares {
             && (meter.idle_w.is_some() || meter.accounts_j.idle.is_some_and(|idle| idle > 0.0))
     };
     let sum = |of: &dyn Fn(&MeterReport) -> Option<f64>| -> f64 {
-        report.meters.iter().filter(floor_known).filter_map(of).sum()
+        report
+            .meters
+            .iter()
+            .filter(floor_known)
+            .filter_map(of)
+            .sum()
     };
     let energy = sum(&|meter| meter.energy_j);
     let of_gpus = |joules: f64| (energy > 0.0).then(|| joules / energy);
     let measured = totals.measured_j.filter(|measured| *measured > 0.0);
     let ratio = |joules: Option<f64>| Some(joules? / measured?);
-    let host = [totals.cpu_j, totals.dram_j].into_iter().flatten().reduce(|sum, part| sum + part);
-    let requests = report.meters.iter().filter_map(|meter| meter.accounts_j.requests).sum();
+    let host = [totals.cpu_j, totals.dram_j]
+        .into_iter()
+        .flatten()
+        .reduce(|sum, part| sum + part);
+    let requests = report
+        .meters
+        .iter()
+        .filter_map(|meter| meter.accounts_j.requests)
+        .sum();
     Shares {
         gpu_idle: of_gpus(sum(&|meter| meter.accounts_j.idle)),
         gpu_parked: of_gpus(sum(&|meter| meter.accounts_j.context)),

@@ -18,8 +18,8 @@ use crate::durations::Durations;
 use crate::export::labels::clean;
 use crate::ids::Ids;
 use crate::ledger::{
-    Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo,
-    Floor, FloorSource, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
+    Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo, Floor,
+    FloorSource, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
 };
 use crate::units::Microjoules;
 use crate::waits::{ThreadTimes, Waits};

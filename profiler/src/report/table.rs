@@ -63,8 +63,12 @@ fn write_plan(out: &mut String, report: &Report) -> fmt::Result {
                     writeln!(out)?;
                 }
                 Block::Finding(finding) => {
-                    let figures = finding.figures.iter().filter(|figure| figure.value.is_known());
-                    let figures = figures.map(|figure| format!("{} {}", figure.value.shown(), figure.unit));
+                    let figures = finding
+                        .figures
+                        .iter()
+                        .filter(|figure| figure.value.is_known());
+                    let figures =
+                        figures.map(|figure| format!("{} {}", figure.value.shown(), figure.unit));
                     let figures: Vec<String> = figures.collect();
                     writeln!(out, " saving: {}: {}", finding.title, figures.join(", "))?;
                 }

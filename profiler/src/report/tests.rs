@@ -6,6 +6,7 @@ mod tokens;
 
 use serde_json::{Value, json};
 
+use super::carbon::Grid;
 use super::*;
 use crate::clock::Timestamp;
 use crate::ledger::*;
@@ -322,4 +323,3 @@ fn meters_show_their_accounts_and_the_residual_is_from_the_integers() {
         5
     );
 }
-

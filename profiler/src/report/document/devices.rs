@@ -19,9 +19,19 @@ pub(super) fn meters(report: &Report) -> Section {
         let mut cells = vec![
             Value::Text(Some(meter.source.name().to_owned())),
             Value::Number(meter.energy_j),
-            Value::Number(meter.energy_j.zip(duration).map(|(energy, duration)| energy / duration)),
+            Value::Number(
+                meter
+                    .energy_j
+                    .zip(duration)
+                    .map(|(energy, duration)| energy / duration),
+            ),
         ];
-        cells.extend(meter.accounts_j.rows().map(|(_, energy)| Value::Number(energy)));
+        cells.extend(
+            meter
+                .accounts_j
+                .rows()
+                .map(|(_, energy)| Value::Number(energy)),
+        );
         cells.push(Value::Number(meter.idle_w));
         cells.push(Value::Text(meter.idle_source.clone()));
         Row {
@@ -71,7 +81,10 @@ pub(super) fn load_curve(plan: &Plan) -> Section {
     })];
     let series = |name: &str, of: fn(&LoadPoint) -> Option<f64>| Series {
         name: name.to_owned(),
-        points: curve.iter().map(|point| (point.mean_in_flight, of(point))).collect(),
+        points: curve
+            .iter()
+            .map(|point| (point.mean_in_flight, of(point)))
+            .collect(),
     };
     if !curve.is_empty() {
         blocks.push(Block::Chart(Chart {
@@ -87,10 +100,13 @@ pub(super) fn load_curve(plan: &Plan) -> Section {
         blocks.push(Block::Chart(Chart {
             id: "token-energy-by-load",
             title: "Energy per token against load",
-            description: "GPU energy, idle included, per output token by requests in flight.".to_owned(),
+            description: "GPU energy, idle included, per output token by requests in flight."
+                .to_owned(),
             x: "requests in flight",
             y: "J per output token",
-            marks: Marks::Points(vec![series("J per output token", |point| point.j_per_output_token)]),
+            marks: Marks::Points(vec![series("J per output token", |point| {
+                point.j_per_output_token
+            })]),
         }));
     }
     if !curve.is_empty() {
@@ -134,9 +150,15 @@ pub(super) fn headroom(plan: &Plan) -> Section {
     let power = &plan.power;
     let row = |power: &PowerOf| Row {
         subject: power.device.clone(),
-        cells: [power.limit_w, power.mean_w, power.p99_1s_w, power.p99_1min_w, power.stranded_w]
-            .map(Value::Number)
-            .to_vec(),
+        cells: [
+            power.limit_w,
+            power.mean_w,
+            power.p99_1s_w,
+            power.p99_1min_w,
+            power.stranded_w,
+        ]
+        .map(Value::Number)
+        .to_vec(),
     };
     let watts = |key, label| Column::new(key, label, "W");
     let mut blocks = vec![
@@ -198,10 +220,15 @@ pub(super) fn starvation(report: &Report, plan: &Plan) -> Section {
          (perjoule_gpu_throttle_seconds_total, perjoule_gpu_starved_seconds_total). What it holds of waiting follows."
             .to_owned(),
     )];
-    let waits = plan.services.iter().filter(|service| service.wait_j.is_some());
+    let waits = plan
+        .services
+        .iter()
+        .filter(|service| service.wait_j.is_some());
     let rows = waits.map(|service| Row {
         subject: service.service.clone(),
-        cells: [service.wait_j, service.prefill_j, service.decode_j].map(Value::Number).to_vec(),
+        cells: [service.wait_j, service.prefill_j, service.decode_j]
+            .map(Value::Number)
+            .to_vec(),
     });
     let rows: Vec<Row> = rows.collect();
     if !rows.is_empty() {

@@ -10,10 +10,15 @@ use crate::report::planner::model::ServicePlan;
 pub(super) fn services(report: &Report) -> Section {
     let plan_of = |service: &ServiceReport| {
         let plans = report.planner.iter().flat_map(|plan| &plan.services);
-        plans.into_iter().find(|plan| plan.service == service.service)
+        plans
+            .into_iter()
+            .find(|plan| plan.service == service.service)
     };
-    let mut ranked: Vec<(&ServiceReport, Option<&ServicePlan>)> =
-        report.services.iter().map(|service| (service, plan_of(service))).collect();
+    let mut ranked: Vec<(&ServiceReport, Option<&ServicePlan>)> = report
+        .services
+        .iter()
+        .map(|service| (service, plan_of(service)))
+        .collect();
     ranked.sort_by(|(one, _), (other, _)| {
         let energy = |service: &ServiceReport| service.energy_j.total.unwrap_or(-1.0);
         let by_energy = energy(other).total_cmp(&energy(one));
@@ -39,7 +44,9 @@ pub(super) fn services(report: &Report) -> Section {
         blocks.push(Block::Chart(Chart {
             id: "services-by-energy",
             title: "Services by energy",
-            description: "Active energy of each service's requests, with its bound; at most twenty services.".to_owned(),
+            description:
+                "Active energy of each service's requests, with its bound; at most twenty services."
+                    .to_owned(),
             x: "",
             y: "",
             marks: Marks::Bars(bars),

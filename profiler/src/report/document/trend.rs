@@ -27,7 +27,8 @@ pub(super) fn trend(plan: &Plan) -> Section {
         blocks.push(Block::Chart(Chart {
             id: "energy-per-request",
             title: "Energy per request",
-            description: "All energy that was measured ÷ requests that ended, over the period.".to_owned(),
+            description: "All energy that was measured ÷ requests that ended, over the period."
+                .to_owned(),
             x,
             y: "J per request",
             marks: Marks::Lines(vec![Series {
@@ -92,5 +93,7 @@ fn account_areas(parts: &[Part], size: f64) -> Vec<Series> {
         })
     };
     let accounts = Accounts::NAMES.iter().enumerate();
-    accounts.filter_map(|(number, name)| area(number, name)).collect()
+    accounts
+        .filter_map(|(number, name)| area(number, name))
+        .collect()
 }

@@ -3,7 +3,7 @@
 use super::model::{BusiestMinute, LoadPoint};
 use super::time::{Cuts, Spread};
 use crate::clock::Timestamp;
-use crate::ledger::BookedRequest;
+use crate::ledger::{BookedInterval, BookedRequest};
 use crate::report::quantiles::Quantiles;
 use crate::units::Microjoules;
 
@@ -18,6 +18,11 @@ const LEAST_TIME: f64 = 5.0;
 
 /// A length of time counts where so much of it was booked on every GPU.
 pub(super) const BOOKED: f64 = 0.99;
+
+/// True if intervals of this length say what was drawn in each `length`.
+pub(super) const fn resolves(interval: u64, length: u64) -> bool {
+    interval <= length + length / 4
+}
 
 /// The period in seconds, or in longer slots where there are too many.
 #[derive(Debug)]
@@ -60,7 +65,7 @@ impl Load {
                 slot.in_flight += piece.nanos;
             }
         }
-        if let Some(slot) = self.slots.get_mut(self.cuts.place(end)) {
+        if let Some(slot) = self.slots.get_mut(self.cuts.place_of_end(end)) {
             slot.ended += 1;
         }
         let Some(tokens) = booked.token_count().and_then(|count| count.output) else {
@@ -76,12 +81,15 @@ impl Load {
         }
     }
 
-    /// What a GPU drew.
-    pub(super) fn draw(&mut self, from: Timestamp, to: Timestamp, energy: Microjoules) {
-        let mut spread = Spread::new(energy.0, from, to);
-        for piece in self.cuts.pieces(from, to) {
+    /// What a GPU drew, unless nobody looked meanwhile.
+    pub(super) fn draw(&mut self, interval: &BookedInterval) {
+        if interval.accounts.gap > Microjoules::ZERO {
+            return;
+        }
+        let mut spread = Spread::new(interval.energy.0, interval.from, interval.to);
+        for piece in self.cuts.pieces(interval.from, interval.to) {
             if let Some(slot) = self.slots.get_mut(piece.place) {
-                slot.energy += spread.next(piece);
+                slot.energy += spread.part(piece);
                 slot.booked += piece.nanos;
             }
         }
@@ -122,7 +130,7 @@ impl Load {
     /// Mean power of all GPUs over each `length`, mW; none where slots or intervals are longer.
     pub(super) fn powers(&self, gpus: u64, interval: u64, length: u64) -> Quantiles {
         let mut powers = Quantiles::default();
-        if self.cuts.length <= length && interval <= length {
+        if self.cuts.length <= length && resolves(interval, length) {
             for (_, seconds, slot) in self.whole(gpus, length) {
                 powers.add((slot.energy as f64 / seconds / 1e3) as u64);
             }
@@ -131,8 +139,13 @@ impl Load {
     }
 
     /// The minute that served most while the GPUs drew less than their limits.
-    pub(super) fn busiest_minute(&self, gpus: u64, interval: u64, limit: f64) -> Option<BusiestMinute> {
-        if interval > MINUTE || self.cuts.length > MINUTE {
+    pub(super) fn busiest_minute(
+        &self,
+        gpus: u64,
+        interval: u64,
+        limit: f64,
+    ) -> Option<BusiestMinute> {
+        if !resolves(interval, MINUTE) || self.cuts.length > MINUTE {
             return None;
         }
         let (mut time, mut served) = (0.0, 0u64);
@@ -190,7 +203,11 @@ impl Load {
                 let tokens = (tokens_known && place > 0 && tokens >= 1.0).then_some(tokens);
                 let edge = |place: i32| 2f64.powi(place - 1);
                 LoadPoint {
-                    above: if place < 2 { 0.0 } else { edge(place as i32 - 1) },
+                    above: if place < 2 {
+                        0.0
+                    } else {
+                        edge(place as i32 - 1)
+                    },
                     up_to: if place == 0 { 0.0 } else { edge(place as i32) },
                     mean_in_flight: sum.in_flight as f64 / 1e9 / time,
                     time_s: *time,

@@ -1,7 +1,7 @@
 //! One meter: how much of the period it saw, its power over seconds and minutes, and what it drew
 //! while it had nothing to do.
 
-use super::load::{BOOKED, MINUTE, SECOND};
+use super::load::{BOOKED, MINUTE, SECOND, resolves};
 use super::model::{Coverage, PowerOf};
 use super::time::{Cuts, Spread};
 use crate::clock::Timestamp;
@@ -20,8 +20,10 @@ pub(super) struct MeterPlan {
     pub(super) limit: Option<f64>,
     gain_error_ratio: f64,
     pub(super) intervals: u64,
-    /// Nanoseconds.
-    pub(super) booked: u64,
+    /// Nanoseconds of its intervals.
+    booked: u64,
+    /// Of these, those in which nobody looked.
+    unseen: u64,
     pub(super) energy: Microjoules,
     holes: u64,
     holes_nanos: u64,
@@ -69,6 +71,7 @@ impl MeterPlan {
             gain_error_ratio: meter.gain_error_ratio,
             intervals: 0,
             booked: 0,
+            unseen: 0,
             energy: Microjoules::ZERO,
             holes: 0,
             holes_nanos: 0,
@@ -80,7 +83,11 @@ impl MeterPlan {
 
     pub(super) fn add(&mut self, interval: &BookedInterval) {
         self.intervals += 1;
-        self.booked += interval.to.since(interval.from);
+        let length = interval.to.since(interval.from);
+        self.booked += length;
+        if interval.accounts.gap > Microjoules::ZERO {
+            self.unseen += length;
+        }
         self.energy += interval.energy;
         if self.component == Component::Gpu {
             self.seconds.add(interval);
@@ -112,7 +119,7 @@ impl MeterPlan {
     }
 
     pub(super) fn coverage(&self, period: f64) -> Coverage {
-        let booked = self.booked as f64 / 1e9;
+        let booked = (self.booked - self.unseen) as f64 / 1e9;
         Coverage {
             component: self.component,
             device: self.device.clone(),
@@ -128,12 +135,18 @@ impl MeterPlan {
     pub(super) fn power(&self) -> PowerOf {
         let interval = self.interval();
         let p99 = |powers: &Powers| {
-            let long_enough = interval.is_some_and(|interval| interval <= powers.cuts.length);
+            let long_enough =
+                interval.is_some_and(|interval| resolves(interval, powers.cuts.length));
             let power = powers.powers.quantile(0.99).filter(|_| long_enough);
             power.map(|milliwatts| milliwatts / 1e3)
         };
         let mean = (self.booked > 0).then(|| self.energy.0 as f64 * 1e3 / self.booked as f64);
-        PowerOf::new(self.device.clone(), self.limit, mean, [p99(&self.seconds), p99(&self.minutes)])
+        PowerOf::new(
+            self.device.clone(),
+            self.limit,
+            mean,
+            [p99(&self.seconds), p99(&self.minutes)],
+        )
     }
 }
 
@@ -151,7 +164,9 @@ impl PowerOf {
             mean_w,
             p99_1s_w,
             p99_1min_w,
-            stranded_w: limit_w.zip(p99_1s_w).map(|(limit, p99)| (limit - p99).max(0.0)),
+            stranded_w: limit_w
+                .zip(p99_1s_w)
+                .map(|(limit, p99)| (limit - p99).max(0.0)),
         }
     }
 }
@@ -171,14 +186,19 @@ impl Powers {
         }
     }
 
+    /// One that is too long, or in which nobody looked, says nothing of single lengths.
     fn add(&mut self, interval: &BookedInterval) {
+        let length = interval.to.since(interval.from);
+        if !resolves(length, self.cuts.length) || interval.accounts.gap > Microjoules::ZERO {
+            return self.close();
+        }
         let mut spread = Spread::new(interval.energy.0, interval.from, interval.to);
         for piece in self.cuts.pieces(interval.from, interval.to) {
             if piece.place != self.place {
                 self.close();
                 self.place = piece.place;
             }
-            self.energy += spread.next(piece);
+            self.energy += spread.part(piece);
             self.booked += piece.nanos;
         }
     }
@@ -197,7 +217,10 @@ impl Quiet {
     fn add(&mut self, interval: &BookedInterval) {
         let accounts = &interval.accounts;
         let is_quiet = accounts.requests == Microjoules::ZERO && accounts.gap == Microjoules::ZERO;
-        let goes_on = is_quiet && self.current.is_some_and(|stretch| stretch.to == interval.from);
+        let goes_on = is_quiet
+            && self
+                .current
+                .is_some_and(|stretch| stretch.to == interval.from);
         if !goes_on {
             self.close();
         }

@@ -74,7 +74,10 @@ fn quiet_gpus(planner: &Planner) -> Option<Found> {
 }
 
 fn parked(planner: &Planner) -> Option<Found> {
-    let joules = planner.gpus().map(|gpu| gpu.quiet.context.joules().0).sum::<f64>();
+    let joules = planner
+        .gpus()
+        .map(|gpu| gpu.quiet.context.joules().0)
+        .sum::<f64>();
     (joules > 0.0).then(|| Found {
         name: "parked_models",
         title: "Models that stay loaded while nobody asks them",
@@ -145,7 +148,10 @@ fn small_batches(curve: &[LoadPoint]) -> Option<Found> {
         .iter()
         .copied()
         .reduce(|best, point| if point.1 < best.1 { point } else { best })?;
-    let joules: f64 = known.iter().map(|(_, each, tokens)| (each - least) * tokens).sum();
+    let joules: f64 = known
+        .iter()
+        .map(|(_, each, tokens)| (each - least) * tokens)
+        .sum();
     let total: f64 = known.iter().map(|(_, each, tokens)| each * tokens).sum();
     (joules > 0.0).then(|| Found {
         name: "small_batches",

@@ -34,6 +34,11 @@ impl Cuts {
         usize::try_from(place).map_or(usize::MAX, |place| place.min(self.count.saturating_sub(1)))
     }
 
+    /// Where something ended: a moment between two lengths belongs to the earlier.
+    pub(super) fn place_of_end(self, at: Timestamp) -> usize {
+        self.place(Timestamp(at.0.saturating_sub(1)))
+    }
+
     /// A span by lengths of time; the first takes what lies before all, the last what lies behind.
     pub(super) fn pieces(
         self,
@@ -66,7 +71,7 @@ impl Spread {
     }
 
     /// The next piece's part: the parts of all pieces add up to the amount, exactly.
-    pub(super) fn next(&mut self, piece: Piece) -> u64 {
+    pub(super) fn part(&mut self, piece: Piece) -> u64 {
         let until = if piece.until >= self.span {
             self.amount
         } else {
@@ -100,7 +105,7 @@ mod tests {
                 prop_assert!(latest < Some(piece.place));
                 latest = Some(piece.place);
                 nanos += piece.nanos;
-                given += spread.next(piece);
+                given += spread.part(piece);
             }
             prop_assert_eq!((nanos, given), (span, amount));
         }
@@ -108,7 +113,11 @@ mod tests {
 
     #[test]
     fn a_span_lies_where_the_clock_says() {
-        let cuts = Cuts { start: 100, length: 10, count: 3 };
+        let cuts = Cuts {
+            start: 100,
+            length: 10,
+            count: 3,
+        };
         let pieces: Vec<(usize, u64)> = cuts
             .pieces(Timestamp(95), Timestamp(125))
             .map(|piece| (piece.place, piece.nanos))

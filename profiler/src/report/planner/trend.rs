@@ -55,15 +55,17 @@ impl Parts {
             let Some(part) = self.parts.get_mut(piece.place) else {
                 continue;
             };
-            part.booked += piece.nanos;
+            if interval.accounts.gap == Microjoules::ZERO {
+                part.booked += piece.nanos;
+            }
             for (sum, account) in part.accounts.iter_mut().zip(&mut accounts) {
-                *sum += account.next(piece);
+                *sum += account.part(piece);
             }
         }
     }
 
     pub(super) fn serve(&mut self, end: Timestamp) {
-        if let Some(part) = self.parts.get_mut(self.cuts.place(end)) {
+        if let Some(part) = self.parts.get_mut(self.cuts.place_of_end(end)) {
             part.requests += 1;
         }
     }
@@ -94,7 +96,10 @@ impl Parts {
     fn change(&self, meters: u64) -> Option<Change> {
         let (first, second) = self.parts.split_at(self.parts.len() / 2);
         let half = |parts: &[Sums]| {
-            let booked = parts.iter().map(|part| self.booked(part, meters)).sum::<f64>();
+            let booked = parts
+                .iter()
+                .map(|part| self.booked(part, meters))
+                .sum::<f64>();
             let sums = parts.iter().fold(Sums::default(), |sum, part| Sums {
                 accounts: std::array::from_fn(|account| {
                     let of = |sums: &Sums| sums.accounts.get(account).copied().unwrap_or(0);

@@ -250,12 +250,10 @@ fn the_planners_summary_carries_the_same_figures_and_lets_no_name_become_markup(
     let markdown = report.to_markdown("Energy report");
     for shown in [
         "# Energy report",
-        "**Simulated:**",
-        "| vllm (llama-3-8b) | 250 | 125.5 | 125.4 | 237.2 | 1.255 | 28,685 |",
-        "± 4.0 %, A",
-        "| | idle | 830.0 | 2.6 % | 83.00 |",
-        "2.6 % is idle draw",
-        "Lost: 2 request records, 0 events",
+        "**Simulated:",
+        "| vllm | 31,375 | not known | 4.0 % | A | 31,375 |",
+        "| 125.5 | 125.4 | 237.2 | 1.255 |",
+        "| gpu GPU-1 | counter | 32,477 | 3,248 | 830.0 | 260.0 | 31,375 |",
     ] {
         assert!(markdown.contains(shown), "{shown}\n{markdown}");
     }
