@@ -7,6 +7,7 @@
 
 mod facts;
 mod read;
+mod rows;
 mod schema;
 mod write;
 

@@ -100,10 +100,12 @@ fn ten_minutes(file: &Path, change: impl Fn(Booked) -> Option<Booked>) {
         ..Accounts::default()
     };
     for now in 0..END {
-        let (gpu, cpu) = match now {
-            ..ONE => (0, 0),
-            ..EIGHT => (100, 10),
-            _ => (160, 10),
+        let (gpu, cpu) = if now < ONE {
+            (0, 0)
+        } else if now < EIGHT {
+            (100, 10)
+        } else {
+            (160, 10)
         };
         let of = |energy: u64, phases| ServiceShare {
             phases,
