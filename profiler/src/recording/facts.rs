@@ -34,19 +34,23 @@ impl Recorded {
         })
     }
 
-    /// Nanoseconds that services' threads waited, by reason; nothing where that was not recorded.
+    /// Nanoseconds that threads of each service waited by reason, of the waits that were recorded.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn wait_reasons(&self, mut each: impl FnMut(&str, u64)) -> Result<(), RecordingError> {
+    pub fn waits_by_reason(
+        &self,
+        mut each: impl FnMut(ServiceId, &str, u64),
+    ) -> Result<(), RecordingError> {
         if !self.has("off_cpu", "at_ns")? {
             return Ok(());
         }
-        let sql =
-            "SELECT reason, sum(waited_ns) AS waited FROM off_cpu GROUP BY reason ORDER BY reason";
+        let sql = "SELECT service, reason, sum(waited_ns) AS waited FROM off_cpu
+            GROUP BY service, reason";
         self.rows(sql, |row| {
             let reason: String = row.get("reason")?;
-            each(&reason, counter(row.get("waited")?));
+            let service = ServiceId(row.get("service")?);
+            each(service, &reason, counter(row.get("waited")?));
             Ok(())
         })
     }

@@ -147,3 +147,59 @@ fn currency(text: &str) -> Result<String, String> {
         Err("a currency's code is needed, e.g. EUR".to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        inputs: Inputs,
+    }
+
+    fn given(flags: &str) -> Result<Inputs, String> {
+        let line = Line::try_parse_from(["report"].into_iter().chain(flags.split_whitespace()));
+        line.map(|line| line.inputs)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_price_has_a_currency_and_a_factor_has_one_source() {
+        let inputs = given("--price 0.2/kWh --currency EUR --country de").unwrap();
+        let amount = inputs.amount(FullEnergy::default(), Some(3.6e6));
+        assert_eq!((amount.energy_kwh, amount.cost), (Some(1.0), Some(0.2)));
+        assert_eq!(amount.carbon_g, Some(380.95));
+        let own = given("--carbon-intensity 25").unwrap();
+        assert_eq!(own.intensity(), Some(25.0));
+        for (flags, told) in [
+            ("--price 0.2", "--currency"),
+            ("--country DE --carbon-intensity 25", "cannot be used with"),
+            ("--embodied-kg 1500", "--lifetime-years"),
+            ("--embodied-kg 1500 --lifetime-years 0", "longer than 0"),
+            ("--price=-1 --currency EUR", "0 or more"),
+            ("--country Germny", "DE is Germany"),
+            ("--price 1 --currency <b>", "currency's code"),
+        ] {
+            let error = given(flags).unwrap_err();
+            assert!(error.contains(told), "{flags}: {error}");
+        }
+    }
+
+    #[test]
+    fn nothing_given_is_nothing_assumed() {
+        let inputs = given("").unwrap();
+        let amount = inputs.amount(FullEnergy::default(), Some(3.6e6));
+        assert_eq!((amount.cost, amount.carbon_g), (None, None));
+        assert_eq!(inputs.embodied(60.0), None);
+        let unknown = inputs.list(FullEnergy::default(), Some("2026-11-23"));
+        let known: Vec<&str> = unknown
+            .iter()
+            .filter(|input| input.value.is_some())
+            .map(|input| input.name.as_str())
+            .collect();
+        assert_eq!(known, ["power usage effectiveness"]);
+    }
+}

@@ -56,6 +56,6 @@ fn planner(recorded: &Recorded) -> Result<Option<Planner>, RecordingError> {
     recorded.services(|id, name, _| planner.describe_service(id, name))?;
     recorded.engines(|id, engine, version| planner.describe_engine(id, engine, version))?;
     recorded.facts(|name, value| planner.add_fact(name, value))?;
-    recorded.wait_reasons(|reason, nanos| planner.add_host_wait(reason, nanos))?;
+    recorded.waits_by_reason(|_, reason, nanos| planner.add_host_wait(reason, nanos))?;
     Ok(Some(planner))
 }

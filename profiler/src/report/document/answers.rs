@@ -47,7 +47,15 @@ fn summary(report: &Report, plan: &Plan) -> String {
     if let Some(idle) = plan.shares.gpu_idle {
         words += &format!("; {} of the GPUs' energy was idle draw", percent(idle));
     }
-    words + "."
+    words.push('.');
+    if let Some(saving) = plan.savings.first() {
+        words += &format!(
+            " The biggest saving that was measured: {}, {} of all energy.",
+            saving.title,
+            percent(saving.ratio)
+        );
+    }
+    words
 }
 
 /// A time as people say it.

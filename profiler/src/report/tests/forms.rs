@@ -4,7 +4,7 @@ use super::*;
 use crate::durations::Durations;
 
 /// All keys with their paths; an array's first element stands for all.
-fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
+pub(super) fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
             for (key, inner) in map {

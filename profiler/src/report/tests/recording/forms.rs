@@ -121,6 +121,33 @@ fn what_is_not_given_has_no_figure_in_any_form() {
 }
 
 #[test]
+fn the_planners_part_of_the_json_has_exactly_these_keys() {
+    let json: Value = serde_json::from_str(&whole().to_json().unwrap()).unwrap();
+    let mut found = Vec::new();
+    super::super::forms::keys(&json["planner"], "", &mut found);
+    found.sort();
+    let amount = |of: &str| ["energy_kwh", "cost", "carbon_g"].map(|key| format!("{of}.{key}"));
+    let mut expected: Vec<String> = include_str!("planner_keys.txt")
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    for of in [
+        ".totals.total",
+        ".totals.per_1000_requests.all",
+        ".totals.per_1000_requests.active",
+        ".totals.per_million_output_tokens.all",
+        ".totals.per_million_output_tokens.active",
+        ".services[].active",
+        ".savings[].amount",
+    ] {
+        expected.extend(amount(of));
+    }
+    expected.extend(Accounts::NAMES.map(|account| format!(".trend.parts[].accounts_j.{account}")));
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn every_figure_of_the_csv_is_in_the_documentation() {
     let docs = include_str!("../../../../../docs/report.md");
     let all = lines(&whole().to_csv().unwrap());
