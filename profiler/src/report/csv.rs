@@ -32,7 +32,7 @@ impl Report {
 /// Subject, figure, value and unit of whatever a section shows.
 fn figures(section: &Section) -> Vec<(&str, &str, &Value, &str)> {
     let unit = |value: &Value, unit| match value {
-        Value::Ratio(_) => "ratio",
+        Value::Ratio(_) | Value::Change(_) => "ratio",
         _ => unit,
     };
     let mut all = Vec::new();

@@ -93,6 +93,8 @@ pub(super) enum Value {
     Count(Option<u64>),
     /// A part of a whole, shown in per cent.
     Ratio(Option<f64>),
+    /// From one to another: 0.1 is 10 % more.
+    Change(Option<f64>),
     Text(Option<String>),
 }
 
@@ -175,7 +177,7 @@ impl Column {
 impl Value {
     pub(super) const fn is_known(&self) -> bool {
         match self {
-            Self::Number(value) | Self::Ratio(value) => value.is_some(),
+            Self::Number(value) | Self::Ratio(value) | Self::Change(value) => value.is_some(),
             Self::Count(value) => value.is_some(),
             Self::Text(value) => value.is_some(),
         }
@@ -187,6 +189,7 @@ impl Value {
             Self::Number(value) => value.map(figure),
             Self::Count(value) => value.map(count),
             Self::Ratio(value) => value.map(percent),
+            Self::Change(value) => value.map(|change| format!("{:+.1} %", change * 100.0)),
             Self::Text(value) => value.clone(),
         };
         shown.unwrap_or_else(|| UNKNOWN.to_owned())
@@ -195,7 +198,9 @@ impl Value {
     /// For programs: all digits; `None` where it is not known.
     pub(super) fn exact(&self) -> Option<String> {
         match self {
-            Self::Number(value) | Self::Ratio(value) => value.map(|value| value.to_string()),
+            Self::Number(value) | Self::Ratio(value) | Self::Change(value) => {
+                value.map(|value| value.to_string())
+            }
             Self::Count(value) => value.map(|value| value.to_string()),
             Self::Text(value) => value.clone(),
         }

@@ -67,8 +67,11 @@ fn write_plan(out: &mut String, report: &Report) -> fmt::Result {
                         .figures
                         .iter()
                         .filter(|figure| figure.value.is_known());
-                    let figures =
-                        figures.map(|figure| format!("{} {}", figure.value.shown(), figure.unit));
+                    let figures = figures.map(|figure| {
+                        format!("{} {}", figure.value.shown(), figure.unit)
+                            .trim_end()
+                            .to_owned()
+                    });
                     let figures: Vec<String> = figures.collect();
                     writeln!(out, " saving: {}: {}", finding.title, figures.join(", "))?;
                 }

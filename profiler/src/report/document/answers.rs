@@ -195,6 +195,7 @@ fn period(report: &Report, plan: &Plan) -> Vec<Figure> {
     let totals = &plan.totals;
     let shares = &plan.shares;
     let ratio = |key, label, value| Figure::new(key, label, Value::Ratio(value), "");
+    let changed = |key, label, value| Figure::new(key, label, Value::Change(value), "");
     let change = plan.trend.change.as_ref();
     let pue = if report.pue > 1.0 {
         format!("PUE {} included", report.pue)
@@ -250,12 +251,12 @@ fn period(report: &Report, plan: &Plan) -> Vec<Figure> {
             "",
         ),
         Figure::new("duration", "period", Value::Number(report.duration_s), "s"),
-        ratio(
+        changed(
             "energy_change",
             "total energy, second half against first",
             change.map(|change| change.energy),
         ),
-        ratio(
+        changed(
             "j_per_request_change",
             "energy per request, likewise",
             change.map(|change| change.j_per_request),

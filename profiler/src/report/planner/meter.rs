@@ -12,6 +12,10 @@ use crate::units::Microjoules;
 /// Quiet time shorter than this is between requests.
 const QUIET: u64 = MINUTE;
 
+/// A device whose other work is more than one part in so many of its energy is not quiet: power is never
+/// still.
+const OTHER_WORK: u64 = 10;
+
 /// One meter's sums.
 #[derive(Debug)]
 pub(super) struct MeterPlan {
@@ -44,7 +48,7 @@ struct Powers {
     powers: Quantiles,
 }
 
-/// Stretches of more than a minute in which a meter booked nothing to requests.
+/// Stretches of more than a minute in which a meter booked nothing to requests, and little to other work.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
     pub(super) stretches: u64,
@@ -216,7 +220,9 @@ impl Powers {
 impl Quiet {
     fn add(&mut self, interval: &BookedInterval) {
         let accounts = &interval.accounts;
-        let is_quiet = accounts.requests == Microjoules::ZERO && accounts.gap == Microjoules::ZERO;
+        let used = accounts.requests + accounts.gap;
+        let other = accounts.overhead + accounts.other + accounts.unattributed;
+        let is_quiet = used == Microjoules::ZERO && other.0 <= interval.energy.0 / OTHER_WORK;
         let goes_on = is_quiet
             && self
                 .current

@@ -64,12 +64,12 @@ fn quiet_gpus(planner: &Planner) -> Option<Found> {
         title: "GPUs that are on and have nothing to do",
         joules,
         advice: format!(
-            "For {} GPU-hours, in {stretches} stretches of more than a minute each, GPUs drew their idle power and no request \
-             used them. Put the same requests on fewer GPUs and switch the others off, or give them other work at those \
+            "For {} GPU-hours, in {stretches} stretches of more than a minute each, GPUs drew their idle power and \
+             neither a request nor another program used them. Put the same requests on fewer GPUs and switch the others off, or give them other work at those \
              times.",
             figure(seconds / 3_600.0),
         ),
-        method: "Σ of the account idle over GPU intervals in stretches of more than 60 s in which the account requests is 0.",
+        method: "Σ of the account idle over GPU intervals in stretches of more than 60 s in which the account requests is 0 and other work is at most a tenth.",
     })
 }
 
@@ -86,8 +86,8 @@ fn parked(planner: &Planner) -> Option<Found> {
                  than a minute without requests this was the extra. Unload models in hours without use, or let several \
                  share a GPU; the first request afterwards then waits for the loading."
             .to_owned(),
-        method: "Σ of the account context over GPU intervals in stretches of more than 60 s in which the account requests \
-                 is 0.",
+        method: "Σ of the account context over GPU intervals in the same stretches as idle GPUs: more than 60 s, \
+                 the account requests 0, other work at most a tenth.",
     })
 }
 

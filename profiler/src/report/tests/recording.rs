@@ -12,6 +12,7 @@ use super::*;
 use crate::recording::Recording;
 
 mod forms;
+mod savings;
 
 const START: u64 = 1_000;
 
@@ -170,10 +171,14 @@ fn report_of(
     read(&file, full, inputs).unwrap()
 }
 
-fn plan() -> Plan {
-    report_of(Some, FullEnergy::default(), &inputs())
+fn plan_of(change: impl Fn(Booked) -> Option<Booked>) -> Plan {
+    report_of(change, FullEnergy::default(), &inputs())
         .planner
         .unwrap()
+}
+
+fn plan() -> Plan {
+    plan_of(Some)
 }
 
 fn near(seen: Option<f64>, exact: f64) {
@@ -294,78 +299,6 @@ fn the_parts_of_the_period_add_up_and_a_rebound_is_said() {
 }
 
 #[test]
-fn savings_are_what_was_measured_and_the_biggest_come_first() {
-    let plan = plan();
-    let savings: Vec<(&str, f64)> = plan
-        .savings
-        .iter()
-        .map(|saving| {
-            (
-                saving.name.as_str(),
-                saving.amount.energy_kwh.unwrap() * 3.6e6,
-            )
-        })
-        .collect();
-    let names: Vec<&str> = savings.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["quiet_gpus", "small_batches", "parked_models"]);
-    // GPU-0 for 120 s and GPU-1 for 600 s: 70 W idle, 30 W parked.
-    near(Some(savings[0].1), 70.0 * 720.0);
-    // 4,500 tokens at 300 W for 25 a second, where 360 W made 400 a second.
-    near(Some(savings[1].1), 4_500.0 * (12.0 - 0.9));
-    near(Some(savings[2].1), 30.0 * 720.0);
-    near(plan.savings[0].amount.cost, 70.0 * 720.0 / 3.6e6 * 0.2);
-
-    let never_quiet = |booked: Booked| match booked {
-        Booked::Interval(mut interval) if interval.meter != MeterId(2) => {
-            let all = interval.accounts.total();
-            interval.accounts = Accounts {
-                requests: all,
-                ..Accounts::default()
-            };
-            Some(Booked::Interval(interval))
-        }
-        Booked::Request(request) if request.request.start >= at(EIGHT) => {
-            Some(Booked::Request(request))
-        }
-        Booked::Request(_) => None,
-        other => Some(other),
-    };
-    let report = report_of(never_quiet, FullEnergy::default(), &inputs());
-    let names: Vec<String> = report
-        .planner
-        .unwrap()
-        .savings
-        .into_iter()
-        .map(|saving| saving.name)
-        .collect();
-    assert_eq!(names, ["waiting_gpus"], "none is invented");
-}
-
-#[test]
-fn aborted_requests_are_a_saving_by_their_own_energy() {
-    let abort = |booked: Booked| match booked {
-        Booked::Request(mut request) if request.request.start < at(EIGHT) => {
-            request.request.end = request.request.end.map(|end| End {
-                outcome: Outcome::Aborted,
-                ..end
-            });
-            Some(Booked::Request(request))
-        }
-        other => Some(other),
-    };
-    let plan = report_of(abort, FullEnergy::default(), &inputs())
-        .planner
-        .unwrap();
-    assert_eq!(plan.services[0].aborted_j, Some(19_800.0));
-    assert!(
-        plan.savings
-            .iter()
-            .all(|saving| saving.name != "aborted_requests"),
-        "three are bigger"
-    );
-}
-
-#[test]
 fn the_load_curve_has_the_points_that_were_measured_and_no_other() {
     let plan = plan();
     let points: Vec<(f64, f64, f64, f64)> = plan
@@ -430,9 +363,7 @@ fn time_in_which_nobody_looked_is_not_covered_and_no_half_with_it_is_compared() 
         }
         other => Some(other),
     };
-    let plan = report_of(blind, FullEnergy::default(), &inputs())
-        .planner
-        .unwrap();
+    let plan = plan_of(blind);
     near(Some(plan.coverage[0].booked_ratio), 500.0 / 600.0);
     assert_eq!(plan.trend.change, None);
     assert_eq!(plan.totals.measured_j, Some(203_400.0), "the counter ran");
@@ -468,31 +399,4 @@ fn without_an_idle_floor_there_is_no_idle_share() {
     drop(writer);
     let report = read(&file, FullEnergy::default(), &Inputs::default()).unwrap();
     assert_eq!(report.planner.unwrap().shares.gpu_idle, None);
-}
-
-#[test]
-fn tokens_that_are_not_known_give_no_figure_per_token() {
-    let silent = |booked: Booked| match booked {
-        Booked::Request(mut request) if request.request.start < at(EIGHT) => {
-            request.request.streamed = false;
-            request.request.chunks = 0;
-            Some(Booked::Request(request))
-        }
-        other => Some(other),
-    };
-    let plan = report_of(silent, FullEnergy::default(), &inputs())
-        .planner
-        .unwrap();
-    assert_eq!(plan.requests.output_tokens, None);
-    assert_eq!(plan.totals.per_million_output_tokens, Default::default());
-    assert!(
-        plan.load_curve
-            .iter()
-            .all(|point| point.j_per_output_token.is_none())
-    );
-    assert!(
-        plan.savings
-            .iter()
-            .all(|saving| saving.name != "small_batches")
-    );
 }
