@@ -3,9 +3,13 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::document::{Block, Document, Figure, Finding, Section, Table, Value};
+use super::figures::count;
 use super::model::Report;
 
 const STYLE: &str = include_str!("html/style.css");
+
+/// Rows of a table, so that the page stays small.
+const MOST_ROWS: usize = 100;
 
 impl Report {
     /// The page; `title` is its first heading.
@@ -72,7 +76,7 @@ fn cards(title: &str, figures: &[Figure]) -> Markup {
         h3 { (title) }
         dl.cards {
             @for figure in figures {
-                div.unknown[!figure.value.is_known()] {
+                div {
                     dt { (figure.label) }
                     dd { (value(&figure.value, &figure.unit)) }
                     @if !figure.note.is_empty() { dd.note { (figure.note) } }
@@ -111,11 +115,11 @@ fn table_markup(table: &Table) -> Markup {
                     }
                 }
                 tbody {
-                    @for row in &table.rows {
+                    @for row in table.rows.iter().take(MOST_ROWS) {
                         tr {
                             th scope="row" { (row.subject) }
                             @for cell in &row.cells {
-                                td.text[cell.is_text()] {
+                                td class=[cell.is_text().then_some("text")] {
                                     @if cell.is_known() { (cell.shown()) } @else { span.missing title="not known" { "–" } }
                                 }
                             }
@@ -125,11 +129,15 @@ fn table_markup(table: &Table) -> Markup {
             }
         }
     };
+    let more = table.rows.len().saturating_sub(MOST_ROWS);
     html! {
         @if table.long {
             details { summary { (table.caption) } (body) }
         } @else {
             (body)
+        }
+        @if more > 0 {
+            p.note { (count(more as u64)) " more rows are in the report's CSV and JSON." }
         }
     }
 }

@@ -260,6 +260,28 @@ fn the_page_is_one_file_that_fetches_nothing_and_reads_well_aloud() {
 }
 
 #[test]
+fn the_page_stays_small_however_many_services_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.pj");
+    ten_minutes(&file, Some);
+    let writer = Connection::open(&file).unwrap();
+    let many =
+        "WITH RECURSIVE more(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM more WHERE n < 2000)
+        INSERT INTO services SELECT n, printf('%0128d', n), printf('%0128d', n) FROM more";
+    writer.execute_batch(many).unwrap();
+    drop(writer);
+    let report = read(&file, FullEnergy::default(), &inputs()).unwrap();
+    let html = report.to_html("x");
+    assert!(html.len() < 1_000_000, "{}", html.len());
+    assert!(html.contains("1,901 more rows are in the report's CSV and JSON"));
+    let csv = report.to_csv().unwrap();
+    assert_eq!(
+        line(&csv, "services", &format!("{:0128}", 2_000), "requests"),
+        Some(0.0)
+    );
+}
+
+#[test]
 fn the_same_recording_gives_the_same_page() {
     assert_eq!(whole().to_html("x"), whole().to_html("x"));
 }
