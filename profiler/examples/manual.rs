@@ -96,8 +96,12 @@ const PAGES: &[Extra] = &[
         examples: &[
             ("As a table", "perjoule report night.pj"),
             (
-                "For a page, with each service's part of the idle energy",
+                "In Markdown, with each service's part of the idle energy",
                 "perjoule report --format md --idle-policy even night.pj",
+            ),
+            (
+                "A page for a planner, with cost and carbon",
+                "perjoule report --format html --country DE --price 0.21 --currency EUR night.pj > night.html",
             ),
         ],
         exit: &[DONE, FAILED, UNKNOWN],
@@ -235,7 +239,9 @@ fn page(command: &Command, verb: &str, date: &str) -> io::Result<(String, Vec<u8
     if command.has_subcommands() {
         man.render_subcommands_section(&mut text)?;
     }
-    if command.get_after_help().is_some() || command.get_after_long_help().is_some() {
+    // The examples of the help are below, with what they do.
+    let has_examples = PAGES.iter().any(|extra| extra.verb == verb);
+    if !has_examples && command.get_after_help().is_some() {
         man.render_extra_section(&mut text)?;
     }
 

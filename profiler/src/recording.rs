@@ -5,7 +5,9 @@
 //! `report` and `script` need no agent and no more memory for a longer file. Tables:
 //! `docs/recording.md`.
 
+mod facts;
 mod read;
+mod rows;
 mod schema;
 mod write;
 

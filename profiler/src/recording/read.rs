@@ -8,15 +8,14 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
+use super::rows::{Columns, INTERVAL, PHASES, REQUEST, SHARE, interval, request, share};
 use super::schema::{APPLICATION_ID, SCHEMA, counter, integer, named};
 use super::{RecordedRequest, RecordingError, StackId};
 use crate::clock::Timestamp;
 use crate::ledger::{
-    Accounts, Booked, BookedInterval, BookedRequest, End, ErrorRatios, Floor, FloorSource,
-    GpuPhases, Input, Meter, MeterId, Request, RequestId, ServiceId, ServiceShare, TokenCount,
-    TokenDelta,
+    Booked, BookedInterval, Floor, FloorSource, Meter, MeterId, ServiceId, TokenDelta,
 };
-use crate::units::{Microjoules, Watts};
+use crate::units::Watts;
 
 /// A recording that is read, as it stood when it was opened: whoever writes it goes on.
 #[derive(Debug)]
@@ -163,31 +162,26 @@ impl Recorded {
     /// If the file cannot be read.
     pub fn intervals(&self, mut each: impl FnMut(Booked)) -> Result<(), RecordingError> {
         // Files of earlier versions do not have all columns.
-        let columns = if self.has("interval_services", "prefill_uj")? {
-            "s.prefill_uj, s.decode_uj, s.wait_uj"
+        let phases = if self.has("interval_services", "prefill_uj")? {
+            PHASES
         } else {
-            "NULL AS prefill_uj, NULL AS decode_uj, NULL AS wait_uj"
+            "NULL, NULL, NULL"
         };
         let sql = format!(
-            "SELECT i.*, s.service AS share, s.requests_uj AS share_requests_uj,
-                s.overhead_uj AS share_overhead_uj, {columns}
+            "SELECT interval, {INTERVAL}, {SHARE}, {phases}
             FROM intervals i LEFT JOIN interval_services s USING (interval) ORDER BY interval"
         );
         let mut latest: Option<(i64, BookedInterval)> = None;
         self.rows(&sql, |row| {
-            let id: i64 = row.get("interval")?;
-            if latest.as_ref().is_none_or(|(latest, _)| *latest != id)
-                && let Some((_, whole)) = latest.replace((id, interval(row)?))
-            {
+            let mut columns = Columns::of(row);
+            let id: i64 = columns.take()?;
+            let is_new = latest.as_ref().is_none_or(|(latest, _)| *latest != id);
+            let interval = interval(&mut columns)?;
+            if is_new && let Some((_, whole)) = latest.replace((id, interval)) {
                 each(Booked::Interval(whole));
             }
-            if let (Some(service), Some((_, interval))) = (row.get("share")?, &mut latest) {
-                interval.services.push(ServiceShare {
-                    service: ServiceId(service),
-                    requests: energy(row, "share_requests_uj")?,
-                    overhead: energy(row, "share_overhead_uj")?,
-                    phases: phases(row)?,
-                });
+            if let (Some(share), Some((_, interval))) = (share(&mut columns)?, &mut latest) {
+                interval.services.push(share);
             }
             Ok(())
         })?;
@@ -229,20 +223,19 @@ impl Recorded {
         let mut flow = ControlFlow::Continue(());
         let sql = format!("{} ORDER BY request", self.request_rows()?);
         self.walk(&sql, |row| {
-            flow = each(&request(row)?);
+            flow = each(&request(&mut Columns::of(row))?);
             Ok(flow.is_continue())
         })?;
         Ok(flow)
     }
 
-    /// Selects requests; files of earlier versions do not have all columns.
-    fn request_rows(&self) -> Result<&'static str, RecordingError> {
-        Ok(match self.has("requests", "prefill_uj")? {
-            true => "SELECT * FROM requests",
-            false => {
-                "SELECT *, NULL AS prefill_uj, NULL AS decode_uj, NULL AS wait_uj FROM requests"
-            }
-        })
+    /// Selects requests for [`request`]; files of earlier versions do not have all columns.
+    fn request_rows(&self) -> Result<String, RecordingError> {
+        let phases = match self.has("requests", "prefill_uj")? {
+            true => PHASES,
+            false => "NULL, NULL, NULL",
+        };
+        Ok(format!("SELECT {REQUEST}, {phases} FROM requests"))
     }
 
     /// A fact about the file, if it is there.
@@ -357,7 +350,7 @@ impl Recorded {
         })
     }
 
-    fn has(&self, table: &str, column: &str) -> Result<bool, RecordingError> {
+    pub(super) fn has(&self, table: &str, column: &str) -> Result<bool, RecordingError> {
         let sql = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
         let found: i64 = self
             .connection
@@ -388,7 +381,7 @@ impl Recorded {
         Ok(window)
     }
 
-    fn rows(
+    pub(super) fn rows(
         &self,
         sql: &str,
         mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
@@ -415,96 +408,6 @@ impl Recorded {
     }
 }
 
-fn interval(row: &Row<'_>) -> rusqlite::Result<BookedInterval> {
-    Ok(BookedInterval {
-        meter: MeterId(row.get("meter")?),
-        from: time(row, "from_ns")?,
-        to: time(row, "to_ns")?,
-        energy: energy(row, "energy_uj")?,
-        accounts: Accounts {
-            idle: energy(row, "idle_uj")?,
-            context: energy(row, "context_uj")?,
-            requests: energy(row, "requests_uj")?,
-            overhead: energy(row, "overhead_uj")?,
-            other: energy(row, "other_uj")?,
-            agent: energy(row, "agent_uj")?,
-            unattributed: energy(row, "unattributed_uj")?,
-            gap: energy(row, "gap_uj")?,
-        },
-        services: Vec::new(),
-        holders: row.get("holders")?,
-    })
-}
-
-fn phases(row: &Row<'_>) -> rusqlite::Result<Option<GpuPhases>> {
-    let energy = |column| Ok::<_, rusqlite::Error>(known(row, column)?.map(Microjoules));
-    let parts = (
-        energy("prefill_uj")?,
-        energy("decode_uj")?,
-        energy("wait_uj")?,
-    );
-    Ok(match parts {
-        (Some(prefill), Some(decode), Some(wait)) => Some(GpuPhases {
-            prefill,
-            decode,
-            wait,
-        }),
-        _ => None,
-    })
-}
-
-fn request(row: &Row<'_>) -> rusqlite::Result<RecordedRequest> {
-    let chunks: Option<u64> = known(row, "chunks")?;
-    let bytes = known(row, "prompt_bytes")?.unwrap_or(0);
-    let outcome: Option<String> = row.get("outcome")?;
-    let end = known(row, "end_ns")?.map(Timestamp);
-    let source: Option<String> = row.get("tokens_source")?;
-    let tokens = match source.as_deref().and_then(named) {
-        Some(source) => Some(TokenCount {
-            source,
-            input: known(row, "tokens_in")?,
-            output: known(row, "tokens_out")?,
-            calibrated: row
-                .get::<_, Option<bool>>("tokens_calibrated")?
-                .unwrap_or(false),
-        }),
-        None => None,
-    };
-    let own: Option<f64> = row.get("own_error_ratio")?;
-    let common: Option<f64> = row.get("common_error_ratio")?;
-    let joules = |column| Ok::<_, rusqlite::Error>(known(row, column)?.map(Microjoules));
-    Ok(RecordedRequest {
-        booked: BookedRequest {
-            request: Request {
-                id: RequestId(row.get::<_, i64>("request")?.cast_unsigned()),
-                service: ServiceId(row.get("service")?),
-                route: name(row, "route")?,
-                start: time(row, "start_ns")?,
-                first_data: known(row, "first_token_ns")?.map(Timestamp),
-                last_data: known(row, "last_data_ns")?.map(Timestamp),
-                input: known(row, "prompt_tokens")?.map_or(Input::Bytes(bytes), Input::Tokens),
-                chunks: chunks.unwrap_or(0),
-                streamed: row.get("streamed")?,
-                status: row.get::<_, Option<u16>>("status")?.unwrap_or(0),
-                end: end
-                    .zip(outcome.as_deref().and_then(named))
-                    .map(|(at, outcome)| End { at, outcome }),
-            },
-            gpu: joules("gpu_uj")?,
-            phases: phases(row)?,
-            cpu: joules("cpu_uj")?,
-            dram: joules("dram_uj")?,
-            class: name(row, "class")?,
-            errors: own
-                .zip(common)
-                .map(|(own, common)| ErrorRatios { own, common }),
-            tokens,
-        },
-        name: row.get("id")?,
-        chunks_seen: chunks.is_some(),
-    })
-}
-
 fn known(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
     Ok(row.get::<_, Option<i64>>(column)?.map(counter))
 }
@@ -515,10 +418,6 @@ fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
 
 fn time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
     count(row, column).map(Timestamp)
-}
-
-fn energy(row: &Row<'_>, column: &str) -> rusqlite::Result<Microjoules> {
-    count(row, column).map(Microjoules)
 }
 
 /// A value that stands there by its name.

@@ -1,211 +1,116 @@
-//! The planner's summary in Markdown: what a request costs, where the rest of the energy went,
-//! and how far to trust it.
+//! The report in Markdown, for tickets and pull requests: the same document as the page, without its
+//! pictures.
 
 use std::fmt::{self, Write};
 
-use super::figures::{UNKNOWN, count, figure, known, percent, with_unit};
-use super::model::{Report, ServiceReport};
-use crate::ledger::Component;
+use super::document::{Block, Document, Figure, Finding, Section, Table, Value};
+use super::model::Report;
 
-const JOULES_PER_KWH: f64 = 3.6e6;
+/// What is not known.
+const UNKNOWN: &str = "not known";
 
 impl Report {
-    /// The planner's summary; `title` is its first heading.
+    /// The report; `title` is its first heading.
     pub fn to_markdown(&self, title: &str) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
-        let _ = self.write_markdown(&mut out, title);
+        let _ = write(&mut out, &Document::new(self, title));
         out
     }
+}
 
-    fn write_markdown(&self, out: &mut String, title: &str) -> fmt::Result {
-        writeln!(out, "# {}\n", escaped(title))?;
-        if self.simulated {
-            writeln!(
-                out,
-                "**Simulated:** the GPU behind these figures is a simulator. They show how the \
-                 method works, not what any hardware draws.\n"
-            )?;
-        }
-        let window = with_unit(self.duration_s, "s");
-        writeln!(out, "Measured over {window}.\n")?;
-        self.write_cost(out)?;
-        self.write_latency(out)?;
-        self.write_accounts(out)?;
-        self.write_trust(out)
+fn write(out: &mut String, document: &Document) -> fmt::Result {
+    writeln!(out, "# {}\n", escaped(&document.title))?;
+    for notice in &document.notices {
+        writeln!(out, "> **{}**\n", escaped(notice))?;
     }
+    document
+        .sections
+        .iter()
+        .try_for_each(|section| write_section(out, section))
+}
 
-    fn write_cost(&self, out: &mut String) -> fmt::Result {
-        writeln!(out, "## What a request costs\n")?;
-        writeln!(
-            out,
-            "| service | requests | J/request | p50 | p95 | J/output token | requests/kWh \
-             | kWh per million output tokens | bound |"
-        )?;
-        writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|---|")?;
-        for service in &self.services {
-            let each = &service.j_per_request;
-            let per_kwh = each
-                .mean
-                .filter(|mean| *mean > 0.0)
-                .map(|mean| JOULES_PER_KWH / mean);
-            let per_token = service.j_per_output_token;
-            writeln!(
-                out,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-                name(service),
-                count(service.requests.total),
-                cell(known(each.mean)),
-                cell(known(each.p50)),
-                cell(known(each.p95)),
-                cell(known(per_token)),
-                cell(known(per_kwh)),
-                cell(known(per_token.map(|joules| joules * 1e6 / JOULES_PER_KWH))),
-                bound(service),
-            )?;
+fn write_section(out: &mut String, section: &Section) -> fmt::Result {
+    writeln!(out, "## {}\n", section.title)?;
+    for block in &section.blocks {
+        match block {
+            Block::Text(text) => writeln!(out, "{}\n", escaped(text))?,
+            Block::Cards { title, figures } => write_cards(out, title, figures)?,
+            Block::Table(table) => write_table(out, table)?,
+            Block::Finding(finding) => write_finding(out, finding)?,
+            // Its values are in the table beside it.
+            Block::Chart(_) => {}
         }
-        writeln!(
-            out,
-            "\nActive energy: what requests caused above the idle floor, aborted ones included; \
-             idle is nobody's here. J/request is the sum of joules over the sum of requests that \
-             were served, health checks left out. Output tokens are the engine's own count where \
-             its metrics cover the window, else what it says at a response's end, else streamed \
-             chunks, which are at most the tokens.\n"
-        )
     }
+    Ok(())
+}
 
-    fn write_latency(&self, out: &mut String) -> fmt::Result {
-        writeln!(out, "## What it served\n")?;
-        writeln!(
-            out,
-            "| service | requests/s | aborted | time to first token p50 / p99 \
-             | duration p50 / p99 | active J by component | with overhead and context |"
-        )?;
-        writeln!(out, "|---|--:|--:|--:|--:|---|--:|")?;
-        for service in &self.services {
-            let rate = self
-                .duration_s
-                .filter(|duration| *duration > 0.0)
-                .map(|duration| service.requests.total as f64 / duration);
-            let energy = &service.energy_j;
-            let pair = |p50, p99| format!("{} / {}", with_unit(p50, "s"), with_unit(p99, "s"));
-            let parts: Vec<String> = [
-                ("gpu", energy.gpu),
-                ("cpu", energy.cpu),
-                ("dram", energy.dram),
-            ]
-            .into_iter()
-            .map(|(component, part)| format!("{component} {}", known(part)))
-            .collect();
-            writeln!(
-                out,
-                "| {} | {} | {} | {} | {} | {} | {} |",
-                name(service),
-                cell(known(rate)),
-                count(service.requests.aborted),
-                cell(pair(service.ttft_s.p50, service.ttft_s.p99)),
-                cell(pair(service.duration_s.p50, service.duration_s.p99)),
-                cell(parts.join(", ")),
-                cell(with_unit(service.energy_full_j, "J")),
-            )?;
-        }
-        writeln!(out)
-    }
-
-    fn write_accounts(&self, out: &mut String) -> fmt::Result {
-        writeln!(out, "## Where the energy went\n")?;
-        if self.meters.is_empty() {
-            return writeln!(out, "No meter was found on this machine.\n");
-        }
-        writeln!(out, "| meter | account | J | share | mean W |")?;
-        writeln!(out, "|---|---|--:|--:|--:|")?;
-        let watts = |energy: Option<f64>| {
-            let duration = self.duration_s.filter(|duration| *duration > 0.0)?;
-            energy.map(|energy| energy / duration)
+fn write_cards(out: &mut String, title: &str, figures: &[Figure]) -> fmt::Result {
+    writeln!(out, "| {title} | | | |\n|---|--:|---|---|")?;
+    for figure in figures {
+        let unit = if figure.value.is_known() {
+            &figure.unit
+        } else {
+            ""
         };
-        for meter in &self.meters {
-            let device = escaped(&meter.device);
-            writeln!(
-                out,
-                "| {} {device} ({}) | **all** | {} | | {} |",
-                meter.component.name(),
-                meter.source.name(),
-                cell(known(meter.energy_j)),
-                cell(known(watts(meter.energy_j))),
-            )?;
-            for (account, energy) in meter.accounts_j.rows() {
-                // A meter that never ticked has said so in its first row.
-                if energy.is_none() {
-                    continue;
-                }
-                let share = match (energy, meter.energy_j) {
-                    (Some(energy), Some(total)) if total > 0.0 => percent(energy / total),
-                    _ => UNKNOWN.to_owned(),
-                };
-                writeln!(
-                    out,
-                    "| | {account} | {} | {} | {} |",
-                    cell(known(energy)),
-                    cell(share),
-                    cell(known(watts(energy))),
-                )?;
-            }
+        let (label, note) = (escaped(figure.label), escaped(&figure.note));
+        writeln!(
+            out,
+            "| {label} | {} | {} | {note} |",
+            shown(&figure.value),
+            escaped(unit)
+        )?;
+    }
+    writeln!(out)
+}
+
+fn write_table(out: &mut String, table: &Table) -> fmt::Result {
+    writeln!(out, "{}:\n", table.caption)?;
+    write!(out, "| {} |", table.subject)?;
+    for column in &table.columns {
+        write!(out, " {}", escaped(column.label))?;
+        match column.unit.as_str() {
+            "" => write!(out, " |")?,
+            unit => write!(out, ", {} |", escaped(unit))?,
+        }
+    }
+    writeln!(out)?;
+    writeln!(out, "|---|{}", "--:|".repeat(table.columns.len()))?;
+    for row in &table.rows {
+        write!(out, "| {} |", escaped(&row.subject))?;
+        for cell in &row.cells {
+            write!(out, " {} |", shown(cell))?;
         }
         writeln!(out)?;
-        self.write_idle(out)
     }
-
-    fn write_idle(&self, out: &mut String) -> fmt::Result {
-        let gpus = || {
-            self.meters
-                .iter()
-                .filter(|meter| meter.component == Component::Gpu)
-        };
-        let sum = |values: Vec<Option<f64>>| values.into_iter().flatten().sum::<f64>();
-        let total = sum(gpus().map(|meter| meter.energy_j).collect());
-        if total <= 0.0 {
-            return Ok(());
-        }
-        let idle = sum(gpus().map(|meter| meter.accounts_j.idle).collect());
-        let unowned = sum(gpus().map(|meter| meter.accounts_j.unattributed).collect());
-        writeln!(
-            out,
-            "Of the GPUs' energy {} is idle draw, which more requests would share, and {} has no \
-             known user.\n",
-            percent(idle / total),
-            percent(unowned / total),
-        )
-    }
-
-    fn write_trust(&self, out: &mut String) -> fmt::Result {
-        writeln!(out, "## How far to trust it\n")?;
-        let lost = |lost: Option<u64>| cell(lost.map_or_else(|| UNKNOWN.to_owned(), count));
-        writeln!(
-            out,
-            "- Meters less accounts: {} µJ.\n\
-             - Lost: {} request records, {} events.\n\
-             - The bound is half of a 95 % interval, without the sensors' own gain error.\n\
-             - Class A: measured with a full timeline; B: measured with a coarser share; \
-             C: estimated.",
-            figure(self.ledger.residual_microjoules as f64),
-            lost(self.losses.requests),
-            lost(self.losses.events),
-        )
-    }
+    writeln!(out)
 }
 
-fn bound(service: &ServiceReport) -> String {
-    match (service.error_ratio, service.class) {
-        (Some(error), Some(class)) => format!("± {}, {}", percent(error), class.name()),
-        (None, Some(class)) => format!("above 100 %, {}", class.name()),
-        _ => cell(UNKNOWN.to_owned()),
-    }
+fn write_finding(out: &mut String, finding: &Finding) -> fmt::Result {
+    writeln!(out, "### {}\n", finding.title)?;
+    let known = finding
+        .figures
+        .iter()
+        .filter(|figure| figure.value.is_known());
+    let figures = known.map(|figure| {
+        let figure = format!("{} {} {}", figure.value.shown(), figure.unit, figure.label);
+        escaped(&figure.replace("  ", " "))
+    });
+    let figures: Vec<String> = figures.collect();
+    writeln!(out, "**{}**\n", figures.join("; "))?;
+    writeln!(
+        out,
+        "{}\n\nComputed: {}\n",
+        escaped(&finding.advice),
+        escaped(&finding.method)
+    )
 }
 
-fn name(service: &ServiceReport) -> String {
-    match &service.model {
-        Some(model) => format!("{} ({})", escaped(&service.service), escaped(model)),
-        None => escaped(&service.service),
+fn shown(value: &Value) -> String {
+    if value.is_known() {
+        escaped(&value.shown())
+    } else {
+        UNKNOWN.to_owned()
     }
 }
 

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::activity::{CudaReport, PmcReport};
 use super::full::IdlePolicy;
 use super::host::HostReport;
+use super::planner::model::Plan;
 use crate::ledger::{Class, Component, Source};
+use crate::units::Microjoules;
 
 /// What one run of the ledger shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +35,9 @@ pub struct Report {
     pub ledger: LedgerCheck,
     /// What was lost on the way.
     pub losses: Losses,
+    /// What whoever plans capacity asks; of a recording with intervals alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planner: Option<Plan>,
 }
 
 const fn one() -> f64 {
@@ -228,6 +233,30 @@ pub struct AccountJoules {
 }
 
 impl AccountJoules {
+    /// Of the accounts in the ledger's order.
+    pub(super) fn of(accounts: [Microjoules; 8]) -> Self {
+        let [
+            idle,
+            context,
+            requests,
+            overhead,
+            other,
+            agent,
+            unattributed,
+            gap,
+        ] = accounts.map(|energy| Some(energy.joules().0));
+        Self {
+            idle,
+            context,
+            requests,
+            overhead,
+            other,
+            agent,
+            unattributed,
+            gap,
+        }
+    }
+
     /// Names and values, in the ledger's order.
     pub fn rows(&self) -> [(&'static str, Option<f64>); 8] {
         [

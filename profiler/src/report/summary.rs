@@ -18,8 +18,8 @@ use crate::durations::Durations;
 use crate::export::labels::clean;
 use crate::ids::Ids;
 use crate::ledger::{
-    Accounts, Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo,
-    Floor, FloorSource, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
+    Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo, Floor,
+    FloorSource, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
 };
 use crate::units::Microjoules;
 use crate::waits::{ThreadTimes, Waits};
@@ -299,6 +299,7 @@ impl Summary {
                 events: self.lost_events,
                 requests: self.lost_requests,
             },
+            planner: None,
         }
     }
 
@@ -465,13 +466,6 @@ impl MeterSums {
 
     fn report(&self) -> MeterReport {
         let known = self.intervals > 0;
-        let account = |wanted: &str| {
-            Accounts::NAMES
-                .iter()
-                .zip(self.accounts)
-                .find(|(name, _)| known && **name == wanted)
-                .map(|(_, energy)| energy.joules().0)
-        };
         MeterReport {
             component: self.component,
             device: self.device.clone(),
@@ -481,15 +475,10 @@ impl MeterSums {
             idle_source: self
                 .floor
                 .map(|floor| FloorSource::name(floor.map(|floor| floor.source)).to_owned()),
-            accounts_j: AccountJoules {
-                idle: account("idle"),
-                context: account("context"),
-                requests: account("requests"),
-                overhead: account("overhead"),
-                other: account("other"),
-                agent: account("agent"),
-                unattributed: account("unattributed"),
-                gap: account("gap"),
+            accounts_j: if known {
+                AccountJoules::of(self.accounts)
+            } else {
+                AccountJoules::default()
             },
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::activity::{write_cuda, write_pmc};
+use super::document::{Block, Document};
 use super::figures::{UNKNOWN, count, figure, known, percent, with_unit};
 use super::full::IdlePolicy;
 use super::model::{MeterReport, Report, ServiceReport, ThreadReport};
@@ -40,8 +41,45 @@ impl Report {
         let lost = |lost: Option<u64>| lost.map_or_else(|| UNKNOWN.to_owned(), count);
         row(out, &lost(self.losses.requests), "", "requests lost", "")?;
         row(out, &lost(self.losses.events), "", "events lost", "")?;
-        writeln!(out)
+        writeln!(out)?;
+        if self.planner.is_some() {
+            write_plan(out, self)?;
+        }
+        Ok(())
     }
+}
+
+/// What a planner asks first, as far as it is known.
+fn write_plan(out: &mut String, report: &Report) -> fmt::Result {
+    for section in Document::new(report, "").sections {
+        for block in &section.blocks {
+            match block {
+                Block::Cards { title, figures } if section.id == "answers" => {
+                    writeln!(out, " {}\n", title.to_lowercase())?;
+                    for figure in figures.iter().filter(|figure| figure.value.is_known()) {
+                        let (value, unit) = (figure.value.shown(), &figure.unit);
+                        writeln!(out, "{value:>18} {unit:<6} {}", figure.label)?;
+                    }
+                    writeln!(out)?;
+                }
+                Block::Finding(finding) => {
+                    let figures = finding
+                        .figures
+                        .iter()
+                        .filter(|figure| figure.value.is_known());
+                    let figures = figures.map(|figure| {
+                        format!("{} {}", figure.value.shown(), figure.unit)
+                            .trim_end()
+                            .to_owned()
+                    });
+                    let figures: Vec<String> = figures.collect();
+                    writeln!(out, " saving: {}: {}", finding.title, figures.join(", "))?;
+                }
+                _ => {}
+            }
+        }
+    }
+    writeln!(out)
 }
 
 /// What full energy takes in beside that, if anything.

@@ -100,6 +100,7 @@ fn request(id: u64, service: ServiceId, start: f64, end: f64, energy: f64) -> Bo
             }),
         },
         gpu: Some(joules(energy * 0.99)),
+        phases: None,
         cpu: Some(joules(energy * 0.01)),
         dram: None,
         class: Class::A,

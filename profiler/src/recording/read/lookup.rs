@@ -2,9 +2,10 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Recorded, count, request, time};
+use super::{Recorded, count, time};
 use crate::clock::Timestamp;
 use crate::ledger::{RequestId, ServiceId};
+use crate::recording::rows::{Columns, request};
 use crate::recording::{RecordedRequest, RecordingError};
 
 /// Those that somebody may pay for.
@@ -138,7 +139,7 @@ impl Recorded {
     ) -> Result<Vec<RecordedRequest>, RecordingError> {
         let find = || -> rusqlite::Result<Vec<RecordedRequest>> {
             let mut statement = self.connection.prepare(sql)?;
-            let found = statement.query_map(values, request)?;
+            let found = statement.query_map(values, |row| request(&mut Columns::of(row)))?;
             found.collect()
         };
         find().map_err(RecordingError::sqlite(&self.path))
