@@ -230,7 +230,10 @@ fn containers_that_live_for_a_moment_leave_no_memory_behind() {
     let state = GpuState::open_or_create(&stack.gpu_state()).expect("a state");
     let state = Arc::new(state);
     let mut engine = Engine::start();
-    let agent = Agent::start_with(stack.perjoule(), &[]);
+    let mut command = stack.perjoule();
+    // A server answers the first who asks.
+    command.env("PERJOULE_ENGINE_METRICS", "off");
+    let agent = Agent::start_with(command, &[]);
     let mut scrapes = Scrapes::of(&agent);
     let mut load = stack.load(1.0, CHURN.as_secs());
 
