@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::project::{check, find_on_path, root, run, shown, target};
 
 /// What is taken from the checkout.
-const FILES: [&str; 4] = ["package.json", "package-lock.json", "page.jsx", "draw.mjs"];
+const FILES: [&str; 3] = ["package.json", "page.jsx", "draw.mjs"];
 
 /// Ready to draw.
 pub(super) struct Browser {
@@ -44,11 +44,12 @@ impl Browser {
         }
         // Beside what was installed: what it was installed from.
         let record = folder.join("installed.json");
-        let wanted = fs::read_to_string(folder.join("package-lock.json"))?;
+        let wanted = fs::read_to_string(folder.join("package.json"))?;
         if !fs::read_to_string(&record).is_ok_and(|made| made == wanted) {
             println!("getting the packages of xtask/render (about a minute, 500 MB)");
             run(Command::new("npm").current_dir(&folder).args([
-                "ci",
+                "install",
+                "--no-package-lock",
                 "--ignore-scripts",
                 "--no-audit",
                 "--no-fund",
