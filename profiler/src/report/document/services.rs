@@ -52,8 +52,12 @@ pub(super) fn services(report: &Report) -> Section {
             marks: Marks::Bars(bars),
         }));
     }
-    blocks.push(Block::Table(energy_table(report, &ranked)));
-    blocks.push(Block::Table(served_table(report, &ranked)));
+    blocks.extend(in_two(
+        energy_table(report, &ranked),
+        9,
+        "Its parts, money and carbon",
+    ));
+    blocks.extend(in_two(served_table(report, &ranked), 7, "Tokens and times"));
     Section {
         id: "services",
         title: "Services",
@@ -67,6 +71,22 @@ fn bound(service: &ServiceReport) -> String {
         (None, Some(class)) => format!("bound above 100 %, {}", class.name()),
         _ => String::new(),
     }
+}
+
+/// A table that fits a sheet of paper: its columns from `at` on are another one.
+fn in_two(mut table: Table, at: usize, caption: &'static str) -> [Block; 2] {
+    let split = |row: &mut Row| Row {
+        subject: row.subject.clone(),
+        cells: row.cells.split_off(at),
+    };
+    let second = Table {
+        caption,
+        subject: table.subject,
+        columns: table.columns.split_off(at),
+        rows: table.rows.iter_mut().map(split).collect(),
+        long: table.long,
+    };
+    [Block::Table(table), Block::Table(second)]
 }
 
 type Ranked<'a> = [(&'a ServiceReport, Option<&'a ServicePlan>)];
@@ -83,15 +103,15 @@ fn energy_table(report: &Report, ranked: &Ranked<'_>) -> Table {
                 Value::Ratio(plan.and_then(|plan| plan.active_ratio)),
                 Value::Ratio(service.error_ratio),
                 Value::Text(class),
-                Value::Number(service.energy_j.gpu),
-                Value::Number(service.energy_j.cpu),
-                Value::Number(service.energy_j.dram),
-                Value::Number(service.energy_full_j),
                 Value::Number(service.j_per_request.mean),
                 Value::Number(service.j_per_request.p50),
                 Value::Number(service.j_per_request.p95),
                 Value::Number(service.j_per_output_token),
                 Value::Number(service.j_per_token),
+                Value::Number(service.energy_j.gpu),
+                Value::Number(service.energy_j.cpu),
+                Value::Number(service.energy_j.dram),
+                Value::Number(service.energy_full_j),
                 of(|plan| plan.active.energy_kwh),
                 of(|plan| plan.active.cost),
                 of(|plan| plan.active.carbon_g),
@@ -111,15 +131,15 @@ fn energy_table(report: &Report, ranked: &Ranked<'_>) -> Table {
             Column::new("active_ratio", "of all active", ""),
             Column::new("error_ratio", "±", ""),
             Column::new("class", "class", ""),
-            joules("gpu_energy", "GPU"),
-            joules("cpu_energy", "CPU"),
-            joules("dram_energy", "memory"),
-            joules("full_energy", "full"),
             joules("j_per_request_mean", "per request"),
             joules("j_per_request_p50", "p50"),
             joules("j_per_request_p95", "p95"),
             joules("j_per_output_token", "per output token"),
             joules("j_per_token", "per token"),
+            joules("gpu_energy", "GPU"),
+            joules("cpu_energy", "CPU"),
+            joules("dram_energy", "memory"),
+            joules("full_energy", "full"),
             Column::new("active_kwh", "active × PUE", "kWh"),
             Column::new("active_cost", "cost", money),
             Column::new("active_carbon", "carbon", "gCO2e"),

@@ -251,8 +251,7 @@ fn the_planners_summary_carries_the_same_figures_and_lets_no_name_become_markup(
     for shown in [
         "# Energy report",
         "**Simulated:",
-        "| vllm | 31,375 | not known | 4.0 % | A | 31,375 |",
-        "| 125.5 | 125.4 | 237.2 | 1.255 |",
+        "| vllm | 31,375 | not known | 4.0 % | A | 125.5 | 125.4 | 237.2 | 1.255 |",
         "| gpu GPU-1 | counter | 32,477 | 3,248 | 830.0 | 260.0 | 31,375 |",
     ] {
         assert!(markdown.contains(shown), "{shown}\n{markdown}");
