@@ -284,12 +284,25 @@ impl Model {
         self.sees_requests.then(|| count as f64 / span.seconds)
     }
 
-    /// Over the part of the span that was measured by the meter that saw most of it.
+    /// Each component over the part of the span for which it was measured, by the meter that saw most.
     fn watts<'a>(&self, points: impl Iterator<Item = &'a ServicePoint>, span: Span) -> Option<f64> {
-        let measured = self.meters.values().map(|meter| meter.measured(span)).max();
-        let measured = measured.filter(|nanos| *nanos > 0)?;
-        let energy: u64 = points.flat_map(|point| point.energy).sum();
-        Some(energy as f64 * 1e3 / measured as f64)
+        let mut energy = [0; 3];
+        for point in points {
+            for (sum, more) in energy.iter_mut().zip(point.energy) {
+                *sum += more;
+            }
+        }
+        let watts = Component::ALL
+            .into_iter()
+            .zip(energy)
+            .map(|(component, energy)| {
+                let meters = self.meters.values();
+                let meters = meters.filter(|meter| meter.component == component);
+                let measured = meters.map(|meter| meter.measured(span)).max();
+                let measured = measured.filter(|nanos| *nanos > 0)?;
+                Some(energy as f64 * 1e3 / measured as f64)
+            });
+        watts.flatten().reduce(|sum, watts| sum + watts)
     }
 }
 
