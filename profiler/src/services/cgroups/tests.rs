@@ -333,6 +333,9 @@ fn version_1_hierarchies_are_searched_and_the_innermost_counts() {
     assert_eq!(group(&node), Some(container(Some(UID), None)));
     let digits = "4:memory:/tenant/0123456789abcdef0123456789abcdef\n0::/\n";
     assert_eq!(group(digits), None);
+    // A name may end in what else ends a line.
+    let odd = group("0::/lxc/web\r\n").map(|group| group.name());
+    assert_eq!(odd.as_deref(), Some("web\r"));
     assert_eq!(group("no cgroup file at all"), None);
 }
 
