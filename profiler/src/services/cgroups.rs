@@ -137,7 +137,10 @@ const MANAGERS: [&str; 24] = [
 /// the innermost before those around it (a node in a container: the pod's, not the node's), also
 /// where the hierarchies of version 1 do not all reach as deep.
 pub fn group(text: &str) -> Option<Group> {
-    let paths = || text.split('\n').filter_map(|line| line.splitn(3, ':').nth(2));
+    let paths = || {
+        text.split('\n')
+            .filter_map(|line| line.splitn(3, ':').nth(2))
+    };
     let mut innermost: Option<(usize, Group)> = None;
     for (depth, group) in paths().filter_map(container_or_job) {
         if innermost.as_ref().is_none_or(|(known, _)| depth > *known) {

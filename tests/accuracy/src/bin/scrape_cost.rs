@@ -146,6 +146,7 @@ fn serve(metrics: &mut Metrics, id: ServiceId) {
         metrics.book(&Booked::Request(BookedRequest {
             request,
             gpu: Some(Microjoules(200_000 + number * number * 91_237)),
+            phases: None,
             cpu: Some(Microjoules(700_001)),
             dram: None,
             class: Class::A,

@@ -315,6 +315,7 @@ fn request(
             end: Some(End { at: now, outcome }),
         },
         gpu: Some(Microjoules(5_000_000 + tick % 11 * 3_000_000)),
+        phases: None,
         cpu: Some(Microjoules(400_000)),
         dram: None,
         class: Class::A,
