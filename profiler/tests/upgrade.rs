@@ -50,7 +50,8 @@ fn its_requests_and_stacks_are_printed_in_every_form() {
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
         .filter(|request| request["route"] != "health");
     assert_eq!(served.count() as u64, REQUESTS);
-    assert!(perjoule(&["report", "--format", "md"], &file).contains("J/request"));
+    let page = perjoule(&["report", "--format", "md"], &file);
+    assert!(page.contains("| J per request, mean | 277.3 |"), "{page}");
     assert!(
         perjoule(&["script", "--format", "folded"], &file)
             .lines()
