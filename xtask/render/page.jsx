@@ -94,6 +94,8 @@ function Page({ drawing, width }) {
           gridTemplateColumns: `repeat(${COLUMNS}, minmax(0, 1fr))`,
           gridAutoRows: `${ROW}px`,
           gap: `${GAP}px`,
+          // A title that its unit stands in is longer than the dashboard's own.
+          '& header h6': { fontSize: 14 },
         }}
       >
         {drawing.items.map(({ place, row, panel }, index) => (

@@ -103,7 +103,7 @@ fn power() -> Row {
             .line("perjoule_gpu_power_watts{@node}", "{{instance}} {{device}}")
             .line(
                 "perjoule_gpu_power_limit_watts{@node,limit=\"enforced\"}",
-                "{{instance}} {{device}} limit",
+                "limit {{instance}} {{device}}",
             ),
             lines(
                 "Idle floor",
@@ -120,7 +120,7 @@ fn power() -> Row {
             )
             .line(
                 "sum by (instance, device, reason) (rate(perjoule_gpu_throttle_seconds_total{@node}[$__rate_interval]))",
-                "{{instance}} {{device}} {{reason}}",
+                "{{reason}} {{instance}} {{device}}",
             ),
         ],
     }
@@ -147,7 +147,7 @@ fn boards() -> Row {
             )
             .line(
                 "perjoule_service_gpu_utilization_ratio{@service}",
-                "{{instance}} {{device}} {{service}}",
+                "{{service}} {{instance}} {{device}}",
             ),
             lines(
                 "Memory",
@@ -178,11 +178,11 @@ fn boards() -> Row {
             )
             .line(
                 "sum by (instance, device, direction) (rate(perjoule_gpu_pcie_bytes_total{@node}[$__rate_interval]))",
-                "{{instance}} {{device}} PCIe {{direction}}",
+                "PCIe {{direction}} {{instance}} {{device}}",
             )
             .line(
                 "sum by (instance, device, direction) (rate(perjoule_gpu_nvlink_bytes_total{@node}[$__rate_interval]))",
-                "{{instance}} {{device}} NVLink {{direction}}",
+                "NVLink {{direction}} {{instance}} {{device}}",
             ),
         ],
     }

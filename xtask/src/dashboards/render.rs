@@ -99,10 +99,10 @@ impl Pictures {
         println!("watching two simulated services on eight simulated GPUs for {seconds} s");
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(seconds) {
-            sleep(Duration::from_secs(1));
             node.fail_a_request();
             node.still_up()?;
             prometheus.still_up()?;
+            sleep(Duration::from_secs(10));
         }
         let mut faults = Vec::new();
         for dashboard in dashboards {

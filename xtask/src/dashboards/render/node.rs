@@ -47,7 +47,12 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn start(work: &Path) -> Result<Self> {
         let scenario = work.join("scenario.toml");
-        let boards = "[[device]]\ngpm = true\n".repeat(8);
+        let boards: String = (0..8)
+            .map(|n| {
+                // Real ones differ from their first letters on.
+                format!("[[device]]\ngpm = true\nuuid = \"GPU-{n}5130000-0000-4000-8000-000000000000\"\n")
+            })
+            .collect();
         fs::write(&scenario, format!("{SCENARIO}{boards}")).context("cannot write the scenario")?;
         // The loader wants the library's real name.
         let library = work.join("libnvidia-ml.so.1");
