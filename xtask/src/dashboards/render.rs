@@ -1,4 +1,4 @@
-//! Draws the dashboards with simulated data: `cargo xtask dashboards --render`. The data come from a real Prometheus,
+//! Draws the dashboards and a report with simulated data: `cargo xtask dashboards --render`. The data come from a real Prometheus,
 //! the pictures from Perses' panels in a browser without a screen.
 
 mod browser;
@@ -9,6 +9,7 @@ mod prometheus;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,10 @@ use serde_json::Value;
 
 use self::browser::{Browser, Drawn};
 use self::drawing::Drawing;
-use self::node::Node;
+use self::node::{Node, RECORDING};
 use self::prometheus::Prometheus;
 use super::Shipped;
-use crate::project::{is_root, root, target};
+use crate::project::{is_root, root, run as run_command, target};
 use crate::{demo, setup};
 
 /// Debian packages that it needs.
@@ -75,6 +76,7 @@ pub(super) fn run(dashboards: &[Shipped], folder: &Path, seconds: u64) -> Result
         .iter()
         .partition(|dashboard| dashboard.name == OF_DAYS);
     let mut faults = pictures.draw_live(&of_nodes, &work.join("node"), seconds)?;
+    faults.extend(pictures.draw_report(&work.join("node"))?);
     faults.extend(pictures.draw_history(&of_days, &work.join("history"))?);
     ensure!(
         faults.is_empty(),
@@ -112,6 +114,24 @@ impl Pictures {
         prometheus.stop()?;
         node.stop()?;
         Ok(faults)
+    }
+
+    /// The report of the node that was watched. What shows all of it, and in other looks, stays below `target/`; returns
+    /// what it asked the network for.
+    fn draw_report(&self, work: &Path) -> Result<Vec<String>> {
+        let report = work.join("report.html");
+        let mut perjoule = Command::new(target("release/perjoule"));
+        perjoule
+            .args(["report", "--format", "html", "--country", "DE"])
+            .args(["--price", "0.21", "--currency", "EUR"])
+            .arg(work.join(RECORDING))
+            .stdout(fs::File::create(&report).context("cannot make the report")?);
+        run_command(&mut perjoule)?;
+        let asked = self.browser.draw_report(&report, work)?;
+        fs::copy(work.join("report.png"), self.folder.join("report.png"))?;
+        println!("drew {} in three looks", report.display());
+        let fault = |address| format!("the report asks for {address}");
+        Ok(asked.into_iter().map(fault).collect())
     }
 
     /// Of clusters over days, as far back as each dashboard looks; returns what is missing in them.

@@ -1,5 +1,6 @@
 //! Perses' panels in a headless Chromium: `xtask/render`, installed and bundled below `target/`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use crate::project::{check, find_on_path, root, run, shown, target};
 
 /// What is taken from the checkout.
-const FILES: [&str; 3] = ["package.json", "page.jsx", "draw.mjs"];
+const FILES: [&str; 4] = ["package.json", "page.jsx", "draw.mjs", "report.mjs"];
 
 /// Ready to draw.
 pub(super) struct Browser {
@@ -83,21 +84,39 @@ impl Browser {
     ) -> Result<Vec<Drawn>> {
         let file = self.folder.join("drawing.json");
         fs::write(&file, drawing.to_string())?;
-        let mut node = Command::new("node");
-        node.current_dir(&self.folder)
-            .arg("draw.mjs")
-            .arg(&self.chromium)
-            .arg(prometheus)
-            .args([&file, picture])
-            .stderr(Stdio::inherit());
-        let output = node.output().context("cannot run node")?;
-        check(output.status, &shown(&node))?;
+        let told = self.node(
+            "draw.mjs",
+            [prometheus.as_ref(), file.as_os_str(), picture.as_os_str()],
+        )?;
         let panels: Vec<Value> =
-            serde_json::from_slice(&output.stdout).context("draw.mjs says something else")?;
+            serde_json::from_slice(&told).context("draw.mjs says something else")?;
         panels
             .iter()
             .map(|panel| Drawn::read(panel).with_context(|| format!("not a panel: {panel}")))
             .collect()
+    }
+
+    /// Draws a report in all its looks; returns the addresses that it asked for beside its own.
+    pub(super) fn draw_report(&self, report: &Path, folder: &Path) -> Result<Vec<String>> {
+        let told = self.node("report.mjs", [report.as_os_str(), folder.as_os_str()])?;
+        serde_json::from_slice(&told).context("report.mjs says something else")
+    }
+
+    /// What a script of `xtask/render` says.
+    fn node<'a>(
+        &self,
+        script: &str,
+        arguments: impl IntoIterator<Item = &'a OsStr>,
+    ) -> Result<Vec<u8>> {
+        let mut node = Command::new("node");
+        node.current_dir(&self.folder)
+            .arg(script)
+            .arg(&self.chromium)
+            .args(arguments)
+            .stderr(Stdio::inherit());
+        let output = node.output().context("cannot run node")?;
+        check(output.status, &shown(&node))?;
+        Ok(output.stdout)
     }
 }
 

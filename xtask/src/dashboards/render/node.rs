@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use crate::demo::stack::{Process, SCENARIO};
 use crate::project::{get, target};
 
+/// What the agent records, in the folder that the node was given.
+pub(super) const RECORDING: &str = "node.pj";
 /// For as long as somebody may want to look.
 const FOR_LONG: &str = "86400";
 /// Each service: its processes' names, its model, its GPUs, and its clients' load.
@@ -85,6 +87,8 @@ impl Node {
                 .args(["--syscalls", "exact", "--faults"])
                 .arg("--nvml-library")
                 .arg(&library)
+                .arg("--record")
+                .arg(work.join(RECORDING))
                 .env("PERJOULE_NVML_SIM_SCENARIO", &scenario),
             work,
         )?;
