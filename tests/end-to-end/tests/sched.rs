@@ -234,10 +234,11 @@ fn a_process_named_while_it_runs_counts_for_its_owner_from_then_on() {
     let mut child = gated("while :; do :; done");
     child.release();
     sleep(Duration::from_millis(100));
+    // A slice is whoever's its process is at its end, from the last read on. This test may be kept off the CPU
+    // anywhere here, so the truth is a bracket.
+    let (before, taken) = (cpu_time(child.id()), stolen());
     assert_eq!(of(&running.read(), SERVICE), 0);
     assert_eq!(running.owners.get(child.id()), Owner::Other);
-    // This test may be kept off the CPU anywhere here, so the truth is a bracket.
-    let (before, taken) = (cpu_time(child.id()), stolen());
     assert!(running.owners.set(child.id(), SERVICE));
     let named = cpu_time(child.id());
     sleep(Duration::from_millis(200));
