@@ -29,6 +29,7 @@ mod tokens;
 mod waits;
 
 pub use activity::{CudaReport, PmcReport};
+pub(crate) use csv::plain;
 pub use full::{FullEnergy, IdlePolicy};
 pub use host::{HostReport, SyscallReport};
 pub use inputs::Inputs;

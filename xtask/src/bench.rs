@@ -12,6 +12,7 @@ mod paced;
 pub(crate) mod pairs;
 mod peers;
 mod plain;
+mod recording;
 mod requests;
 mod scheduler;
 mod scrape;
@@ -77,6 +78,8 @@ enum Part {
     Syscalls,
     /// The ledger by itself, and a replay
     Ledger,
+    /// An hour at 1,000 requests a second: to write, on disk, and its report
+    Recording,
     /// `/metrics` by its size, in both formats
     Scrape,
 }
@@ -181,6 +184,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Ledger) {
         rows.extend(ledger::measure(&folder, lengths)?);
+    }
+    if wanted(Part::Recording) {
+        rows.extend(recording::measure(&folder, lengths)?);
     }
     if wanted(Part::Scrape) {
         rows.extend(scrape::measure(lengths)?);

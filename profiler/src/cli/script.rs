@@ -15,6 +15,7 @@ use super::{EXIT_USAGE, usage};
 use crate::clock::Timestamp;
 use crate::ledger::ServiceId;
 use crate::recording::{Recorded, RecordedRequest, RecordingError};
+use crate::report::plain;
 
 /// What to print, and how.
 #[derive(Debug, Args)]
@@ -32,6 +33,8 @@ pub(super) struct Options {
 enum Format {
     /// One JSON object a line, one line a request
     Jsonl,
+    /// The same as comma-separated values, with a header
+    Csv,
     /// A stack a line with its energy in microjoules, as flame graph tools read it
     Folded,
     /// An energy flame graph
@@ -42,8 +45,8 @@ enum Format {
     Firefox,
 }
 
-/// One line. What is not known is null.
-#[derive(Debug, Serialize)]
+/// One request. What is not known is null.
+#[derive(Debug, Clone, Copy, Serialize)]
 struct Line<'a> {
     id: &'a str,
     service: &'a str,
@@ -61,7 +64,27 @@ struct Line<'a> {
     error_ratio: Option<f64>,
 }
 
-#[derive(Debug, Serialize)]
+/// A [`Line`]'s, in order: as CSV has no objects, the parts of its energy are named as in the recording.
+const COLUMNS: [&str; 16] = [
+    "id",
+    "service",
+    "route",
+    "code",
+    "outcome",
+    "start_s",
+    "first_token_s",
+    "end_s",
+    "chunks",
+    "tokens_in",
+    "tokens_out",
+    "gpu_uj",
+    "cpu_uj",
+    "dram_uj",
+    "class",
+    "error_ratio",
+];
+
+#[derive(Debug, Clone, Copy, Serialize)]
 struct Energy {
     gpu: Option<u64>,
     cpu: Option<u64>,
@@ -73,13 +96,14 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
     let out = BufWriter::new(io::stdout().lock());
     let by_stack = |form, out| profile::print(form, &options.file, &options.profile, out);
     let written = match options.format {
-        Format::Jsonl if options.profile.is_given() => {
+        Format::Jsonl | Format::Csv if options.profile.is_given() => {
             let message = anyhow!(
                 "--component, --against and --off-cpu need --format folded, svg, pprof or firefox"
             );
             return Ok(usage(message.as_ref(), EXIT_USAGE));
         }
-        Format::Jsonl => write(&Recorded::open(&options.file)?, out)?,
+        Format::Jsonl => write_jsonl(&Recorded::open(&options.file)?, out)?,
+        Format::Csv => write_csv(&Recorded::open(&options.file)?, out)?,
         Format::Folded => by_stack(Form::Folded, out)?,
         Format::Svg => by_stack(Form::Svg, out)?,
         Format::Pprof => by_stack(Form::Pprof, out)?,
@@ -92,15 +116,46 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
     }
 }
 
-fn write(
+fn write_jsonl(
     recorded: &Recorded,
     mut out: impl io::Write,
-) -> Result<Result<(), io::Error>, RecordingError> {
+) -> Result<io::Result<()>, RecordingError> {
+    let ended = each_line(recorded, |line| {
+        serde_json::to_writer(&mut out, line)?;
+        out.write_all(b"\n")
+    })?;
+    Ok(ended.and_then(|()| out.flush()))
+}
+
+fn write_csv(recorded: &Recorded, out: impl io::Write) -> Result<io::Result<()>, RecordingError> {
+    let mut out = csv::WriterBuilder::new()
+        .has_headers(false)
+        .from_writer(out);
+    if let Err(error) = out.write_record(COLUMNS) {
+        return Ok(Err(error.into()));
+    }
+    let ended = each_line(recorded, |line| {
+        let (id, service) = (plain(line.id), plain(line.service));
+        let line = Line {
+            id: &id,
+            service: &service,
+            ..*line
+        };
+        Ok(out.serialize(line)?)
+    })?;
+    Ok(ended.and_then(|()| out.flush()))
+}
+
+/// All requests by their numbers, until `each` fails.
+fn each_line(
+    recorded: &Recorded,
+    mut each: impl FnMut(&Line<'_>) -> io::Result<()>,
+) -> Result<io::Result<()>, RecordingError> {
     let mut services: HashMap<ServiceId, String> = HashMap::new();
     recorded.services(|id, name, _| {
         services.insert(id, name.to_owned());
     })?;
-    let ended = recorded.requests(|request| {
+    let ended = recorded.requests_by_number(|request| {
         // A change of protocol is a session, and no request.
         if request.booked.request.begins_session() {
             return ControlFlow::Continue(());
@@ -108,15 +163,14 @@ fn write(
         let number = request.booked.request.id.0.to_string();
         let service = services.get(&request.booked.request.service);
         let line = line(request, &number, service.map_or("unknown", String::as_str));
-        let written = serde_json::to_writer(&mut out, &line).map_err(io::Error::from);
-        match written.and_then(|()| out.write_all(b"\n")) {
+        match each(&line) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
     })?;
     Ok(match ended {
         ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => out.flush(),
+        ControlFlow::Continue(()) => Ok(()),
     })
 }
 

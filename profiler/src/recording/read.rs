@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
-use super::rows::{Columns, INTERVAL, PHASES, REQUEST, SHARE, interval, request, share};
+use super::rows::{
+    Columns, INTERVAL, KIND, Kind, OWN, PHASES, SHARE, interval, kind, request, share,
+};
 use super::schema::{APPLICATION_ID, SCHEMA, counter, integer, named};
 use super::{RecordedRequest, RecordingError, StackId};
 use crate::clock::Timestamp;
+use crate::ids::Ids;
 use crate::ledger::{
-    Booked, BookedInterval, Floor, FloorSource, Meter, MeterId, ServiceId, TokenDelta,
+    Booked, Floor, FloorSource, Meter, MeterId, ServiceId, TokenDelta,
 };
 use crate::units::Watts;
 
@@ -161,34 +164,36 @@ impl Recorded {
     /// # Errors
     /// If the file cannot be read.
     pub fn intervals(&self, mut each: impl FnMut(Booked)) -> Result<(), RecordingError> {
-        // Files of earlier versions do not have all columns.
-        let phases = if self.has("interval_services", "prefill_uj")? {
-            PHASES
-        } else {
-            "NULL, NULL, NULL"
-        };
-        let sql = format!(
-            "SELECT interval, {INTERVAL}, {SHARE}, {phases}
-            FROM intervals i LEFT JOIN interval_services s USING (interval) ORDER BY interval"
+        let phases = self.phases("interval_services")?;
+        // Both lie in this order, and each is read once.
+        let intervals = format!("SELECT interval, {INTERVAL} FROM intervals ORDER BY interval");
+        let shares = format!(
+            "SELECT interval, {SHARE}, {phases} FROM interval_services ORDER BY interval, service"
         );
-        let mut latest: Option<(i64, BookedInterval)> = None;
-        self.rows(&sql, |row| {
-            let mut columns = Columns::of(row);
-            let id: i64 = columns.take()?;
-            let is_new = latest.as_ref().is_none_or(|(latest, _)| *latest != id);
-            let interval = interval(&mut columns)?;
-            if is_new && let Some((_, whole)) = latest.replace((id, interval)) {
-                each(Booked::Interval(whole));
-            }
-            if let (Some(share), Some((_, interval))) = (share(&mut columns)?, &mut latest) {
-                interval.services.push(share);
+        let mut read = || -> rusqlite::Result<()> {
+            let mut shares = self.connection.prepare(&shares)?;
+            let mut shares = shares.query_map([], |row| {
+                let mut columns = Columns::of(row);
+                Ok((columns.take::<i64>()?, share(&mut columns)?))
+            })?;
+            let mut next = shares.next().transpose()?;
+            let mut intervals = self.connection.prepare(&intervals)?;
+            let mut rows = intervals.query([])?;
+            while let Some(row) = rows.next()? {
+                let mut columns = Columns::of(row);
+                let id: i64 = columns.take()?;
+                let mut interval = interval(&mut columns)?;
+                while let Some((of, share)) = next.take_if(|(of, _)| *of <= id) {
+                    if of == id {
+                        interval.services.push(share);
+                    }
+                    next = shares.next().transpose()?;
+                }
+                each(Booked::Interval(interval));
             }
             Ok(())
-        })?;
-        if let Some((_, last)) = latest {
-            each(Booked::Interval(last));
-        }
-        Ok(())
+        };
+        read().map_err(RecordingError::sqlite(&self.path))
     }
 
     /// The holes in meters' time.
@@ -212,30 +217,71 @@ impl Recorded {
         })
     }
 
-    /// The requests, in the order of their numbers, until `each` breaks off.
+    /// The requests as they lie in the file, until `each` breaks off.
     ///
     /// # Errors
     /// If the file cannot be read.
     pub fn requests<B>(
         &self,
+        each: impl FnMut(&RecordedRequest) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RecordingError> {
+        self.requests_in("", each)
+    }
+
+    /// The requests in the order of their numbers, until `each` breaks off: SQLite sorts them.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn requests_by_number<B>(
+        &self,
+        each: impl FnMut(&RecordedRequest) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RecordingError> {
+        self.requests_in("ORDER BY request", each)
+    }
+
+    fn requests_in<B>(
+        &self,
+        order: &str,
         mut each: impl FnMut(&RecordedRequest) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RecordingError> {
+        let kinds = self.kinds()?;
+        let of_kind = if kinds.is_some() { "kind" } else { KIND };
+        let phases = self.phases("requests")?;
+        let sql = format!("SELECT {of_kind}, {OWN}, {phases} FROM requests {order}");
         let mut flow = ControlFlow::Continue(());
-        let sql = format!("{} ORDER BY request", self.request_rows()?);
         self.walk(&sql, |row| {
-            flow = each(&request(&mut Columns::of(row))?);
+            let mut columns = Columns::of(row);
+            let kind = match &kinds {
+                Some(kinds) => columns.among(kinds)?,
+                None => kind(&mut columns)?,
+            };
+            flow = each(&request(&mut columns, &kind)?);
             Ok(flow.is_continue())
         })?;
         Ok(flow)
     }
 
-    /// Selects requests for [`request`]; files of earlier versions do not have all columns.
-    fn request_rows(&self) -> Result<String, RecordingError> {
-        let phases = match self.has("requests", "prefill_uj")? {
+    /// The kinds of requests, by number; `None` in files of earlier versions, which have none.
+    fn kinds(&self) -> Result<Option<Ids<u32, Kind>>, RecordingError> {
+        if !self.has("request_kinds", "kind")? {
+            return Ok(None);
+        }
+        let mut kinds = Ids::default();
+        let sql = format!("SELECT kind, {KIND} FROM request_kinds");
+        self.rows(&sql, |row| {
+            let mut columns = Columns::of(row);
+            kinds.insert(columns.take()?, kind(&mut columns)?);
+            Ok(())
+        })?;
+        Ok(Some(kinds))
+    }
+
+    /// The columns of the phases; files of earlier versions have none.
+    fn phases(&self, table: &str) -> Result<&'static str, RecordingError> {
+        Ok(match self.has(table, "prefill_uj")? {
             true => PHASES,
             false => "NULL, NULL, NULL",
-        };
-        Ok(format!("SELECT {REQUEST}, {phases} FROM requests"))
+        })
     }
 
     /// A fact about the file, if it is there.

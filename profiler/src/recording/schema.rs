@@ -1,9 +1,17 @@
 //! The tables of a recording, and how values stand in them.
 //!
 //! Times are nanoseconds, energies are microjoules, both integers; what is not known is NULL.
+//!
+//! Requests are what a file has most of. A row holds what is its own, in numbers that are small, since
+//! SQLite's integers are as long as their values; what many have in common is a kind. The view `requests` puts it
+//! together again: in SQL of any SQLite, which in many builds has no square root. Rows lie in the
+//! order in which they were booked: by the requests' numbers, which are those of slots in the kernel, each
+//! would go to another page, of a third of which nothing would ever fill.
 
 use serde::Deserialize;
 use serde::de::value::{Error as NameError, StrDeserializer};
+
+use crate::clock::Timestamp;
 
 /// `pjou`: what `file` and SQLite call the kind of a file.
 pub(super) const APPLICATION_ID: i32 = 0x706A_6F75;
@@ -38,36 +46,55 @@ CREATE TABLE services (
     name TEXT NOT NULL,
     model TEXT
 );
-CREATE TABLE requests (
-    request INTEGER PRIMARY KEY,
-    id TEXT,
+CREATE TABLE request_kinds (
+    kind INTEGER PRIMARY KEY,
     service INTEGER NOT NULL REFERENCES services,
     route TEXT NOT NULL,
     status INTEGER,
     outcome TEXT,
-    start_ns INTEGER NOT NULL,
-    first_token_ns INTEGER,
-    last_data_ns INTEGER,
-    end_ns INTEGER,
     streamed INTEGER NOT NULL,
+    tokens_source TEXT,
+    tokens_calibrated INTEGER,
+    class TEXT NOT NULL
+);
+CREATE TABLE request_rows (
+    booking INTEGER PRIMARY KEY,
+    request INTEGER NOT NULL,
+    id TEXT,
+    kind INTEGER NOT NULL REFERENCES request_kinds,
+    start_ns INTEGER NOT NULL,
+    to_first_token_ns INTEGER,
+    to_end_ns INTEGER,
+    last_data_to_end_ns INTEGER,
     chunks INTEGER,
     prompt_bytes INTEGER,
     prompt_tokens INTEGER,
     tokens_in INTEGER,
     tokens_out INTEGER,
-    tokens_source TEXT,
-    tokens_calibrated INTEGER,
     gpu_uj INTEGER,
     cpu_uj INTEGER,
     dram_uj INTEGER,
-    class TEXT NOT NULL,
-    error_ratio REAL,
-    own_error_ratio REAL,
-    common_error_ratio REAL,
+    error_millionths INTEGER,
+    own_error_millionths INTEGER,
+    common_error_millionths INTEGER,
     prefill_uj INTEGER,
-    decode_uj INTEGER,
-    wait_uj INTEGER
+    wait_uj INTEGER,
+    rest_uj INTEGER
 );
+CREATE VIEW requests AS SELECT
+    request, id, service, route, status, outcome, start_ns,
+    start_ns + to_first_token_ns AS first_token_ns,
+    start_ns + coalesce(to_end_ns, 0) - last_data_to_end_ns AS last_data_ns,
+    start_ns + to_end_ns AS end_ns,
+    streamed, chunks, prompt_bytes, prompt_tokens, tokens_in, tokens_out,
+    tokens_source, tokens_calibrated, gpu_uj, cpu_uj, dram_uj, class,
+    error_millionths / 1e6 AS error_ratio,
+    own_error_millionths / 1e6 AS own_error_ratio,
+    common_error_millionths / 1e6 AS common_error_ratio,
+    prefill_uj,
+    coalesce(gpu_uj, 0) - prefill_uj - wait_uj - rest_uj AS decode_uj,
+    wait_uj, kind
+FROM request_rows LEFT JOIN request_kinds USING (kind);
 CREATE TABLE intervals (
     interval INTEGER PRIMARY KEY,
     meter INTEGER NOT NULL REFERENCES meters,
@@ -140,6 +167,16 @@ CREATE INDEX samples_at ON samples (service, at_ns);
 /// A counter in a column: SQLite's integers have a sign. 2⁶³ ns are 292 years, 2⁶³ µJ 9 TJ.
 pub(super) fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Nanoseconds from `from` to `to`; less than 0 where that was before.
+pub(super) fn between(from: Timestamp, to: Timestamp) -> i64 {
+    integer(to.0) - integer(from.0)
+}
+
+/// A ratio as it stands in a column; a bound that is no number is not known.
+pub(super) fn millionths(ratio: f64) -> Option<i64> {
+    ratio.is_finite().then(|| (ratio * 1e6).round() as i64)
 }
 
 /// A counter out of a column.

@@ -312,7 +312,7 @@ fn a_recording_says_what_it_is_and_is_read_while_it_is_written() {
     assert_eq!(schema, "1");
     let documented = include_str!("../../../docs/recording.md");
     let mut tables = plain
-        .prepare("SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'")
+        .prepare("SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type IN ('table', 'view')")
         .unwrap();
     let columns = tables
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -426,6 +426,104 @@ fn a_killed_writer_leaves_a_file_with_whole_commits() {
 }
 
 #[test]
+fn the_view_of_requests_shows_what_the_documentation_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    let mut recording = Recording::create(&path, "run", false).unwrap();
+    let whole = booked_request();
+    let open = BookedRequest {
+        request: Request {
+            id: RequestId(3),
+            status: 0,
+            end: None,
+            ..whole.request
+        },
+        errors: Some(ErrorRatios {
+            own: 2.0,
+            common: f64::NAN,
+        }),
+        ..whole
+    };
+    for booked in [whole, open] {
+        recording.book(&Booked::Request(booked)).unwrap();
+    }
+    recording.close().unwrap();
+
+    let plain = Connection::open(&path).unwrap();
+    let shown: Vec<String> = plain
+        .prepare(
+            "SELECT concat_ws(' ', request, service, route, ifnull(status, '-'), ifnull(outcome, '-'),
+                start_ns, first_token_ns, last_data_ns, ifnull(end_ns, '-'), streamed, chunks,
+                prompt_bytes, tokens_in, tokens_source, tokens_calibrated, gpu_uj, cpu_uj, class,
+                ifnull(error_ratio, '-'), own_error_ratio, ifnull(common_error_ratio, '-'),
+                prefill_uj, decode_uj, wait_uj)
+            FROM requests",
+        )
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<rusqlite::Result<_>>()
+        .unwrap();
+    let times = "1500000001 1700000002 2500000003";
+    let counts = "1 12 4000 900 usage 1 123456789 0 A";
+    let phases = "23456000 100000000 789";
+    assert_eq!(
+        shown,
+        [
+            format!(
+                "-8 1 chat_completions 200 done {times} 2500000004 {counts} 0.05 0.03 0.04 {phases}"
+            ),
+            format!("3 1 chat_completions - - {times} - {counts} - 2.0 - {phases}"),
+        ]
+    );
+}
+
+#[test]
+fn requests_lie_as_they_were_booked_and_come_by_number_where_that_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    let mut recording = Recording::create(&path, "run", false).unwrap();
+    for id in [7, 3, 5] {
+        let mut booked = booked_request();
+        booked.request.id = RequestId(id);
+        booked.request.service = ServiceId(id as u32);
+        recording.book(&Booked::Request(booked)).unwrap();
+    }
+    recording.close().unwrap();
+    let recorded = Recorded::open(&path).unwrap();
+    let ids = |requests: &[RecordedRequest]| -> Vec<(u64, u32)> {
+        let of = |read: &RecordedRequest| (read.booked.request.id.0, read.booked.request.service.0);
+        requests.iter().map(of).collect()
+    };
+    assert_eq!(ids(&requests(&recorded)), [(7, 7), (3, 3), (5, 5)]);
+    let mut sorted = Vec::new();
+    let _: ControlFlow<()> = recorded
+        .requests_by_number(|request| {
+            sorted.push(request.clone());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(ids(&sorted), [(3, 3), (5, 5), (7, 7)]);
+}
+
+#[test]
+fn kinds_that_were_forgotten_are_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    let mut recording = Recording::create(&path, "run", false).unwrap();
+    let services = 3_000;
+    for service in (0..services).chain(0..services) {
+        let mut booked = booked_request();
+        booked.request.service = ServiceId(service);
+        recording.book(&Booked::Request(booked)).unwrap();
+    }
+    recording.close().unwrap();
+    let read = requests(&Recorded::open(&path).unwrap());
+    let services_read = read.iter().map(|read| read.booked.request.service.0);
+    assert!(services_read.eq((0..services).chain(0..services)));
+}
+
+#[test]
 fn samples_are_read_back_by_service_time_and_package() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.pj");
@@ -483,17 +581,50 @@ fn samples_are_read_back_by_service_time_and_package() {
     assert_eq!(counts, [(1, -7, 1), (1, 8, 2), (2, 8, 1)]);
 }
 
-#[test]
-fn a_file_of_the_version_before_stacks_is_still_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.pj");
-    let mut recording = Recording::create(&path, "run", false).unwrap();
+/// The file as it was before requests had kinds: one table with all columns.
+fn with_one_table(path: &Path) -> Connection {
+    let plain = Connection::open(path).unwrap();
+    plain
+        .execute_batch(
+            "CREATE TABLE whole AS SELECT * FROM requests;
+            DROP VIEW requests; DROP TABLE request_rows; DROP TABLE request_kinds;
+            ALTER TABLE whole DROP COLUMN kind;
+            ALTER TABLE whole RENAME TO requests;",
+        )
+        .unwrap();
+    plain
+}
+
+fn write_one(path: &Path) {
+    let mut recording = Recording::create(path, "run", false).unwrap();
     recording.meter(MeterId(0), &meter()).unwrap();
     recording.book(&Booked::Interval(interval())).unwrap();
     recording.book(&Booked::Request(booked_request())).unwrap();
     recording.close().unwrap();
-    let plain = Connection::open(&path).unwrap();
-    plain
+}
+
+#[test]
+fn a_file_of_the_version_before_kinds_is_still_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    write_one(&path);
+    drop(with_one_table(&path));
+    let recorded = Recorded::open(&path).unwrap();
+    let [read] = requests(&recorded).try_into().unwrap();
+    assert_eq!(
+        format!("{:?}", read.booked),
+        format!("{:?}", booked_request())
+    );
+    let found = recorded.costliest(1, &[ServiceId(1)]).unwrap();
+    assert_eq!(format!("{found:?}"), format!("{:?}", [read]));
+}
+
+#[test]
+fn a_file_of_the_version_before_stacks_is_still_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    write_one(&path);
+    with_one_table(&path)
         .execute_batch(
             "DROP TABLE samples; DROP TABLE stacks;
             ALTER TABLE requests DROP COLUMN prefill_uj;
@@ -504,7 +635,6 @@ fn a_file_of_the_version_before_stacks_is_still_read() {
             ALTER TABLE interval_services DROP COLUMN wait_uj;",
         )
         .unwrap();
-    drop(plain);
     let recorded = Recorded::open(&path).unwrap();
     let mut intervals = Vec::new();
     recorded.intervals(|booked| intervals.push(booked)).unwrap();

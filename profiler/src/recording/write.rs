@@ -1,28 +1,36 @@
 //! Writes a recording.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ToSql, params};
 
-use super::schema::{APPLICATION_ID, SCHEMA, TABLES, integer};
+use super::rows::Kind;
+use super::schema::{APPLICATION_ID, SCHEMA, TABLES, between, integer, millionths};
 use super::{RecordedRequest, RecordedSample, RecordedWait, RecordingError, StackId};
+use crate::clock::Timestamp;
 use crate::ledger::{
     Booked, BookedInterval, EngineInfo, Floor, FloorSource, GpuPhases, Input, Meter, MeterId,
-    RequestId, ServiceId, TokenDelta, TraceId,
+    Outcome, RequestId, ServiceId, TokenDelta, TraceId,
 };
 use crate::units::Microjoules;
 
 /// Rows that one transaction holds at most: its pages wait in memory.
 const BATCH: u32 = 20_000;
 
+/// Kinds of requests that are remembered: where services come and go for months, those that were
+/// forgotten get another number.
+const KINDS: usize = 4_096;
+
 const METER: &str = "INSERT OR REPLACE INTO meters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 const FLOOR: &str = "INSERT OR REPLACE INTO floors VALUES (?1, ?2, ?3)";
 const SERVICE: &str = "INSERT INTO services VALUES (?1, ?2, ?3)
     ON CONFLICT DO UPDATE SET name = ?2, model = coalesce(?3, model)";
-const REQUEST: &str = "INSERT INTO requests VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
-    ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28)";
+const REQUEST_KIND: &str = "INSERT INTO request_kinds VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+const REQUEST: &str = "INSERT INTO request_rows VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,
+    ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
 const INTERVAL: &str = "INSERT INTO intervals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
     ?11, ?12, ?13, ?14)";
 const SHARE: &str = "INSERT INTO interval_services VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -44,6 +52,8 @@ pub struct Recording {
     /// Rows in the transaction that is open; 0: none is.
     uncommitted: u32,
     intervals: i64,
+    kinds: HashMap<Kind, u32>,
+    latest_kind: u32,
 }
 
 impl Recording {
@@ -59,6 +69,8 @@ impl Recording {
             connection,
             uncommitted: 0,
             intervals: 0,
+            kinds: HashMap::new(),
+            latest_kind: 0,
         };
         recording.begin(source, simulated)?;
         Ok(recording)
@@ -299,6 +311,9 @@ impl Recording {
     pub fn request(&mut self, recorded: &RecordedRequest) -> Result<(), RecordingError> {
         let booked = &recorded.booked;
         let request = &booked.request;
+        let kind = self.kind(Kind::of(booked))?;
+        let since_start = |at: Timestamp| between(request.start, at);
+        let end = request.end.map(|end| end.at);
         let (bytes, prompt_tokens) = match request.input {
             Input::Bytes(0) => (None, None),
             Input::Bytes(bytes) => (Some(integer(bytes)), None),
@@ -306,40 +321,68 @@ impl Recording {
         };
         let tokens = booked.tokens;
         let energy = |energy: Option<Microjoules>| energy.map(|energy| integer(energy.0));
+        let errors = booked.errors;
         let [prefill, decode, wait] = columns(booked.phases);
+        let rest = prefill.zip(decode).zip(wait);
+        let rest = rest.map(|((prefill, decode), wait)| {
+            energy(booked.gpu).unwrap_or(0) - prefill - decode - wait
+        });
         self.insert(
             REQUEST,
             params![
                 request.id.0.cast_signed(),
                 recorded.name,
-                request.service.0,
-                request.route.name(),
-                (request.status != 0).then_some(request.status),
-                request.end.map(|end| end.outcome.name()),
+                kind,
                 integer(request.start.0),
-                request.first_data.map(|at| integer(at.0)),
-                request.last_data.map(|at| integer(at.0)),
-                request.end.map(|end| integer(end.at.0)),
-                request.streamed,
+                request.first_data.map(since_start),
+                end.map(since_start),
+                request
+                    .last_data
+                    .map(|at| between(at, end.unwrap_or(request.start))),
                 recorded.chunks_seen.then_some(integer(request.chunks)),
                 bytes,
                 prompt_tokens,
                 tokens.and_then(|tokens| tokens.input).map(integer),
                 tokens.and_then(|tokens| tokens.output).map(integer),
-                tokens.map(|tokens| tokens.source.name()),
-                tokens.map(|tokens| tokens.calibrated),
                 energy(booked.gpu),
                 energy(booked.cpu),
                 energy(booked.dram),
-                booked.class.name(),
-                booked.error_ratio(),
-                booked.errors.map(|errors| errors.own),
-                booked.errors.map(|errors| errors.common),
+                booked.error_ratio().and_then(millionths),
+                errors.and_then(|errors| millionths(errors.own)),
+                errors.and_then(|errors| millionths(errors.common)),
                 prefill,
-                decode,
                 wait,
+                rest,
             ],
         )
+    }
+
+    /// The number of a kind, which is written where it is new.
+    fn kind(&mut self, kind: Kind) -> Result<u32, RecordingError> {
+        if let Some(&number) = self.kinds.get(&kind) {
+            return Ok(number);
+        }
+        if self.kinds.len() >= KINDS {
+            self.kinds.clear();
+        }
+        self.latest_kind += 1;
+        let number = self.latest_kind;
+        self.kinds.insert(kind, number);
+        self.insert(
+            REQUEST_KIND,
+            params![
+                number,
+                kind.service.0,
+                kind.route.name(),
+                (kind.status != 0).then_some(kind.status),
+                kind.outcome.map(Outcome::name),
+                kind.streamed,
+                kind.tokens.map(|(source, _)| source.name()),
+                kind.tokens.map(|(_, calibrated)| calibrated),
+                kind.class.name(),
+            ],
+        )?;
+        Ok(number)
     }
 
     /// Puts everything written so far into the file.

@@ -69,7 +69,7 @@ fn figures(section: &Section) -> Vec<(&str, &str, &Value, &str)> {
 }
 
 /// Names come from workloads: none of theirs becomes a formula in a spreadsheet.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     if text.starts_with(['=', '+', '-', '@']) {
         format!("'{text}")
     } else {

@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::{Recorded, count, time};
 use crate::clock::Timestamp;
 use crate::ledger::{RequestId, ServiceId};
-use crate::recording::rows::{Columns, request};
+use crate::recording::rows::{Columns, KIND, OWN, kind, request};
 use crate::recording::{RecordedRequest, RecordingError};
 
 /// Those that somebody may pay for.
@@ -40,7 +40,7 @@ impl Recorded {
         let number = id.parse().ok().map(u64::cast_signed);
         let sql = format!(
             "{} WHERE id = ?1 OR (id IS NULL AND request = ?2) ORDER BY request LIMIT 100",
-            self.request_rows()?
+            self.whole_requests()?
         );
         self.found(&sql, params![id, number])
     }
@@ -63,7 +63,7 @@ impl Recorded {
             "{} WHERE {CHARGEABLE} AND coalesce(gpu_uj, cpu_uj, dram_uj) IS NOT NULL {among}
             ORDER BY coalesce(gpu_uj, 0) + coalesce(cpu_uj, 0) + coalesce(dram_uj, 0) DESC, request
             LIMIT ?1",
-            self.request_rows()?
+            self.whole_requests()?
         );
         self.found(&sql, params![i64::try_from(most).unwrap_or(i64::MAX)])
     }
@@ -132,6 +132,12 @@ impl Recorded {
         read().map_err(RecordingError::sqlite(&self.path))
     }
 
+    /// Selects requests for [`Self::found`].
+    fn whole_requests(&self) -> Result<String, RecordingError> {
+        let phases = self.phases("requests")?;
+        Ok(format!("SELECT {KIND}, {OWN}, {phases} FROM requests"))
+    }
+
     fn found(
         &self,
         sql: &str,
@@ -139,7 +145,11 @@ impl Recorded {
     ) -> Result<Vec<RecordedRequest>, RecordingError> {
         let find = || -> rusqlite::Result<Vec<RecordedRequest>> {
             let mut statement = self.connection.prepare(sql)?;
-            let found = statement.query_map(values, |row| request(&mut Columns::of(row)))?;
+            let found = statement.query_map(values, |row| {
+                let mut columns = Columns::of(row);
+                let kind = kind(&mut columns)?;
+                request(&mut columns, &kind)
+            })?;
             found.collect()
         };
         find().map_err(RecordingError::sqlite(&self.path))
