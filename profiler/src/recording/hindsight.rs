@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::write::remove;
 use super::{Recorded, Recording, RecordingError, check_replaceable, replace};
@@ -61,12 +61,8 @@ impl Hindsight {
         for turn in [0, 1] {
             check_replaceable(&part(&path, turn))?;
         }
-        let changed = |turn| fs::metadata(part(&path, turn)).and_then(|file| file.modified());
-        let turn = match (changed(0), changed(1)) {
-            (Ok(first), Ok(second)) => usize::from(second < first),
-            (Ok(_), Err(_)) => 1,
-            _ => 0,
-        };
+        // None is older than any.
+        let turn = usize::from(changed(&part(&path, 1)) < changed(&part(&path, 0)));
         let mut hindsight = Self {
             path,
             window,
@@ -316,6 +312,15 @@ fn copy(part: &Recorded, from: Timestamp, saved: &mut Recording) -> Result<u64, 
         ControlFlow::Continue(()) => Ok(cut),
         ControlFlow::Break(error) => Err(error),
     }
+}
+
+/// When something was written to a recording: to the file, or to the log beside it.
+fn changed(path: &Path) -> Option<SystemTime> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let files = [path, Path::new(&log)];
+    let times = files.map(|file| fs::metadata(file).and_then(|file| file.modified()).ok());
+    times.into_iter().max().flatten()
 }
 
 /// One of the two files.

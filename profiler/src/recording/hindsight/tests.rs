@@ -170,7 +170,7 @@ fn what_a_killed_agent_left_stays_for_a_window() {
         .append(true)
         .open(&newer)
         .unwrap()
-        .set_modified(std::time::SystemTime::now())
+        .set_modified(SystemTime::now())
         .unwrap();
 
     let mut second = described(&path);
