@@ -52,6 +52,10 @@ const PAGES: &[Extra] = &[
                 "Watch one service by its port, and keep all that is booked",
                 "perjoule run --port 8000 --record night.pj",
             ),
+            (
+                "Keep the last ten minutes, to be saved after an event by SIGUSR2",
+                "perjoule run --hindsight 10m --hindsight-file /var/lib/perjoule/hindsight.pj",
+            ),
         ],
         exit: &[
             ("0", "A signal ended it, and all that was open is booked."),
@@ -78,6 +82,36 @@ const PAGES: &[Extra] = &[
                 "Done; where a command was named, it had this status too.",
             ),
             ("1", "It failed, or the command ended with 1."),
+            UNKNOWN,
+            USAGE,
+            ("other", "The command's own."),
+        ],
+    },
+    Extra {
+        verb: "record",
+        examples: &[
+            (
+                "Every service that holds a GPU, until Ctrl-C",
+                "perjoule record",
+            ),
+            (
+                "While a load generator runs",
+                "perjoule record --port 8000 -o load.pj -- ./load-test",
+            ),
+            (
+                "One process, for five minutes, with stacks",
+                "perjoule record -p 4711 --duration 5m --stacks",
+            ),
+        ],
+        exit: &[
+            (
+                "0",
+                "Done; where a command was named, it had this status too.",
+            ),
+            (
+                "1",
+                "It failed, the recording is not whole, or the command ended with 1.",
+            ),
             UNKNOWN,
             USAGE,
             ("other", "The command's own."),
@@ -246,7 +280,7 @@ fn page(command: &Command, verb: &str, date: &str) -> io::Result<(String, Vec<u8
     }
 
     let mut rest = Roff::new();
-    let takes_settings = ["run", "stat", "doctor"].contains(&verb);
+    let takes_settings = ["run", "stat", "record", "doctor"].contains(&verb);
     if verb.is_empty() {
         rest.control("SH", ["ENVIRONMENT"]);
         rest.text([roman(
@@ -277,7 +311,8 @@ fn page(command: &Command, verb: &str, date: &str) -> io::Result<(String, Vec<u8
         rest.control("TP", []);
         rest.text([bold("STATE_DIRECTORY")]);
         rest.text([roman(
-            "Where state.json is kept, unless --state names a file; the service manager sets it.",
+            "Where state.json and the last minutes are kept, unless --state and --hindsight-file name files; the \
+             service manager sets it.",
         )]);
     }
     let extra = PAGES.iter().find(|extra| extra.verb == verb);

@@ -7,6 +7,7 @@ mod budget;
 pub mod config;
 mod engines;
 mod gpus;
+mod hindsight;
 mod hops;
 mod host;
 mod memory;
@@ -39,7 +40,6 @@ use crate::ledger::{
 use crate::meters::calibration::Calibrated;
 use crate::meters::{News, Running, SourceState};
 use crate::probes::requests::Observed;
-use crate::recording::RecordingError;
 use crate::report::Summary;
 use crate::services::{self, Service};
 use crate::telemetry::CriticalErrors;
@@ -58,6 +58,7 @@ use threads::Threads;
 use tokens::Tokens;
 use watch::{Update, Watch};
 
+pub use hindsight::{Answer, HindsightOptions};
 pub use reload::Reloaded;
 pub use start::{Options, StartError, examine};
 pub use state::StateError;
@@ -78,6 +79,15 @@ const UNSTREAMED_PERIOD: Duration = Duration::from_millis(50);
 /// More requests than this at one tick want the next one soon, whatever they are: the ring, which
 /// has room for seven times as many, must not fill while the agent waits for a CPU.
 const CROWD: usize = 600;
+
+/// What an agent leaves.
+#[derive(Debug)]
+pub struct Finished {
+    /// Of all that was booked, if it was asked for.
+    pub summary: Option<Summary>,
+    /// False if the recording that was asked for is not whole; the log says why.
+    pub records: bool,
+}
 
 /// A running agent. [`Self::finish`] ends it and books what is left.
 #[derive(Debug)]
@@ -222,9 +232,14 @@ impl Agent {
         });
     }
 
-    /// Ends the sources, drains the kernel side a last time, closes every interval and returns
-    /// the summary, if one was asked for. Takes under a second; a source that hangs in a call is left behind.
-    pub fn finish(mut self) -> Result<Option<Summary>, RecordingError> {
+    /// True unless the recording that was asked for could not be written any more; the log says why.
+    pub const fn records(&self) -> bool {
+        self.sinks.records()
+    }
+
+    /// Ends the sources, drains the kernel side a last time and closes every interval. Takes under a second; a
+    /// source that hangs in a call is left behind.
+    pub fn finish(mut self) -> Finished {
         if let Some(running) = self.running.take() {
             for name in running.stop() {
                 log::warn!("the {name} thread hangs in a call and is left behind");
@@ -253,9 +268,9 @@ impl Agent {
             keeper.keep(now, self.known(), self.sinks.metrics.save());
         }
         self.sinks.close();
-        match self.sinks.take_recording_error() {
-            Some(error) => Err(error),
-            None => Ok(self.sinks.summary),
+        Finished {
+            records: self.sinks.records(),
+            summary: self.sinks.summary,
         }
     }
 

@@ -1,15 +1,19 @@
 //! The command line: one module a verb. Results go to stdout, chatter to stderr.
 
+mod command;
 mod config;
 mod diff;
 mod doctor;
 mod explain;
 mod logging;
+mod measure;
 mod profile;
+mod record;
 mod replay;
 mod report;
 mod run;
 mod script;
+mod serving;
 mod settings;
 mod stat;
 mod top;
@@ -48,6 +52,8 @@ enum Verb {
     Run(run::Options),
     /// Count joules and requests while a command runs, like perf stat
     Stat(stat::Options),
+    /// Write everything that is booked into a file, like perf record
+    Record(record::Options),
     /// Look on: services, GPUs and requests as they are measured, like top
     Top(top::Options),
     /// Print a summary of a recording
@@ -81,6 +87,7 @@ pub fn main() -> ExitCode {
     let result = match verb {
         Verb::Run(options) => run::run(config.as_deref(), verbose, options),
         Verb::Stat(options) => stat::run(config.as_deref(), verbose, options),
+        Verb::Record(options) => record::run(config.as_deref(), verbose, options),
         Verb::Top(options) => top::run(config.as_deref(), verbose, options),
         Verb::Report(options) => report::run(options),
         Verb::Diff(options) => Ok(diff::run(options)),

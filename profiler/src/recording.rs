@@ -6,6 +6,7 @@
 //! `docs/recording.md`.
 
 mod facts;
+mod hindsight;
 mod read;
 mod rows;
 mod schema;
@@ -16,6 +17,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+pub use hindsight::{Hindsight, Saving};
 pub use read::Recorded;
 pub use write::Recording;
 pub(crate) use write::{check_replaceable, remove, replace};
@@ -99,9 +101,21 @@ pub enum RecordingError {
         #[source]
         error: rusqlite::Error,
     },
+    /// What SQLite reads is not what it wrote.
+    #[error(
+        "recording {path}: {error}: it was damaged after it was written; `sqlite3 {path} .recover | sqlite3 \
+         saved.pj` copies what can still be read"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
+        #[source]
+        error: rusqlite::Error,
+    },
     /// The file is not what a recording is.
     #[error(
-        "recording {path}: {reason}; is this a file that `perjoule run --record` or `perjoule replay` wrote?"
+        "recording {path}: {reason}; is this a file that `perjoule record`, `run --record` or `replay` wrote?"
     )]
     Format {
         /// Which file.
@@ -120,9 +134,12 @@ impl RecordingError {
     }
 
     fn sqlite(path: &Path) -> impl Fn(rusqlite::Error) -> Self {
-        move |error| Self::Sqlite {
-            path: path.to_owned(),
-            error,
+        move |error| {
+            let path = path.to_owned();
+            match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DatabaseCorrupt) => Self::Damaged { path, error },
+                _ => Self::Sqlite { path, error },
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ mod sources;
 mod syscalls;
 #[cfg(test)]
 mod tests;
+mod time_span;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,6 +36,7 @@ pub use idle_watts::{IdleWatts, ParseIdleWattsError};
 pub use log_format::LogFormat;
 pub use sources::{PartialConfig, PartialIntervals, PartialServices};
 pub use syscalls::SyscallSetting;
+pub use time_span::{HindsightWindow, ParseHindsightError, ParseSpanError, Unit, parse_span};
 
 /// The exporter's port.
 pub const PORT: u16 = 27182;
@@ -52,6 +54,8 @@ pub struct Config {
     pub listen: Option<Vec<ListenAddress>>,
     /// Who may read it, and over what; `None`: everybody, over plain HTTP.
     pub web_config_file: Option<PathBuf>,
+    /// How many of the last minutes `run` keeps on disk, if any.
+    pub hindsight: Option<HindsightWindow>,
     /// The NVML library; `None`: the system's own `libnvidia-ml.so.1`.
     pub nvml_library: Option<PathBuf>,
     /// Where the machine's file system begins, as this process sees it.
@@ -138,6 +142,7 @@ impl Default for Config {
         Self {
             listen: None,
             web_config_file: None,
+            hindsight: None,
             nvml_library: None,
             host_root: PathBuf::from("/"),
             model: None,
@@ -200,6 +205,17 @@ pub enum ConfigError {
         "stacks are taken for a recording; add --record FILE, or leave --stacks and --off-cpu out"
     )]
     StacksUnrecorded,
+    /// The last minutes are to be kept, and nobody says where.
+    #[error(
+        "the last minutes need a place: name it with --hindsight-file FILE, or set STATE_DIRECTORY, as \
+         systemd's StateDirectory= does"
+    )]
+    HindsightNowhere,
+    /// A place for minutes that nobody wants kept.
+    #[error(
+        "--hindsight-file without --hindsight keeps nothing; add --hindsight 10m, or take it out"
+    )]
+    HindsightUnasked,
     /// Waits are not followed, whose stacks are wanted.
     #[error(
         "stacks of waits need --waits reasons or run-queue; take --waits off out, or --off-cpu"
@@ -256,6 +272,7 @@ impl Config {
         Self {
             listen: told.listen,
             web_config_file: told.web_config_file,
+            hindsight: told.hindsight,
             nvml_library: told.nvml_library,
             host_root: told.host_root.unwrap_or(default.host_root),
             model: told.model,

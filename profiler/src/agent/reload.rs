@@ -65,6 +65,7 @@ fn take_over(config: &mut Config, new: Config) -> Reloaded {
     let Config {
         listen,
         web_config_file,
+        hindsight,
         nvml_library,
         model,
         services,
@@ -97,6 +98,7 @@ fn take_over(config: &mut Config, new: Config) -> Reloaded {
     wait("listen", config.listen != listen);
     // What the file says is followed without this.
     wait("web_config_file", config.web_config_file != web_config_file);
+    wait("hindsight", config.hindsight != hindsight);
     wait("nvml_library", config.nvml_library != nvml_library);
     wait("model", config.model != model);
     wait("services.pids", config.services.pids != services.pids);

@@ -1,8 +1,9 @@
-//! Where booked values go: `/metrics`, the recording, the summary, the live view. Each sees the same values in the
-//! same order.
+//! Where booked values go: `/metrics`, the recording, the last minutes, the summary, the live view. Each sees the
+//! same values in the same order.
 
 use std::collections::HashMap;
 
+use super::hindsight::LastMinutes;
 use crate::activity::{CudaCalls, HardwareCounts};
 use crate::clock::Timestamp;
 use crate::export::{BeforeShown, Metrics};
@@ -11,7 +12,9 @@ use crate::ledger::{
 };
 use crate::probes::stacks::{StackCounts, Wanted};
 use crate::probes::syscalls::ClassCalls;
-use crate::recording::{RecordedSample, RecordedWait, Recording, RecordingError, StackId};
+use crate::recording::{
+    Hindsight, RecordedSample, RecordedWait, Recording, RecordingError, StackId,
+};
 use crate::report::Summary;
 use crate::top;
 use crate::waits::Waits;
@@ -25,15 +28,18 @@ pub(super) struct Sinks {
     /// Where somebody looks on.
     pub(super) live: Option<top::Model>,
     recording: Option<Recording>,
+    /// False once the recording could not be written: it has ended early.
+    records: bool,
+    /// Where the last minutes are kept.
+    pub(super) hindsight: Option<LastMinutes>,
     /// As they were told last.
     floors: HashMap<MeterId, Option<Floor>>,
-    /// Why the recording ended early, told once.
-    recording_error: Option<RecordingError>,
 }
 
 impl Sinks {
     pub(super) fn new(
         recording: Option<Recording>,
+        hindsight: Option<LastMinutes>,
         summary: Option<Summary>,
         live: Option<top::Model>,
     ) -> Self {
@@ -42,8 +48,9 @@ impl Sinks {
             summary,
             live,
             recording,
+            records: true,
+            hindsight,
             floors: HashMap::new(),
-            recording_error: None,
         }
     }
 
@@ -52,6 +59,7 @@ impl Sinks {
         self.sum_up(|summary| summary.describe_meter(id, meter));
         self.show(|live| live.describe_meter(id, meter));
         self.write(|recording| recording.meter(id, meter));
+        self.keep(|hindsight| hindsight.meter(id, meter));
     }
 
     pub(super) fn gpu_idle(&mut self, id: MeterId, meter: &Meter, floor: Option<Floor>) {
@@ -59,6 +67,7 @@ impl Sinks {
         self.sum_up(|summary| summary.set_floor(id, floor));
         if self.floors.insert(id, floor) != Some(floor) {
             self.write(|recording| recording.floor(id, floor));
+            self.keep(|hindsight| hindsight.floor(id, floor));
         }
     }
 
@@ -67,12 +76,16 @@ impl Sinks {
         self.sum_up(|summary| summary.describe_service(id, name, model));
         self.show(|live| live.describe_service(id, name, model));
         self.write(|recording| recording.service(id, name, model));
+        self.keep(|hindsight| hindsight.service(id, name, model));
     }
 
     /// A service ended long ago.
     pub(super) fn forget_service(&mut self, id: ServiceId) {
         self.metrics.forget_service(id);
         self.show(|live| live.forget_service(id));
+        if let Some(minutes) = &mut self.hindsight {
+            minutes.forget_service(id);
+        }
     }
 
     pub(super) fn describe_engine(&mut self, info: &EngineInfo) {
@@ -80,6 +93,7 @@ impl Sinks {
         self.sum_up(|summary| summary.describe_engine(info));
         self.show(|live| live.describe_engine(info));
         self.write(|recording| recording.engine(info));
+        self.keep(|hindsight| hindsight.engine(info));
     }
 
     pub(super) fn count_tokens(&mut self, delta: &TokenDelta) {
@@ -87,10 +101,12 @@ impl Sinks {
         self.sum_up(|summary| summary.add_tokens(delta));
         self.show(|live| live.add_tokens(delta));
         self.write(|recording| recording.tokens(delta));
+        self.keep(|hindsight| hindsight.write(|recording| recording.tokens(delta)));
     }
 
     pub(super) fn trace(&mut self, request: RequestId, trace: TraceId) {
         self.write(|recording| recording.trace(request, trace));
+        self.keep(|hindsight| hindsight.write(|recording| recording.trace(request, trace)));
     }
 
     pub(super) fn stack(&mut self, stack: StackId, frames: &str) {
@@ -178,26 +194,34 @@ impl Sinks {
         self.sum_up(|summary| summary.add(booked));
         self.show(|live| live.add(booked));
         self.write(|recording| recording.book(booked));
+        self.keep(|hindsight| hindsight.write(|recording| recording.book(booked)));
     }
 
-    /// Makes what was booked visible to readers: scrapes, who follows the recording, who looks on.
+    /// Makes what was booked visible to readers: who follows the recording, scrapes, who looks on. In this order:
+    /// what was shown anywhere outlives the agent.
     pub(super) fn publish(&mut self, now: Timestamp, before_shown: Option<BeforeShown>) {
+        self.write(Recording::commit);
+        if let Some(minutes) = &mut self.hindsight {
+            minutes.commit(now);
+        }
         self.metrics.publish(now, before_shown);
         self.show(|live| live.advance(now));
-        self.write(Recording::commit);
     }
 
-    /// Closes the recording.
+    /// Closes what is on disk.
     pub(super) fn close(&mut self) {
         if let Some(Err(error)) = self.recording.take().map(Recording::close) {
             log::error!("{error}");
-            self.recording_error = Some(error);
+            self.records = false;
+        }
+        if let Some(minutes) = self.hindsight.take() {
+            minutes.close();
         }
     }
 
-    /// Why the recording ended early, once.
-    pub(super) fn take_recording_error(&mut self) -> Option<RecordingError> {
-        self.recording_error.take()
+    /// True unless the recording that was asked for ended early. The log says why.
+    pub(super) const fn records(&self) -> bool {
+        self.records
     }
 
     /// All events and all request records that were lost.
@@ -225,9 +249,18 @@ impl Sinks {
             return;
         };
         if let Err(error) = write(recording) {
-            log::error!("{error}; nothing more is written to it");
+            log::error!(
+                "{error}; nothing more is written to it, what was committed stays; make room, and start a new \
+                 recording"
+            );
             self.recording = None;
-            self.recording_error = Some(error);
+            self.records = false;
+        }
+    }
+
+    fn keep(&mut self, keep: impl FnOnce(&mut Hindsight) -> Result<(), RecordingError>) {
+        if let Some(minutes) = &mut self.hindsight {
+            minutes.keep(keep);
         }
     }
 }

@@ -11,6 +11,7 @@ use super::budget::Budget;
 use super::config::{self, Config};
 use super::engines::Engines;
 use super::gpus::{self, Registry};
+use super::hindsight::{HindsightOptions, LastMinutes};
 use super::hops::Hops;
 use super::host::Host;
 use super::memory;
@@ -31,7 +32,7 @@ use crate::meters::calibration::Calibrated;
 use crate::probes::events::EventError;
 use crate::probes::health::Verdict;
 use crate::probes::load_error::LoadError;
-use crate::recording::{Recording, RecordingError};
+use crate::recording::{Hindsight, Recording, RecordingError};
 use crate::report::Summary;
 use crate::services::{Selection, Target};
 use crate::tokens::broker::{self, Broker};
@@ -73,6 +74,8 @@ pub struct Options {
     pub config: Config,
     /// Where everything booked is written, if anywhere.
     pub recording: Option<PathBuf>,
+    /// Where the last minutes are kept, if they are.
+    pub hindsight: Option<HindsightOptions>,
     /// Where the totals are left to the next agent, and taken from, if anywhere.
     pub state: Option<PathBuf>,
     /// True if measuring without seeing requests, or without a service named by hand, makes no
@@ -97,6 +100,7 @@ impl Agent {
         let Options {
             config,
             recording,
+            hindsight,
             state,
             requests_required,
             on_gpus,
@@ -154,9 +158,18 @@ impl Agent {
             return Err(StartError::Requests(failed_programs(probes)));
         }
 
-        let outputs: Vec<PathBuf> = recording.iter().chain(&state).cloned().collect();
+        let kept = hindsight.as_ref().map(|hindsight| &hindsight.path);
+        let outputs: Vec<PathBuf> = recording
+            .iter()
+            .chain(&state)
+            .chain(kept)
+            .cloned()
+            .collect();
         let recording = recording
             .map(|path| Recording::create(&path, "run", simulated))
+            .transpose()?;
+        let hindsight = hindsight
+            .map(|HindsightOptions { path, window }| Hindsight::create(path, window, simulated))
             .transpose()?;
         // All is attached, and no thread has been started yet.
         let features = privileges::features(&config, probes.is_some(), command);
@@ -164,7 +177,7 @@ impl Agent {
         privileges::give_up(&features, &outputs).map_err(StartError::Privileges)?;
         let summary = summary.then(|| Summary::new(simulated));
         let live = live.then(|| top::Model::new(simulated));
-        let mut sinks = Sinks::new(recording, summary, live);
+        let mut sinks = Sinks::new(recording, hindsight.map(LastMinutes::new), summary, live);
         sinks.metrics.set_series_budget(config.series_budget);
         sinks.metrics.set_aliases(config.aliases);
         sinks.sum_up(|summary| summary.expect_activity(config.cuda, config.pmc));

@@ -281,7 +281,7 @@ fn agent() -> Agent {
         running: None,
         news: mpsc::channel().1,
         ledger: Ledger::new(crate::ledger::Config::default()),
-        sinks: Sinks::new(None, None, None),
+        sinks: Sinks::new(None, None, None, None),
         meters: HashMap::new(),
         calibrated: HashMap::new(),
         power_read: HashMap::new(),

@@ -13,7 +13,7 @@ use crate::report::{self, FullEnergy, Inputs};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Options {
-    /// A recording that `perjoule run --record` or `perjoule replay` wrote
+    /// A recording that `perjoule record`, `run --record` or `replay` wrote
     file: PathBuf,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Table)]

@@ -9,26 +9,36 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::notify::Notifier;
-use super::settings::Target;
+use super::serving::{Door, open_web};
+use super::settings::{Record, Target};
 use super::{EXIT_USAGE, logging, usage};
-use crate::agent::config::{Config, ConfigError, SERVICE_CPU_BUDGET, SERVICE_LISTEN};
-use crate::agent::privileges::serving::{self, Files};
-use crate::agent::{Agent, Options as AgentOptions};
-use crate::export::http::{ListenAddress, Listener};
-use crate::export::{self, Aliases, Web, WebError};
+use crate::agent::config::{
+    Config, ConfigError, HindsightWindow, SERVICE_CPU_BUDGET, SERVICE_LISTEN,
+};
+use crate::agent::{Agent, Answer, HindsightOptions, Options as AgentOptions};
+use crate::export::Aliases;
+use crate::export::http::{ListenAddress, SaveHindsight};
 
 /// What to watch and where to serve it.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    record: Record,
+    /// Keep the last minutes on disk (a number, or 90s, 10m, 1h). After an event, signal SIGUSR2 or, from this
+    /// machine, `POST /hindsight/save` saves them as a recording
+    #[arg(long, value_name = "MINUTES")]
+    hindsight: Option<HindsightWindow>,
+    /// After which file the last minutes' are named [default: hindsight.pj in $STATE_DIRECTORY]
+    #[arg(long, value_name = "FILE")]
+    hindsight_file: Option<PathBuf>,
     /// Where /metrics is served: ADDRESS:PORT, :PORT for every address, unix:/PATH; may be repeated
     /// [default: :27182]
     #[arg(long, visible_alias = "web.listen-address", value_name = "ADDRESS")]
@@ -66,29 +76,26 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         Ok(web) => web,
         Err(error) => return Ok(usage(&error, EXIT_USAGE)),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .thread_name("http")
-        .build()?;
-    // Before anything is attached: a taken port leaves nothing behind.
-    let (listeners, signals) = runtime.block_on(async {
-        let mut listeners = Vec::new();
-        for address in &listen {
-            listeners.push(Listener::bind(address).await.with_context(|| {
-                format!(
-                    "cannot serve /metrics on {address}; is another agent running? try --listen"
-                )
-            })?);
-        }
-        anyhow::Ok((listeners, Signals::new()?))
-    })?;
-    // Taken away at the end by this thread, which may.
-    let _files: Vec<_> = listeners.iter().filter_map(Listener::file).collect();
+    let hindsight = match hindsight(&options, &config) {
+        Ok(hindsight) => hindsight,
+        Err(error) => return Ok(usage(&error, EXIT_USAGE)),
+    };
+    let about_web = web.as_ref().map(ToString::to_string);
+    let door = Door::open(&listen, web)?;
+    let signals = {
+        let _inside = door.enter();
+        Signals::new()?
+    };
     notifier.check_watchdog(config.intervals.publish);
+    let keeps = hindsight.is_some();
     let mut agent = Agent::start(AgentOptions {
         config,
-        recording: options.target.record.clone(),
-        state: options.state.clone().or_else(default_state),
+        recording: options.record.record.clone(),
+        hindsight,
+        state: options
+            .state
+            .clone()
+            .or_else(|| in_state_directory("state.json")),
         requests_required: false,
         on_gpus: true,
         per_thread: false,
@@ -96,32 +103,28 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         command: false,
         live: false,
     })?;
-    for listener in &listeners {
-        let url = listener.url(web.as_ref().is_some_and(|web| web.is_tls()))?;
+    for url in door.urls()? {
         log::info!("metrics on {url}");
     }
-    if let Some(web) = &web {
+    if let Some(web) = about_web {
         log::info!("who reads the metrics: {web}");
     }
 
-    // Scrapes and signals wait on a thread of their own: an event loop that also ticks wakes
-    // nearly three times a tick. It can do little else, see `serving`.
-    let exposition = agent.exposition();
     let (tell, told) = mpsc::channel();
-    let front = thread::Builder::new().name("http".into()).spawn(move || {
-        let files = if web.is_some() {
-            Files::Readable
-        } else {
-            Files::Closed
-        };
-        if let Err(error) = serving::confine(files) {
-            log::warn!("the threads that serve /metrics are not confined: {error}");
-        }
-        runtime.block_on(export::http::serve(listeners, web, exposition, async {
-            signals.tell(&tell).await;
-        }));
-        // A password that is being checked holds nobody up.
-        runtime.shutdown_background();
+    let asked = tell.clone();
+    let save: Option<SaveHindsight> = keeps.then(|| {
+        let save: SaveHindsight = Arc::new(move |answer| {
+            let answer: Answer = Box::new(|saved| {
+                // Who asked may have left.
+                let _ = answer.send(saved);
+            });
+            // Nobody listens any more: the answer is dropped, which the asker sees.
+            let _ = asked.send(Told::Save(answer));
+        });
+        save
+    });
+    let serving = door.serve(agent.exposition(), save, async move {
+        signals.tell(&tell).await;
     })?;
     notifier.ready();
     let name = loop {
@@ -132,6 +135,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
                 reload(&mut agent, settings(&options, file, verbose));
                 notifier.ready();
             }
+            Ok(Told::Save(answer)) => agent.save_hindsight(answer),
             Err(RecvTimeoutError::Timeout) => {
                 agent.tick();
                 notifier.alive(agent.published(), || agent.status());
@@ -142,15 +146,17 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     log::info!("{name}: draining");
     notifier.stopping();
     let finished = agent.finish();
-    if front.join().is_err() {
-        bail!("the thread that serves /metrics failed");
-    }
-    finished?;
-    Ok(ExitCode::SUCCESS)
+    serving.end()?;
+    Ok(match finished.records {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 fn settings(options: &Options, file: Option<&Path>, verbose: u8) -> Result<Config, ConfigError> {
-    let mut config = options.target.config(file, verbose)?;
+    let is_recorded = options.record.record.is_some();
+    let mut config = options.target.config(file, verbose, is_recorded)?;
+    config.hindsight = options.hindsight.or(config.hindsight);
     config.aliases = options.aliases.unwrap_or(config.aliases);
     config.cpu_budget.get_or_insert(SERVICE_CPU_BUDGET);
     Ok(config)
@@ -182,25 +188,34 @@ fn reload(agent: &mut Agent, settings: Result<Config, ConfigError>) {
     }
 }
 
-/// Reads the web configuration, where there is one.
-fn open_web(file: Option<PathBuf>) -> Result<Option<Arc<Web>>, WebError> {
-    let open = |file: PathBuf| Web::open(&file).map(Arc::new);
-    file.map(open).transpose()
+/// Where the last minutes are kept, if they are.
+fn hindsight(options: &Options, config: &Config) -> Result<Option<HindsightOptions>, ConfigError> {
+    let file = options.hindsight_file.clone();
+    let Some(HindsightWindow(window)) = config.hindsight else {
+        return match file {
+            Some(_) => Err(ConfigError::HindsightUnasked),
+            None => Ok(None),
+        };
+    };
+    let file = file.or_else(|| in_state_directory("hindsight.pj"));
+    let path = file.ok_or(ConfigError::HindsightNowhere)?;
+    Ok(Some(HindsightOptions { path, window }))
 }
 
 /// Where systemd's `StateDirectory=` is; it may name several, and the first is ours.
-fn default_state() -> Option<PathBuf> {
+fn in_state_directory(file: &str) -> Option<PathBuf> {
     let folders = env::var_os("STATE_DIRECTORY")?;
-    Some(env::split_paths(&folders).next()?.join("state.json"))
+    Some(env::split_paths(&folders).next()?.join(file))
 }
 
-/// What a signal asks for.
-#[derive(Debug)]
+/// What a signal, or a client, asks for.
 enum Told {
     /// To end; the signal's name.
     End(&'static str),
     /// To read the configuration again.
     Reload,
+    /// To save the last minutes.
+    Save(Answer),
 }
 
 /// The signals that the agent follows.
@@ -208,6 +223,7 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    save: Signal,
     /// Whoever closes the terminal it was started from means its end.
     has_terminal: bool,
 }
@@ -218,6 +234,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            save: signal(SignalKind::user_defined2())?,
             has_terminal: io::stderr().is_terminal(),
         })
     }
@@ -233,6 +250,8 @@ impl Signals {
                     true => Told::End("SIGHUP"),
                     false => Told::Reload,
                 },
+                // The log says what came of it.
+                _ = self.save.recv() => Told::Save(Box::new(|_| ())),
             };
             let ends = matches!(told, Told::End(_));
             if tell.send(told).is_err() || ends {

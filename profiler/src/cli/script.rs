@@ -20,7 +20,7 @@ use crate::report::plain;
 /// What to print, and how.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// A recording that `perjoule run --record` or `perjoule replay` wrote
+    /// A recording that `perjoule record`, `run --record` or `replay` wrote
     file: PathBuf,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]

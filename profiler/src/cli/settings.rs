@@ -66,12 +66,12 @@ pub(super) struct Target {
     #[arg(long)]
     pmc: bool,
     /// Sample the stacks of the services this often a second on each CPU [default: 49], for `perjoule
-    /// script --format svg`; needs --record
+    /// script --format svg`; of a recording alone
     #[arg(long, value_name = "HZ", num_args = 0..=1, default_missing_value = "49",
         value_parser = clap::value_parser!(u32).range(1..=999))]
     stacks: Option<u32>,
     /// Take the stacks where threads of the services wait for this many milliseconds or longer
-    /// [default: 1], for `perjoule script --off-cpu`; needs --record
+    /// [default: 1], for `perjoule script --off-cpu`; of a recording alone
     #[arg(long, value_name = "MS", num_args = 0..=1, default_missing_value = "1",
         value_parser = clap::value_parser!(u32).range(1..=60_000))]
     off_cpu: Option<u32>,
@@ -98,6 +98,11 @@ pub(super) struct Target {
     /// The model's name, for service_info
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+}
+
+/// Where a recording is written beside what the verb does.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Record {
     /// Record everything booked in this file (SQLite); `perjoule report` and `script` read it
     #[arg(long, value_name = "FILE")]
     pub(super) record: Option<PathBuf>,
@@ -119,8 +124,13 @@ impl Target {
         self.pid.push(pid);
     }
 
-    /// These flags over the environment over the file.
-    pub(super) fn config(&self, file: Option<&Path>, verbose: u8) -> Result<Config, ConfigError> {
+    /// These flags over the environment over the file. `is_recorded`: a recording is written.
+    pub(super) fn config(
+        &self,
+        file: Option<&Path>,
+        verbose: u8,
+        is_recorded: bool,
+    ) -> Result<Config, ConfigError> {
         let list = |empty: bool| (!empty).then_some(());
         let idle_watts = self.idle_watts.iter().cloned().reduce(IdleWatts::and);
         let flags = PartialConfig {
@@ -153,7 +163,7 @@ impl Target {
             ..PartialConfig::default()
         };
         let config = load(file, flags)?;
-        if config.wanted_stacks().any() && self.record.is_none() {
+        if config.wanted_stacks().any() && !is_recorded {
             return Err(ConfigError::StacksUnrecorded);
         }
         if config.off_cpu.is_some() && config.waits == Detail::Nothing {

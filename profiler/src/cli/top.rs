@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::settings::Target;
+use super::settings::{Record, Target};
 use super::{EXIT_USAGE, logging, usage};
 use crate::agent::{Agent, Options as AgentOptions};
 use crate::top::{Asked, Model, Theme, Ui, draw};
@@ -35,6 +35,8 @@ Keys are in its help (h). Where there is no terminal, use `perjoule stat`.";
 pub(super) struct Options {
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    record: Record,
     /// Between two redraws, seconds; a key redraws at once [default: 1]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     interval: Option<Duration>,
@@ -49,8 +51,12 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         );
         return Ok(ExitCode::from(EXIT_USAGE));
     }
-    let Options { target, interval } = options;
-    let config = match target.config(file, verbose) {
+    let Options {
+        target,
+        record: Record { record },
+        interval,
+    } = options;
+    let config = match target.config(file, verbose, record.is_some()) {
         Ok(config) => config,
         Err(error) => return Ok(usage(&error, EXIT_USAGE)),
     };
@@ -62,7 +68,8 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     let mut agent = Agent::start(AgentOptions {
         config,
         on_gpus: !target.names_services(),
-        recording: target.record,
+        recording: record,
+        hindsight: None,
         state: None,
         requests_required: true,
         per_thread: false,
@@ -73,9 +80,12 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
     let every = interval.unwrap_or(Duration::from_secs(1));
     let shown = runtime.block_on(look_on(&mut agent, every, &log));
     // Also where the terminal is gone: a recording is to be whole.
-    agent.finish()?;
+    let finished = agent.finish();
     shown?;
-    Ok(ExitCode::SUCCESS)
+    Ok(match finished.records {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 async fn look_on(agent: &mut Agent, every: Duration, log: &logging::HeldLog) -> Result<()> {

@@ -1,10 +1,12 @@
-//! The exporter's HTTP side: `/metrics`, `/`, `/-/healthy` and `/-/ready`.
+//! The exporter's HTTP side: `/metrics`, `/`, `/-/healthy`, `/-/ready` and, for this machine alone,
+//! `/hindsight/save`.
 //!
-//! It reads snapshots and nothing else. Connections are bounded in number and in time, so that
+//! It reads snapshots, and passes that one wish on. Connections are bounded in number and in time, so that
 //! no client can make the agent large or keep others out. Who may connect and read, and over what, is
 //! [`Web`]'s to say.
 
 mod connections;
+mod hindsight;
 mod listeners;
 mod secure;
 
@@ -32,7 +34,8 @@ use super::snapshot::Exposition;
 use super::web::{Verdict, Web};
 use connections::Connections;
 pub(super) use connections::Peer;
-pub use listeners::{ListenAddress, Listener, ParseListenAddressError};
+pub use hindsight::SaveHindsight;
+pub use listeners::{ListenAddress, Listener, ParseListenAddressError, SocketFile};
 use listeners::{Listeners, Stream};
 use secure::secure;
 
@@ -48,12 +51,14 @@ const GRACE: Duration = Duration::from_millis(250);
 const TEXT: &str = "text/plain; charset=utf-8";
 const LANDING: &str = include_str!("http/landing.html");
 
-/// Serves until `shutdown` resolves, then ends within half a second. `listeners` say where, `web` whom;
+/// Serves until `shutdown` resolves, then ends within half a second. `listeners` say where, `web` whom, `save`
+/// who saves the last minutes, if they are kept;
 /// failing to accept is logged and retried, so this returns only at shutdown.
 pub async fn serve(
     listeners: Vec<Listener>,
     web: Option<Arc<Web>>,
     exposition: Arc<Exposition>,
+    save: Option<SaveHindsight>,
     shutdown: impl Future<Output = ()>,
 ) {
     let (stop, stopped) = watch::channel(false);
@@ -70,6 +75,7 @@ pub async fn serve(
                 let service = Service {
                     web: web.clone(),
                     exposition: Arc::clone(&exposition),
+                    save: save.clone(),
                     peer,
                 };
                 connections.add(peer, connection(stream, service, stopped.clone()));
@@ -94,6 +100,7 @@ pub async fn serve(
 struct Service {
     web: Option<Arc<Web>>,
     exposition: Arc<Exposition>,
+    save: Option<SaveHindsight>,
     peer: Peer,
 }
 
@@ -137,13 +144,12 @@ async fn connection(stream: Stream, service: Service, mut stopped: watch::Receiv
 
 impl Service {
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let exposition = Arc::clone(&self.exposition);
         let Some(web) = &self.web else {
-            return respond(request, exposition).await;
+            return self.respond(request).await;
         };
         match web.admit(request.headers(), self.peer).await {
             Verdict::Admitted(headers) => {
-                let mut response = respond(request, exposition).await;
+                let mut response = self.respond(request).await;
                 response.headers_mut().extend(headers);
                 response
             }
@@ -155,29 +161,30 @@ impl Service {
             }
         }
     }
-}
 
-async fn respond(
-    request: &Request<Incoming>,
-    exposition: Arc<Exposition>,
-) -> Response<Full<Bytes>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refused = plain(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET and HEAD are served\n",
-        );
-        let headers = refused.headers_mut();
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refused;
-    }
-    // A HEAD response is made as for GET; hyper sends its length and not its body.
-    match request.uri().path() {
-        "/metrics" => metrics(request.headers(), exposition).await,
-        "/" => response(StatusCode::OK, "text/html; charset=utf-8", LANDING.into()),
-        "/-/healthy" => plain(StatusCode::OK, "healthy\n"),
-        "/-/ready" if exposition.ready() => plain(StatusCode::OK, "ready\n"),
-        "/-/ready" => wait("no interval has been booked yet\n"),
-        _ => plain(StatusCode::NOT_FOUND, "not found; see /\n"),
+    async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        if path == hindsight::PATH {
+            return hindsight::answer(request, self.peer, self.save.as_ref()).await;
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut refused = plain(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET and HEAD are served\n",
+            );
+            let headers = refused.headers_mut();
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return refused;
+        }
+        // A HEAD response is made as for GET; hyper sends its length and not its body.
+        match path {
+            "/metrics" => metrics(request.headers(), Arc::clone(&self.exposition)).await,
+            "/" => response(StatusCode::OK, "text/html; charset=utf-8", LANDING.into()),
+            "/-/healthy" => plain(StatusCode::OK, "healthy\n"),
+            "/-/ready" if self.exposition.ready() => plain(StatusCode::OK, "ready\n"),
+            "/-/ready" => wait("no interval has been booked yet\n"),
+            _ => plain(StatusCode::NOT_FOUND, "not found; see /\n"),
+        }
     }
 }
 

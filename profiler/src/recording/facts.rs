@@ -38,11 +38,23 @@ impl Recorded {
     /// # Errors
     /// If the file cannot be read.
     pub fn today(&self) -> Result<String, RecordingError> {
-        let mut today = String::new();
-        self.rows("SELECT date('now') AS today", |row| {
-            today = row.get("today")?;
+        self.now("SELECT date('now') AS now")
+    }
+
+    /// The second in which it is read, of UTC, as part of a file's name.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn second(&self) -> Result<String, RecordingError> {
+        self.now("SELECT strftime('%Y-%m-%dT%H-%M-%SZ', 'now') AS now")
+    }
+
+    fn now(&self, sql: &str) -> Result<String, RecordingError> {
+        let mut now = String::new();
+        self.rows(sql, |row| {
+            now = row.get("now")?;
             Ok(())
         })?;
-        Ok(today)
+        Ok(now)
     }
 }

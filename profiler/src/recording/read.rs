@@ -60,7 +60,13 @@ impl Recorded {
             reason,
         };
         if number("application_id")? != APPLICATION_ID {
-            return Err(format("it is a SQLite file of another program".into()));
+            let is_empty = path.metadata().is_ok_and(|file| file.len() == 0);
+            let what = if is_empty {
+                "it is empty"
+            } else {
+                "it is a SQLite file of another program"
+            };
+            return Err(format(what.into()));
         }
         let schema = number("user_version")?;
         if schema > SCHEMA {

@@ -13,7 +13,7 @@ use crate::ledger::{
 };
 use crate::units::{Microjoules, Watts};
 
-fn booked_request() -> BookedRequest {
+pub(super) fn booked_request() -> BookedRequest {
     BookedRequest {
         request: Request {
             id: RequestId(u64::MAX - 7),
@@ -53,7 +53,7 @@ fn booked_request() -> BookedRequest {
     }
 }
 
-fn meter() -> Meter {
+pub(super) fn meter() -> Meter {
     Meter {
         component: Component::Gpu,
         device: "GPU-0".into(),
@@ -66,7 +66,7 @@ fn meter() -> Meter {
     }
 }
 
-fn interval() -> BookedInterval {
+pub(super) fn interval() -> BookedInterval {
     let accounts = [1, 2, 3, 4, 5, 6, 7, 8].map(Microjoules);
     let [
         idle,
@@ -115,7 +115,7 @@ fn interval() -> BookedInterval {
     }
 }
 
-fn requests(recorded: &Recorded) -> Vec<RecordedRequest> {
+pub(super) fn requests(recorded: &Recorded) -> Vec<RecordedRequest> {
     let mut all = Vec::new();
     let _: ControlFlow<()> = recorded
         .requests(|request| {
@@ -361,6 +361,41 @@ fn what_is_no_recording_is_neither_read_nor_replaced() {
     let error = Recorded::open(&newer).unwrap_err().to_string();
     assert!(error.contains("newer"), "{error}");
     assert!(Recorded::open(&folder.path().join("absent.pj")).is_err());
+
+    let empty = folder.path().join("empty.pj");
+    fs::write(&empty, "").unwrap();
+    let error = Recorded::open(&empty).unwrap_err().to_string();
+    assert!(error.contains("it is empty"), "{error}");
+}
+
+#[test]
+fn a_damaged_recording_is_named_as_one_with_what_can_be_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    let mut recording = Recording::create(&path, "run", false).unwrap();
+    recording.meter(MeterId(0), &meter()).unwrap();
+    for _ in 0..10_000 {
+        recording.book(&Booked::Interval(interval())).unwrap();
+    }
+    recording.close().unwrap();
+    let whole = fs::read(&path).unwrap();
+    let read = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let recorded = Recorded::open(&path)?;
+        recorded.intervals(|_| ()).map(|()| recorded)
+    };
+    read(&whole).unwrap();
+    // Cut off, as by a copy that ended early; and written over.
+    let cut = &whole[..whole.len() / 2];
+    let mut over = whole.clone();
+    over[whole.len() / 4..whole.len() / 2].fill(0xA5);
+    for damaged in [cut, &over] {
+        let error = read(damaged).unwrap_err();
+        assert!(matches!(error, RecordingError::Damaged { .. }), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains(".recover"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
 }
 
 /// Not a test of its own: the process that the next one kills.

@@ -1,6 +1,7 @@
 //! Writes a recording.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use super::{RecordedRequest, RecordedSample, RecordedWait, RecordingError, Stack
 use crate::clock::Timestamp;
 use crate::ledger::{
     Booked, BookedInterval, EngineInfo, Floor, FloorSource, GpuPhases, Input, Meter, MeterId,
-    Outcome, RequestId, ServiceId, TokenDelta, TraceId,
+    Outcome, RequestId, ServiceId, TokenDelta,
 };
 use crate::units::Microjoules;
 
@@ -158,6 +159,17 @@ impl Recording {
         )
     }
 
+    /// The same of another recording's, whose model is its service's.
+    pub(super) fn engine_named(
+        &mut self,
+        service: ServiceId,
+        engine: &str,
+        version: Option<&str>,
+    ) -> Result<(), RecordingError> {
+        let model: Option<&str> = None;
+        self.insert(ENGINE, params![service.0, engine, version, model])
+    }
+
     /// Writes what an engine counted.
     ///
     /// # Errors
@@ -179,7 +191,11 @@ impl Recording {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn trace(&mut self, request: RequestId, trace: TraceId) -> Result<(), RecordingError> {
+    pub fn trace(
+        &mut self,
+        request: RequestId,
+        trace: impl fmt::Display,
+    ) -> Result<(), RecordingError> {
         self.insert(TRACE, params![request.0.cast_signed(), trace.to_string()])
     }
 

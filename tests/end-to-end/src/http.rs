@@ -17,12 +17,17 @@ pub fn get(port: u16, path: &str) -> String {
 /// # Panics
 /// If the server does not answer.
 pub fn get_with(port: u16, path: &str, headers: &str) -> String {
+    ask(port, "GET", path, headers)
+}
+
+fn ask(port: u16, method: &str, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .expect("a socket option");
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
+    );
     stream
         .write_all(request.as_bytes())
         .expect("the server reads");
@@ -31,6 +36,14 @@ pub fn get_with(port: u16, path: &str, headers: &str) -> String {
         .read_to_end(&mut response)
         .expect("the server answers");
     String::from_utf8_lossy(&response).into_owned()
+}
+
+/// One request without a body that is to do something.
+///
+/// # Panics
+/// If the server does not answer.
+pub fn post(port: u16, path: &str) -> String {
+    ask(port, "POST", path, "Content-Length: 0\r\n")
 }
 
 /// The body behind the head.

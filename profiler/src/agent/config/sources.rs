@@ -11,7 +11,7 @@ use std::str::FromStr;
 use log::LevelFilter;
 use serde::{Deserialize, Deserializer, de};
 
-use super::{ConfigError, CpuBudget, IdleWatts, LogFormat, SyscallSetting};
+use super::{ConfigError, CpuBudget, HindsightWindow, IdleWatts, LogFormat, SyscallSetting};
 use crate::export::Aliases;
 use crate::export::http::ListenAddress;
 use crate::meters::calibration::Calibration;
@@ -29,6 +29,7 @@ pub struct PartialConfig {
     #[serde(default, deserialize_with = "one_or_more")]
     pub listen: Option<Vec<ListenAddress>>,
     pub web_config_file: Option<PathBuf>,
+    pub hindsight: Option<HindsightWindow>,
     pub nvml_library: Option<PathBuf>,
     pub host_root: Option<PathBuf>,
     pub model: Option<String>,
@@ -94,6 +95,7 @@ impl PartialConfig {
         Self {
             listen: self.listen.or(lower.listen),
             web_config_file: self.web_config_file.or(lower.web_config_file),
+            hindsight: self.hindsight.or(lower.hindsight),
             nvml_library: self.nvml_library.or(lower.nvml_library),
             host_root: self.host_root.or(lower.host_root),
             model: self.model.or(lower.model),
@@ -149,6 +151,7 @@ impl PartialConfig {
         Ok(Self {
             listen: variable(env, "PERJOULE_LISTEN", list)?,
             web_config_file: variable(env, "PERJOULE_WEB_CONFIG_FILE", str::parse)?,
+            hindsight: variable(env, "PERJOULE_HINDSIGHT", str::parse)?,
             nvml_library: variable(env, "PERJOULE_NVML_LIBRARY", str::parse)?,
             host_root: variable(env, "PERJOULE_HOST_ROOT", str::parse)?,
             model: variable(env, "PERJOULE_MODEL", str::parse)?,

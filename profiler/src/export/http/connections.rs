@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 pub(super) const MAX_CONNECTIONS: usize = 64;
 
 /// Where a client is: an IPv4 address, an IPv6 network of 64 bits (one machine may have all of its
-/// addresses), or this machine behind a Unix socket.
+/// addresses), or this machine, at a loopback address or behind a Unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::export) struct Peer(Option<IpAddr>);
 
@@ -24,9 +24,16 @@ impl Peer {
 
     pub(in crate::export) fn of(address: IpAddr) -> Self {
         Self(Some(match address.to_canonical() {
-            IpAddr::V6(address) => IpAddr::from((address.to_bits() >> 64 << 64).to_be_bytes()),
+            IpAddr::V6(address) if !address.is_loopback() => {
+                IpAddr::from((address.to_bits() >> 64 << 64).to_be_bytes())
+            }
             address => address,
         }))
+    }
+
+    /// True if no other machine can be it: loopback addresses do not come in from outside.
+    pub(super) fn is_this_machine(self) -> bool {
+        self.0.is_none_or(|address| address.is_loopback())
     }
 }
 
@@ -135,5 +142,20 @@ mod tests {
         assert_ne!(v6("2001:db8::1"), v6("2001:db8:0:1::1"));
         assert_eq!(v6("::ffff:10.0.0.1"), peer(1));
         assert_ne!(Peer::LOCAL, Peer::of(Ipv6Addr::LOCALHOST.into()));
+        let local = [
+            Peer::LOCAL,
+            v6("::1"),
+            v6("::ffff:127.0.0.1"),
+            v6("127.0.0.9"),
+        ];
+        assert!(local.into_iter().all(Peer::is_this_machine));
+        let others = [
+            v6("::2"),
+            v6("::"),
+            v6("::ffff:10.0.0.1"),
+            v6("fe80::1"),
+            peer(1),
+        ];
+        assert!(!others.into_iter().any(Peer::is_this_machine));
     }
 }

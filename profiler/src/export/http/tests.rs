@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+mod hindsight;
 mod hostile;
 mod secure;
 
@@ -32,13 +33,18 @@ async fn served() -> Served {
 
 /// To those whom a web configuration lets in.
 async fn served_to(web: Option<Arc<Web>>) -> Served {
+    served_with(web, None).await
+}
+
+/// The same with somebody who saves the last minutes.
+async fn served_with(web: Option<Arc<Web>>, save: Option<SaveHindsight>) -> Served {
     let listener = TcpListener::bind("[::]:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let listeners = vec![Listener::Tcp(listener)];
     let metrics = Metrics::new("0.1.0");
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(listeners, web, metrics.exposition(), async {
+    let server = tokio::spawn(serve(listeners, web, metrics.exposition(), save, async {
         let _ = stopped.await;
     }));
     Served {
@@ -232,7 +238,7 @@ async fn several_addresses_are_served_at_once() {
     let tcp: SocketAddr = tcp.strip_suffix("/metrics").unwrap().parse().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let exposition = Metrics::new("0.1.0").exposition();
-    let server = tokio::spawn(serve(listeners, None, exposition, async {
+    let server = tokio::spawn(serve(listeners, None, exposition, None, async {
         let _ = stopped.await;
     }));
     for _ in 0..3 {

@@ -75,7 +75,8 @@ impl Recorded {
     pub fn trace(&self, request: RequestId) -> Result<Option<String>, RecordingError> {
         let sql = "SELECT trace FROM traces WHERE request = ?1";
         self.connection
-            .query_row(sql, [request.0.cast_signed()], |row| row.get(0))
+            .prepare_cached(sql)
+            .and_then(|mut found| found.query_row([request.0.cast_signed()], |row| row.get(0)))
             .optional()
             .map_err(RecordingError::sqlite(&self.path))
     }

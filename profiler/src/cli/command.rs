@@ -1,4 +1,4 @@
-//! The command of `stat`: it runs as its user would run it, with all the rights that the agent gives up.
+//! A command that is run while something is measured: as its user would run it, with all the rights that the agent gives up.
 
 use std::fs;
 use std::process::ExitStatus;
@@ -109,7 +109,7 @@ impl Held {
     }
 }
 
-/// Ends a command that still runs when the counting is over. From a terminal it got the signal
+/// Ends a command that still runs when the measuring is over. From a terminal it got the signal
 /// too, and the settling time to follow it.
 pub(super) async fn end(child: &mut Child) -> Result<ExitStatus> {
     if let Some(status) = child.try_wait()? {
