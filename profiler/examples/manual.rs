@@ -131,7 +131,7 @@ const PAGES: &[Extra] = &[
                 "The costliest request",
                 "perjoule explain night.pj --costliest 1",
             ),
-            ("One by its id", "perjoule explain night.pj 4711"),
+            ("One by its id", "perjoule explain night.pj 196610"),
         ],
         exit: &[DONE, FAILED, UNKNOWN],
     },

@@ -6,6 +6,7 @@ mod doctor;
 mod explain;
 mod logging;
 mod profile;
+mod progress;
 mod replay;
 mod report;
 mod run;
@@ -23,13 +24,22 @@ use clap::{Command, CommandFactory as _, Parser, Subcommand};
 /// A configuration or command line that makes no sense (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
 
+const EXAMPLES: &str = "\
+Examples:
+  perjoule doctor                              what works on this machine, and what does not
+  perjoule stat --port 8000 -- ./load-test     the joules of what a server does meanwhile
+  perjoule run                                 the agent, with /metrics on port 27182
+
+Each verb has examples of its own: perjoule stat --help.";
+
 /// The measured joules of every request on a GPU inference node
 #[derive(Debug, Parser)]
 #[command(
     name = "perjoule",
     version,
     propagate_version = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = EXAMPLES
 )]
 struct CommandLine {
     /// Configuration file; flags and PERJOULE_* variables go before it

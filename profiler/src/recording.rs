@@ -87,7 +87,6 @@ pub enum RecordingError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        #[source]
         error: std::io::Error,
     },
     /// SQLite refuses.
@@ -96,7 +95,25 @@ pub enum RecordingError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        #[source]
+        error: rusqlite::Error,
+    },
+    /// It cannot be opened.
+    #[error("recording {path}: {error}; correct the path or the file's permissions")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A part of the file is missing or overwritten.
+    #[error(
+        "recording {path}: the file is damaged: {error}; was it copied whole, with its -wal file? `sqlite3 {path} .recover` \
+         saves what can be read"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
         error: rusqlite::Error,
     },
     /// The file is not what a recording is.
@@ -120,9 +137,12 @@ impl RecordingError {
     }
 
     fn sqlite(path: &Path) -> impl Fn(rusqlite::Error) -> Self {
-        move |error| Self::Sqlite {
-            path: path.to_owned(),
-            error,
+        move |error| {
+            let path = path.to_owned();
+            match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DatabaseCorrupt) => Self::Damaged { path, error },
+                _ => Self::Sqlite { path, error },
+            }
         }
     }
 }

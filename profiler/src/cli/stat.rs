@@ -1,40 +1,51 @@
-//! `perjoule stat`: like perf stat. One table at the end, or one line of JSON.
+//! `perjoule stat`: like perf stat. One table at the end, one line of JSON, or separated fields; of the whole run, of
+//! each interval, or the mean of several runs.
 
 mod command;
+mod measure;
+mod repeat;
 
-use std::num::NonZeroU32;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{ExitCode, ExitStatus};
-use std::time::Duration;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use tokio::process::Child;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use self::command::{Launcher, start_held};
+use self::measure::measure;
 use super::settings::Target;
-use super::{EXIT_USAGE, logging, print, usage};
-use crate::agent::{Agent, Options as AgentOptions};
-use crate::report::FullEnergy;
+use super::{EXIT_USAGE, print, usage};
+use crate::report::{FullEnergy, INTERVAL_HEADER, Repeats, Report, Separator};
 
-/// Before the command: what it causes can only be told from idle if idle was seen. A server that is
-/// busy by then leaves the floor unknown, and the figures say so by their bound.
-const QUIET: Duration = Duration::from_secs(2);
+const EXAMPLES: &str = "\
+Examples:
+  perjoule stat --port 8000 -- ./load-test         while a load generator runs
+  perjoule stat --port 8000 -r 5 -- ./load-test    five times: means, and how sure they are
+  perjoule stat --name vllm -I 1000                each second, until Ctrl-C
+  perjoule stat --name vllm --duration 60 -x ,     for a spreadsheet
 
-/// After the command: the meters' next changes close the intervals of the last requests.
-const SETTLE: Duration = Duration::from_millis(700);
+What each figure and field is: docs/stat.md.";
 
 /// What to count, and for how long.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     #[command(flatten)]
     target: Target,
-    /// One line of JSON, schema 1, as the last line on stdout
+    /// One line of JSON, schema 1, as the last line on stdout; with -I one an interval
     #[arg(long)]
     json: bool,
+    /// One figure a line, with this sign between its fields: , or ; or \t
+    #[arg(short = 'x', long, value_name = "SIGN", conflicts_with = "json")]
+    field_separator: Option<Separator>,
+    /// Run the command this many times, and tell means with 95 % intervals (Student's t)
+    #[arg(short, long, value_name = "N", requires = "command",
+        conflicts_with_all = ["interval", "record", "per_thread"],
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    repeat: Option<u32>,
+    /// Tell the figures of each interval of this many milliseconds, with the time before each
+    #[arg(short = 'I', long = "interval-print", value_name = "MS", conflicts_with = "per_thread",
+        value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    interval: Option<u64>,
     /// End after this many seconds; a command that still runs then is ended
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     duration: Option<u64>,
@@ -50,141 +61,93 @@ pub(super) struct Options {
     command: Vec<String>,
 }
 
+/// How the result is printed.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Table,
+    Json,
+    Separated(Separator),
+}
+
 /// Counts until the command or every process named ends, the time is over or a signal comes.
 pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<ExitCode> {
-    let Options {
-        mut target,
-        json,
-        duration,
-        per_thread,
-        full,
-        command,
-    } = options;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        // A command that is itself counted must exist before its service can be found, and must
-        // not run before its requests can be seen.
-        let counts_command = !command.is_empty() && !target.names_services();
-        let mut child = None;
-        let mut held = None;
-        if counts_command {
-            let (started, hold) = start_held(&command)?;
-            if let Some(pid) = started.id().and_then(NonZeroU32::new) {
-                target.add_pid(pid);
-            }
-            child = Some(started);
-            held = hold;
-        }
-        let ends_with_target = command.is_empty() && target.names_only_processes();
-        let config = match target.config(file, verbose) {
-            Ok(config) => config,
-            Err(error) => return Ok(usage(&error, EXIT_USAGE)),
-        };
-        logging::start(&config, true);
-        let launcher = if command.is_empty() || child.is_some() {
-            None
-        } else {
-            Some(Launcher::new(&command)?)
-        };
-        let mut agent = Agent::start(AgentOptions {
-            config,
-            on_gpus: !target.names_services(),
-            recording: target.record,
-            state: None,
-            requests_required: true,
-            per_thread,
-            summary: true,
-            command: !command.is_empty(),
-            live: false,
+    // Before anything is started, and a process in which it is.
+    if let Err(error) = options.target.config(file, verbose) {
+        return Ok(usage(&error, EXIT_USAGE));
+    }
+    match options.repeat {
+        Some(repeats) if repeats > 1 => run_often(repeats, file, verbose, &options),
+        _ => run_once(file, verbose, &options),
+    }
+}
+
+fn run_once(file: Option<&Path>, verbose: u8, options: &Options) -> Result<ExitCode> {
+    let form = options.form();
+    if let (Some(_), Form::Table) = (options.interval, form) {
+        print(INTERVAL_HEADER)?;
+    }
+    let measured = measure(file, verbose, options, |time, report| {
+        Ok(print(&match form {
+            Form::Table => report.to_interval(time),
+            Form::Json => report.to_interval_json(time)? + "\n",
+            Form::Separated(sign) => report.to_separated(sign, Some(time))?,
+        })?)
+    })?;
+    let report = &measured.report;
+    if options.interval.is_none() {
+        print(&match form {
+            Form::Table => report.to_table(),
+            Form::Json => report.to_json()? + "\n",
+            Form::Separated(sign) => report.to_separated(sign, None)?,
         })?;
-        let mut ticks = interval(agent.period());
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        if !command.is_empty() && agent.learns_a_floor() {
-            let quiet = Instant::now() + QUIET;
-            while Instant::now() < quiet {
-                ticks.tick().await;
-                agent.tick();
-            }
-        }
-        if let Some(launcher) = launcher {
-            child = Some(launcher.launch()?);
-        }
-        if let Some(held) = held {
-            held.let_go();
-        }
-        let end = duration.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-        let mut status = None;
-        let mut over = false;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {
-                    agent.tick();
-                    if ends_with_target && !agent.sees_processes() {
-                        break;
-                    }
-                }
-                ended = wait(child.as_mut()) => {
-                    status = Some(ended?);
-                    break;
-                }
-                () = until(end) => {
-                    over = true;
-                    break;
-                }
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-            }
-        }
-        let settled = Instant::now() + SETTLE;
-        while Instant::now() < settled {
-            ticks.tick().await;
-            agent.tick();
-        }
-        if let (Some(child), None) = (child.as_mut(), status) {
-            status = Some(command::end(child).await?);
-        }
-        let report = agent.finish()?.unwrap_or_default().report(full);
-        if json {
-            print(&(report.to_json()? + "\n"))?;
-        } else {
-            print(&report.to_table())?;
-        }
-        if report.services.is_empty() {
-            eprintln!(
-                "perjoule: no service was found: no process that listens on TCP holds a GPU; name \
-                 one with --port, --pid or --name"
-            );
-        }
-        Ok(match status {
-            Some(status) if !over => exit_code(status),
-            _ => ExitCode::SUCCESS,
-        })
-    })
+    }
+    warn_of_nothing(std::slice::from_ref(report));
+    Ok(ExitCode::from(measured.code))
 }
 
-async fn wait(child: Option<&mut Child>) -> Result<ExitStatus> {
-    match child {
-        Some(child) => Ok(child.wait().await?),
-        None => std::future::pending().await,
+fn run_often(
+    repeats: u32,
+    file: Option<&Path>,
+    verbose: u8,
+    options: &Options,
+) -> Result<ExitCode> {
+    let runs = repeat::repeat(repeats, || measure(file, verbose, options, |_, _| Ok(())))?;
+    // As perf has it: a run that fails ends nothing, and the last one's code is told.
+    let code = runs.last().map_or(1, |run| run.code);
+    let failed = runs.iter().filter(|run| run.code != 0).count();
+    let reports: Vec<Report> = runs.into_iter().map(|run| run.report).collect();
+    warn_of_nothing(&reports);
+    let runs = reports.len();
+    let repeats = Repeats::new(reports);
+    print(&match options.form() {
+        Form::Table => repeats.to_table(),
+        Form::Json => repeats.to_json()? + "\n",
+        Form::Separated(sign) => repeats.to_separated(sign)?,
+    })?;
+    if let Some(noise) = repeats.noise() {
+        eprintln!("perjoule: {noise}");
+    }
+    if failed > 0 {
+        eprintln!("perjoule: the command failed in {failed} of {runs} runs; they are in the means");
+    }
+    Ok(ExitCode::from(code))
+}
+
+impl Options {
+    fn form(&self) -> Form {
+        match self.field_separator {
+            Some(sign) => Form::Separated(sign),
+            None if self.json => Form::Json,
+            None => Form::Table,
+        }
     }
 }
 
-async fn until(end: Option<Instant>) {
-    match end {
-        Some(end) => sleep_until(end).await,
-        None => std::future::pending().await,
+fn warn_of_nothing(reports: &[Report]) {
+    if reports.iter().all(|report| report.services.is_empty()) {
+        eprintln!(
+            "perjoule: no service was found: no process that listens on TCP holds a GPU; name one \
+             with --port, --pid or --name"
+        );
     }
-}
-
-/// The command's own code, or 128 + the signal that ended it, as a shell has it.
-fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status
-        .code()
-        .or_else(|| Some(128 + status.signal()?))
-        .unwrap_or(1);
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

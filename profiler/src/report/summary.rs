@@ -36,8 +36,10 @@ pub struct Summary {
     services: Vec<(String, ServiceSums)>,
     /// Context energy was booked on a meter of which nobody knew who holds it.
     context_unknown: bool,
-    lost_events: Option<u64>,
-    lost_requests: Option<u64>,
+    /// Events and requests, since the start.
+    lost: Option<(u64, u64)>,
+    /// Those of them that were before this.
+    lost_before: (u64, u64),
     /// CUDA's launches, and the CPUs' counters, were asked for.
     expects_cuda: bool,
     expects_pmc: bool,
@@ -96,6 +98,32 @@ impl Summary {
     /// The time that was measured.
     pub fn set_window(&mut self, from: Timestamp, to: Timestamp) {
         self.window = Some((from, to));
+    }
+
+    /// What was summed up so far. What follows is summed up anew, on the same meters and services: what was known
+    /// of them is 0 from here on, and not unknown.
+    pub fn cut(&mut self) -> Self {
+        let next = Self {
+            simulated: self.simulated,
+            window: None,
+            meters: self
+                .meters
+                .iter()
+                .map(|(id, meter)| (*id, meter.emptied()))
+                .collect(),
+            places: self.places.clone(),
+            services: self
+                .services
+                .iter()
+                .map(|(name, service)| (name.clone(), service.emptied()))
+                .collect(),
+            context_unknown: false,
+            lost: self.lost,
+            lost_before: self.lost.unwrap_or(self.lost_before),
+            expects_cuda: self.expects_cuda,
+            expects_pmc: self.expects_pmc,
+        };
+        std::mem::replace(self, next)
     }
 
     /// Tells what a meter is; what is booked on a meter nobody described is left out.
@@ -195,10 +223,9 @@ impl Summary {
         self.service(id).waits.add_thread(&clean(name), times);
     }
 
-    /// All events and all request records that were lost in the window.
+    /// All events and all request records that were lost since the start.
     pub fn set_losses(&mut self, events: u64, requests: u64) {
-        self.lost_events = Some(events);
-        self.lost_requests = Some(requests);
+        self.lost = Some((events, requests));
     }
 
     /// Takes what the ledger booked.
@@ -278,6 +305,14 @@ impl Summary {
         let mut services: Vec<(usize, &(String, ServiceSums))> =
             self.services.iter().enumerate().collect();
         services.sort_by_key(|(_, (name, _))| name);
+        let before = self.lost_before;
+        let since = |(events, requests): (u64, u64)| {
+            (
+                events.saturating_sub(before.0),
+                requests.saturating_sub(before.1),
+            )
+        };
+        let lost = self.lost.map(since);
         Report {
             schema: 1,
             simulated: self.simulated,
@@ -296,8 +331,8 @@ impl Summary {
                 residual_microjoules: meters.iter().map(|meter| meter.residual()).sum(),
             },
             losses: Losses {
-                events: self.lost_events,
-                requests: self.lost_requests,
+                events: lost.map(|(events, _)| events),
+                requests: lost.map(|(_, requests)| requests),
             },
             planner: None,
         }
@@ -408,6 +443,19 @@ impl Summary {
 }
 
 impl ServiceSums {
+    fn emptied(&self) -> Self {
+        Self {
+            model: self.model.clone(),
+            tokens: self.tokens.emptied(),
+            cpu_nanos: self.cpu_nanos.map(|_| 0),
+            host: self.host.emptied(),
+            activity: self.activity.emptied(),
+            cpu_energy: self.cpu_energy.map(|_| Microjoules::ZERO),
+            waits: self.waits.emptied(),
+            ..Self::default()
+        }
+    }
+
     /// A quantile of the energy of its requests, joules; `None` where the bounds of a tenth of them
     /// or more exceed 100 %: the others are no sample of all.
     fn joules_at(&self, quantile: f64) -> Option<f64> {
@@ -458,10 +506,31 @@ impl ServiceSums {
 }
 
 impl MeterSums {
+    fn emptied(&self) -> Self {
+        Self {
+            component: self.component,
+            device: self.device.clone(),
+            source: self.source,
+            intervals: 0,
+            energy: Microjoules::ZERO,
+            accounts: [Microjoules::ZERO; 8],
+            by_service: BTreeMap::new(),
+            floor: self.floor,
+        }
+    }
+
     /// |Energy − Σ accounts|: 0 unless the ledger is broken.
     fn residual(&self) -> u64 {
         let accounts: Microjoules = self.accounts.into_iter().sum();
         self.energy.0.abs_diff(accounts.0)
+    }
+
+    /// What was not idle; `None` where no floor was ever known.
+    fn above_idle(&self) -> Option<Microjoules> {
+        let [idle, rest @ ..] = self.accounts;
+        let floor_known = self.floor.is_some_and(|floor| floor.is_some());
+        let known = self.intervals > 0 && (floor_known || idle > Microjoules::ZERO);
+        known.then(|| rest.into_iter().sum())
     }
 
     fn report(&self) -> MeterReport {
@@ -471,6 +540,7 @@ impl MeterSums {
             device: self.device.clone(),
             source: self.source,
             energy_j: known.then(|| self.energy.joules().0),
+            above_idle_j: self.above_idle().map(|energy| energy.joules().0),
             idle_w: self.floor.flatten().map(|floor| floor.watts.0),
             idle_source: self
                 .floor
