@@ -68,6 +68,14 @@ const PAGES: &[Extra] = &[
                 "perjoule stat --port 8000 -- ./load-test",
             ),
             (
+                "Five times, with means and how sure they are",
+                "perjoule stat --port 8000 -r 5 -- ./load-test",
+            ),
+            (
+                "Each second, as fields for a spreadsheet",
+                "perjoule stat --name vllm -I 1000 -x ,",
+            ),
+            (
                 "One line of JSON, for scripts",
                 "perjoule stat --name vllm --duration 60 --json",
             ),
@@ -75,7 +83,7 @@ const PAGES: &[Extra] = &[
         exit: &[
             (
                 "0",
-                "Done; where a command was named, it had this status too.",
+                "Done; where a command was named, it had this status too (with -r its last run).",
             ),
             ("1", "It failed, or the command ended with 1."),
             UNKNOWN,

@@ -35,7 +35,6 @@ struct Block {
 #[test]
 fn every_command_of_the_documentation_is_run_or_says_what_it_needs() {
     let program = definition();
-    let folder = Folder::new();
     let (mut commands, mut parsed, mut run) = (0, 0, 0);
     let mut marked: BTreeMap<String, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
@@ -52,7 +51,7 @@ fn every_command_of_the_documentation_is_run_or_says_what_it_needs() {
             }
             if reads_files_only(&line.words, &found) {
                 run += 1;
-                wrong.extend(folder.run(line).err());
+                wrong.extend(execute(line).err());
             } else {
                 left += 1;
             }
@@ -89,7 +88,6 @@ fn every_command_of_the_documentation_is_run_or_says_what_it_needs() {
 #[test]
 fn every_example_of_the_help_is_understood_and_run_where_it_reads_files() {
     let program = definition();
-    let folder = Folder::new();
     let (mut parsed, mut run) = (0, 0);
     let mut wrong = Vec::new();
     let mut verbs = vec![("perjoule".to_owned(), &program)];
@@ -116,7 +114,7 @@ fn every_example_of_the_help_is_understood_and_run_where_it_reads_files() {
             let line = Line { place, words, text };
             if reads_files_only(&line.words, &found) {
                 run += 1;
-                wrong.extend(folder.run(&line).err());
+                wrong.extend(execute(&line).err());
             }
         }
     }
@@ -218,7 +216,8 @@ fn blocks((name, text): &(String, String)) -> Vec<Block> {
                     }
                 }
                 // It goes on in the next line.
-                None => begun = begun.trim_end_matches('\\').to_owned() + "\n",
+                None if ends => begun.push('\n'),
+                None => begun = begun.trim_end_matches('\\').to_owned() + " ",
             }
         }
         assert!(
@@ -314,65 +313,54 @@ fn names(program: &Definition, span: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Where commands are run: each file that they read is there.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a folder"))
+/// Runs a line in a folder of its own, in which each file that it reads is there.
+fn execute(line: &Line) -> Result<(), String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let before = std::iter::once("").chain(line.words.iter().map(String::as_str));
+    for (before, word) in before.zip(&line.words) {
+        provide(folder.path(), before, word);
     }
-
-    fn run(&self, line: &Line) -> Result<(), String> {
-        for (place, word) in line.words.iter().enumerate() {
-            self.provide(word, line.words.get(place.wrapping_sub(1)));
-        }
-        let program = Path::new(env!("CARGO_BIN_EXE_perjoule"));
-        let folder = program.parent().expect("a folder").display().to_string();
-        let path = std::env::var("PATH").unwrap_or_default();
-        let output = Command::new("sh")
-            .args(["-c", &line.text])
-            .current_dir(self.0.path())
-            .env("PATH", format!("{folder}:{path}"))
-            .env_remove("PERJOULE_CONFIG")
-            .output()
-            .expect("it can be started");
-        let error = String::from_utf8_lossy(&output.stderr);
-        // Eight requests decide no condition, and `diff` says so.
-        let undecided = line.text.contains("--fail-if") && error.contains("is not decided");
-        if output.status.success() || undecided {
-            Ok(())
-        } else {
-            Err(format!("{}: {}: {error}", line.place, output.status))
-        }
+    let program = Path::new(env!("CARGO_BIN_EXE_perjoule"));
+    let programs = program.parent().expect("a folder").display();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = Command::new("sh")
+        .args(["-c", &line.text])
+        .current_dir(folder.path())
+        .env_clear()
+        .env("PATH", format!("{programs}:{path}"))
+        .output()
+        .expect("it can be started");
+    let error = String::from_utf8_lossy(&output.stderr);
+    // Eight requests decide no condition, and `diff` says so.
+    let undecided = line.text.contains("--fail-if") && error.contains("is not decided");
+    if output.status.success() || undecided {
+        Ok(())
+    } else {
+        Err(format!("{}: {}: {error}", line.place, output.status))
     }
+}
 
-    /// A file of this name, if it is one that is read.
-    fn provide(&self, word: &str, before: Option<&String>) {
-        let file = self.0.path().join(word);
-        let before = before.map_or("", String::as_str);
-        let read_only =
-            !word.contains('/') && !word.starts_with('-') && ![">", "-o"].contains(&before);
-        if !read_only || file.exists() {
-            return;
-        }
-        if before == "--power" {
-            let rows = (0..200).flat_map(|tenth| {
-                let time = f64::from(tenth) / 10.0;
-                ["gpu0", "gpu1"].map(|device| format!("{time},{device},100\n"))
-            });
-            let text: String = std::iter::once("time_s,device,watts\n".to_owned())
-                .chain(rows)
-                .collect();
-            fs::write(file, text).expect("a log");
-        } else if before == "--requests" {
-            let text = "{\"id\":\"a\",\"service\":\"vllm\",\"start_s\":5.0,\"first_token_s\":5.2,\"end_s\":7.0,\
-                        \"input_tokens\":100,\"output_tokens\":50}\n";
-            fs::write(file, text).expect("a log");
-        } else if word.ends_with(".pj") {
-            let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/upgrade/0.1.0.pj");
-            fs::copy(kept, file).expect("a copy");
-        } else if word.ends_with(".toml") {
-            fs::write(file, "").expect("a file");
-        }
+/// Writes a file of this name, if it is one that is read; `before`: the word before it.
+fn provide(folder: &Path, before: &str, word: &str) {
+    let file = folder.join(word);
+    if [">", "-o"].contains(&before) || word.contains('/') || file.exists() {
+        return;
+    }
+    if before == "--power" {
+        let rows = (0..200).flat_map(|tenth| {
+            let time = f64::from(tenth) / 10.0;
+            ["gpu0", "gpu1"].map(|device| format!("{time},{device},100\n"))
+        });
+        let head = std::iter::once("time_s,device,watts\n".to_owned());
+        fs::write(file, head.chain(rows).collect::<String>()).expect("a log");
+    } else if before == "--requests" {
+        let request = "{\"id\":\"a\",\"service\":\"vllm\",\"start_s\":5.0,\"first_token_s\":5.2,\
+                       \"end_s\":7.0,\"input_tokens\":100,\"output_tokens\":50}\n";
+        fs::write(file, request).expect("a log");
+    } else if word.ends_with(".pj") {
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/upgrade/0.1.0.pj");
+        fs::copy(kept, file).expect("a copy");
+    } else if word.ends_with(".toml") {
+        fs::write(file, "").expect("a file");
     }
 }

@@ -191,14 +191,17 @@ impl Row {
         own.into_iter().chain(also)
     }
 
+    /// What a figure of the remark is.
     fn named(&self, also: &Also) -> String {
         let name = also.event.rsplit('_').next().unwrap_or_default();
-        let what = self.what.trim_start();
-        match what.rsplit_once(", p") {
-            Some((what, _)) => format!("{what}, {name}"),
-            None if what.is_empty() => also.event.replace('_', " "),
-            None => format!("{what}, {name}"),
+        let is_quantile = name
+            .strip_prefix('p')
+            .is_some_and(|of| of.parse::<u8>().is_ok());
+        if !is_quantile {
+            return also.event.replace('_', " ");
         }
+        let what = self.what.trim_start().trim_end_matches(", p50");
+        format!("{what}, {name}")
     }
 }
 

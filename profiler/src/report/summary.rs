@@ -1,5 +1,7 @@
 //! Sums up what was booked. Integers throughout; figures are made once, in [`Summary::report`].
 
+mod cut;
+
 use std::collections::BTreeMap;
 
 use super::activity::Activity;
@@ -98,32 +100,6 @@ impl Summary {
     /// The time that was measured.
     pub fn set_window(&mut self, from: Timestamp, to: Timestamp) {
         self.window = Some((from, to));
-    }
-
-    /// What was summed up so far. What follows is summed up anew, on the same meters and services: what was known
-    /// of them is 0 from here on, and not unknown.
-    pub fn cut(&mut self) -> Self {
-        let next = Self {
-            simulated: self.simulated,
-            window: None,
-            meters: self
-                .meters
-                .iter()
-                .map(|(id, meter)| (*id, meter.emptied()))
-                .collect(),
-            places: self.places.clone(),
-            services: self
-                .services
-                .iter()
-                .map(|(name, service)| (name.clone(), service.emptied()))
-                .collect(),
-            context_unknown: false,
-            lost: self.lost,
-            lost_before: self.lost.unwrap_or(self.lost_before),
-            expects_cuda: self.expects_cuda,
-            expects_pmc: self.expects_pmc,
-        };
-        std::mem::replace(self, next)
     }
 
     /// Tells what a meter is; what is booked on a meter nobody described is left out.
@@ -443,19 +419,6 @@ impl Summary {
 }
 
 impl ServiceSums {
-    fn emptied(&self) -> Self {
-        Self {
-            model: self.model.clone(),
-            tokens: self.tokens.emptied(),
-            cpu_nanos: self.cpu_nanos.map(|_| 0),
-            host: self.host.emptied(),
-            activity: self.activity.emptied(),
-            cpu_energy: self.cpu_energy.map(|_| Microjoules::ZERO),
-            waits: self.waits.emptied(),
-            ..Self::default()
-        }
-    }
-
     /// A quantile of the energy of its requests, joules; `None` where the bounds of a tenth of them
     /// or more exceed 100 %: the others are no sample of all.
     fn joules_at(&self, quantile: f64) -> Option<f64> {
@@ -506,19 +469,6 @@ impl ServiceSums {
 }
 
 impl MeterSums {
-    fn emptied(&self) -> Self {
-        Self {
-            component: self.component,
-            device: self.device.clone(),
-            source: self.source,
-            intervals: 0,
-            energy: Microjoules::ZERO,
-            accounts: [Microjoules::ZERO; 8],
-            by_service: BTreeMap::new(),
-            floor: self.floor,
-        }
-    }
-
     /// |Energy − Σ accounts|: 0 unless the ledger is broken.
     fn residual(&self) -> u64 {
         let accounts: Microjoules = self.accounts.into_iter().sum();
