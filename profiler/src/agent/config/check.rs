@@ -12,6 +12,7 @@ use super::{Config, ConfigError, PartialConfig, sources};
 use crate::export::Web;
 use crate::finding::Status;
 use crate::probes::sched::Detail;
+use crate::suggestion::closest;
 
 /// Tables whose keys are settings of their own.
 const TABLES: [&str; 2] = ["services", "intervals"];
@@ -146,7 +147,7 @@ fn check_variables(env: &[(String, String)], problems: &mut Vec<Problem>) {
             // What all begin with says nothing.
             let bare = |name: &str| name.trim_start_matches(PREFIX).to_owned();
             let among: Vec<String> = known.iter().map(|name| bare(name)).collect();
-            let next = match sources::closest(&bare(name), among.iter().map(String::as_str)) {
+            let next = match closest(&bare(name), among.iter().map(String::as_str)) {
                 Some(known) => format!("did you mean {PREFIX}{known}?"),
                 None => "unset it; docs/configuration.md lists the variables".to_owned(),
             };

@@ -20,6 +20,7 @@ use crate::probes::events::EventName;
 use crate::probes::health::Tier;
 use crate::probes::sched::Detail;
 use crate::probes::stacks::MOST_HERTZ;
+use crate::suggestion::unknown_field;
 
 /// The settings that one source gives. A list replaces the list of a lower source.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -222,36 +223,15 @@ pub(super) fn line(text: &str, at: usize) -> usize {
 /// What is wrong, in one line.
 pub(super) fn message(error: &toml::de::Error) -> String {
     let message = error.message().replace('\n', " ");
-    match unknown_key(error) {
+    match unknown_field(error.message()) {
         Some((unknown, _)) => format!("unknown key `{unknown}`"),
         None => message,
     }
 }
 
-/// The key that is not known, and the one that was probably meant.
-pub(super) fn unknown_key(error: &toml::de::Error) -> Option<(&str, Option<&str>)> {
-    let message = error.message().strip_prefix("unknown field ")?;
-    // It names the keys there are, each between backticks, behind the unknown one.
-    let mut names = message.split('`').skip(1).step_by(2);
-    let unknown = names.next()?;
-    Some((unknown, closest(unknown, names)))
-}
-
-/// So like another a name must be to be taken for it.
-const ALIKE: f64 = 0.8;
-
-/// The name that was probably meant.
-pub(super) fn closest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    among
-        .map(|known| (known, strsim::jaro_winkler(name, known)))
-        .filter(|(_, likeness)| *likeness >= ALIKE)
-        .max_by(|(_, one), (_, other)| one.total_cmp(other))
-        .map(|(known, _)| known)
-}
-
 /// What to do about a key or its value.
 pub(super) fn advice(error: &toml::de::Error) -> String {
-    match unknown_key(error) {
+    match unknown_field(error.message()) {
         Some((_, Some(name))) => format!("did you mean `{name}`?"),
         Some(_) => "take it out; docs/configuration.md lists the keys".to_owned(),
         None => "correct the value or take the line out".to_owned(),
