@@ -72,6 +72,14 @@ const PAGES: &[Extra] = &[
                 "perjoule stat --port 8000 -- ./load-test",
             ),
             (
+                "Five times, with means and how sure they are",
+                "perjoule stat --port 8000 -r 5 -- ./load-test",
+            ),
+            (
+                "Each second, as fields for a spreadsheet",
+                "perjoule stat --name vllm -I 1000 -x ,",
+            ),
+            (
                 "One line of JSON, for scripts",
                 "perjoule stat --name vllm --duration 60 --json",
             ),
@@ -79,7 +87,7 @@ const PAGES: &[Extra] = &[
         exit: &[
             (
                 "0",
-                "Done; where a command was named, it had this status too.",
+                "Done; where a command was named, it had this status too (with -r its last run).",
             ),
             ("1", "It failed, or the command ended with 1."),
             UNKNOWN,
@@ -165,7 +173,7 @@ const PAGES: &[Extra] = &[
                 "The costliest request",
                 "perjoule explain night.pj --costliest 1",
             ),
-            ("One by its id", "perjoule explain night.pj 4711"),
+            ("One by its id", "perjoule explain night.pj 196610"),
         ],
         exit: &[DONE, FAILED, UNKNOWN],
     },

@@ -129,6 +129,7 @@ pub struct Agent {
     /// Where each thread is asked for.
     threads: Option<Threads>,
     swept: Timestamp,
+    /// Where the summary begins.
     began: Timestamp,
     cpu_read: Timestamp,
     published: Timestamp,
@@ -221,6 +222,20 @@ impl Agent {
             self.published = now;
             self.publish(now);
         }
+    }
+
+    /// What was summed up since the start, or since this was called last; `None` where no summary was asked for. Energy
+    /// is in the part in which it was booked: an interval of a meter waits up to two seconds for its requests.
+    pub fn cut(&mut self) -> Option<Summary> {
+        self.tick();
+        self.read_cpu();
+        let now = Timestamp::now();
+        (self.cpu_read, self.published) = (now, now);
+        self.publish(now);
+        let began = std::mem::replace(&mut self.began, now);
+        let mut part = self.sinks.summary.as_mut()?.cut();
+        part.set_window(began, now);
+        Some(part)
     }
 
     /// Books what can be booked.

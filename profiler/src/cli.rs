@@ -8,6 +8,7 @@ mod explain;
 mod logging;
 mod measure;
 mod profile;
+mod progress;
 mod record;
 mod replay;
 mod report;
@@ -27,13 +28,22 @@ use clap::{Command, CommandFactory as _, Parser, Subcommand};
 /// A configuration or command line that makes no sense (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
 
+const EXAMPLES: &str = "\
+Examples:
+  perjoule doctor                              what works on this machine, and what does not
+  perjoule stat --port 8000 -- ./load-test     the joules of what a server does meanwhile
+  perjoule run                                 the agent, with /metrics on port 27182
+
+Each verb has examples of its own: perjoule stat --help.";
+
 /// The measured joules of every request on a GPU inference node
 #[derive(Debug, Parser)]
 #[command(
     name = "perjoule",
     version,
     propagate_version = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = EXAMPLES
 )]
 struct CommandLine {
     /// Configuration file; flags and PERJOULE_* variables go before it

@@ -12,7 +12,6 @@ mod model;
 mod run;
 mod significance;
 mod statement;
-mod student;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! perjoule: the measured joules of every request on a GPU inference node.
 //!
-//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `pods`, `waits`, `http`, `exposition`
+//! Floors, and nobody reaches up: `units`, `clock`, `ids`, `finding`, `telemetry`, `pods`, `waits`, `http`, `exposition`, `student`,
+//! `suggestion`
 //! < `ledger` < `activity` < `probes`, `meters`, `services`, `tokens`, `kubelet`, `profiles` (sources) and `export`, `recording`
 //! (sinks) < `agent`, `replay`, `report`, `top` < `compare`, `explain` < `cli`. See `docs/architecture.md`.
 
@@ -27,6 +28,8 @@ pub mod recording;
 pub mod replay;
 pub mod report;
 pub mod services;
+mod student;
+mod suggestion;
 pub mod telemetry;
 pub mod tokens;
 pub mod top;

@@ -89,7 +89,6 @@ pub enum RecordingError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        #[source]
         error: std::io::Error,
     },
     /// SQLite refuses.
@@ -98,7 +97,25 @@ pub enum RecordingError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        #[source]
+        error: rusqlite::Error,
+    },
+    /// It cannot be opened.
+    #[error("recording {path}: {error}; correct the path or the file's permissions")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A part of the file is missing or overwritten.
+    #[error(
+        "recording {path}: the file is damaged: {error}; was it copied whole, with its -wal file? `sqlite3 {path} .recover` \
+         saves what can be read"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
         error: rusqlite::Error,
     },
     /// What SQLite reads is not what it wrote.

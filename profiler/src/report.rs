@@ -15,12 +15,16 @@ mod full;
 mod host;
 mod html;
 mod inputs;
+mod intervals;
 pub(crate) mod markdown;
 mod model;
 mod planner;
 pub(crate) mod prose;
 mod quantiles;
 mod recorded;
+mod repeats;
+mod rows;
+mod separated;
 mod summary;
 pub(crate) mod table;
 #[cfg(test)]
@@ -33,6 +37,7 @@ pub(crate) use csv::plain;
 pub use full::{FullEnergy, IdlePolicy};
 pub use host::{HostReport, SyscallReport};
 pub use inputs::Inputs;
+pub use intervals::INTERVAL_HEADER;
 pub use model::{
     AccountJoules, EnergyJoules, JoulesPerRequest, LedgerCheck, Losses, MeterReport, Report,
     RequestCounts, Seconds, ServiceReport, SourceTokens, Switches, ThreadReport, Tokens,
@@ -41,4 +46,6 @@ pub use planner::Planner;
 pub use planner::model::Plan;
 pub use quantiles::Quantiles;
 pub use recorded::read;
+pub use repeats::Repeats;
+pub use separated::Separator;
 pub use summary::Summary;

@@ -191,7 +191,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file says something that is not understood.
-    #[error("{}, line {line}: {message}; correct the line or take it out", path.display())]
+    #[error("{}, line {line}: {message}; {next}", path.display())]
     Invalid {
         /// Which file.
         path: PathBuf,
@@ -199,6 +199,8 @@ pub enum ConfigError {
         line: usize,
         /// What is wrong, with the key's name.
         message: String,
+        /// What to do.
+        next: String,
     },
     /// Stacks are of no use without a recording.
     #[error(

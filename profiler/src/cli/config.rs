@@ -12,8 +12,15 @@ use super::print;
 use crate::agent::config::check::{check, file_to_check};
 use crate::finding::Status;
 
+const EXAMPLES: &str = "\
+Examples:
+  perjoule config check
+  perjoule config check perjoule.toml
+  perjoule --config perjoule.toml config check";
+
 /// What to do with it.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     #[command(subcommand)]
     action: Action,
@@ -23,6 +30,7 @@ pub(super) struct Options {
 enum Action {
     /// Say all that is wrong with a file and the PERJOULE_* variables. Exit code: 0 nothing, 1 the
     /// agent would start and do something else than is meant, 2 it would not start
+    #[command(after_help = EXAMPLES)]
     Check {
         /// The file [default: --config, else /etc/perjoule/perjoule.toml if it exists]
         #[arg(value_name = "FILE")]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
+use super::progress::Progress;
 use super::{logging, print, profile};
 use crate::compare::{self, Comparison, Condition, ConditionOutcome, Side};
 use crate::export::labels::clean;
@@ -83,6 +84,7 @@ pub(super) fn run(options: Options) -> ExitCode {
 }
 
 fn compare(options: &Options) -> Result<Comparison> {
+    let _progress = Progress::of(&[(&options.a, 1), (&options.b, 1)]);
     let (a, b) = (Recorded::open(&options.a)?, Recorded::open(&options.b)?);
     let stacks_a = profile::cpu_stacks(&options.a)?;
     let stacks_b = profile::cpu_stacks(&options.b)?;

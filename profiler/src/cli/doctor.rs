@@ -16,8 +16,16 @@ use crate::export::Web;
 use crate::finding::{Finding, Status};
 use crate::probes::health::Tier;
 
+const EXAMPLES: &str = "\
+Examples:
+  perjoule doctor          each check: pass, warn or fail, and the fix
+  perjoule doctor --json   the same for programs
+
+Exit status: 0, all is fine (hardware that is not there is fine); 1, warnings; 2, failures.";
+
 /// How to tell it.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     /// One line of JSON, schema 1
     #[arg(long)]

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::print;
+use super::progress::Progress;
 use crate::explain::explain;
 use crate::export::labels::clean;
 use crate::ledger::ServiceId;
@@ -22,7 +23,7 @@ const MOST: u64 = 100;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  perjoule explain perjoule.pj 4711
+  perjoule explain perjoule.pj 196610
   perjoule explain perjoule.pj --costliest 3
   perjoule explain perjoule.pj --costliest 1 --service vllm --format json")]
 pub(super) struct Options {
@@ -53,12 +54,14 @@ enum Format {
 
 /// Prints the explanation on stdout.
 pub(super) fn run(options: Options) -> Result<ExitCode> {
+    let progress = Progress::of(&[(&options.file, 1)]);
     let recorded = Recorded::open(&options.file)?;
     let requests = match &options.id {
         Some(id) => by_id(&options, &recorded, id)?,
         None => costliest(&options, &recorded)?,
     };
     let explanation = explain(&recorded, &requests)?;
+    drop(progress);
     print(&match options.format {
         Format::Text => explanation.to_text(),
         Format::Json => explanation.to_json()? + "\n",

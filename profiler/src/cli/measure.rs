@@ -1,6 +1,7 @@
 //! Measuring for a while, as `stat` and `record` do: until a command or every process that was named has ended,
 //! the time is over, or a signal comes.
 
+use std::future::pending;
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt as _;
@@ -12,7 +13,7 @@ use anyhow::Result;
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at, sleep_until};
 
 use super::command::{self, Launcher, start_held};
 use super::serving::{Door, open_web};
@@ -31,6 +32,7 @@ const QUIET: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(700);
 
 /// What is measured, and until when.
+#[derive(Clone)]
 pub(super) struct Measure<'a> {
     /// The configuration file that was named.
     pub(super) file: Option<&'a Path>,
@@ -40,25 +42,60 @@ pub(super) struct Measure<'a> {
     pub(super) all: bool,
     pub(super) command: Vec<String>,
     pub(super) duration: Option<Duration>,
+    /// Between two cuts of what is told.
+    pub(super) interval: Option<Duration>,
     pub(super) recording: Option<PathBuf>,
     pub(super) per_thread: bool,
     /// Where `/metrics` is served meanwhile.
     pub(super) listen: Vec<ListenAddress>,
 }
 
-/// What was measured.
-pub(super) struct Measured {
-    pub(super) summary: Summary,
-    /// The command's own, where it ended by itself.
-    pub(super) code: ExitCode,
+/// What happens meanwhile.
+pub(super) enum News<'a> {
+    /// The agent has taken in what there was.
+    Tick(&'a Agent),
+    /// An interval is over: seconds from the start to its end, and what was booked in it.
+    Interval(f64, Summary),
 }
 
-/// Measures. `tick` is told each time the agent has taken in what there was, and may end it. Settings that make no
-/// sense have been named, and are the code that is returned in place of figures.
+/// What was measured.
+pub(super) struct Measured {
+    /// Of the last interval, where there are intervals.
+    pub(super) summary: Summary,
+    /// From start to end.
+    pub(super) seconds: f64,
+    /// What to exit with: the command's own code, where it ended by itself.
+    pub(super) code: u8,
+}
+
+/// Where a measurement is; each has an end, but for counting.
+enum Phase {
+    Quiet(Instant),
+    Counting(Option<Instant>),
+    Settling(Instant),
+}
+
+impl Measure<'_> {
+    /// Names settings that make no sense, before anything is started; what to exit with then.
+    pub(super) fn refused(&self) -> Option<ExitCode> {
+        let recording = self.recording.is_some();
+        let config = match self.target.config(self.file, self.verbose, recording) {
+            Ok(config) => config,
+            Err(error) => return Some(usage(&error, EXIT_USAGE)),
+        };
+        if self.listen.is_empty() {
+            return None;
+        }
+        let opened = open_web(config.web_config_file);
+        Some(usage(&opened.err()?, EXIT_USAGE))
+    }
+}
+
+/// Measures once. `each` is told what happens meanwhile, and may end it.
 pub(super) fn measure(
     measure: Measure<'_>,
-    mut tick: impl FnMut(&mut Agent) -> ControlFlow<()>,
-) -> Result<Result<Measured, ExitCode>> {
+    mut each: impl FnMut(News<'_>) -> Result<ControlFlow<()>>,
+) -> Result<Measured> {
     let Measure {
         file,
         verbose,
@@ -66,6 +103,7 @@ pub(super) fn measure(
         all,
         command,
         duration,
+        interval: length,
         recording,
         per_thread,
         listen,
@@ -90,21 +128,15 @@ pub(super) fn measure(
         held = hold;
     }
     let ends_with_target = command.is_empty() && target.names_only_processes();
-    let config = match target.config(file, verbose, recording.is_some()) {
-        Ok(config) => config,
-        Err(error) => return Ok(Err(usage(&error, EXIT_USAGE))),
-    };
+    let config = target.config(file, verbose, recording.is_some())?;
     logging::start(&config, true);
     let door = if listen.is_empty() {
         None
     } else {
-        let web = match open_web(config.web_config_file.clone()) {
-            Ok(web) => web,
-            Err(error) => return Ok(Err(usage(&error, EXIT_USAGE))),
-        };
+        let web = open_web(config.web_config_file.clone())?;
         Some(Door::open(&listen, web)?)
     };
-    let launcher = if command.is_empty() || child.is_some() {
+    let mut launcher = if command.is_empty() || child.is_some() {
         None
     } else {
         Some(Launcher::new(&command)?)
@@ -134,50 +166,65 @@ pub(super) fn measure(
         serving = Some(door.serve(agent.exposition(), None, until)?);
     }
 
+    let began = Instant::now();
     let (status, over) = runtime.block_on(async {
         let mut ticks = interval(agent.period());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        if !command.is_empty() && agent.learns_a_floor() {
-            let quiet = Instant::now() + QUIET;
-            while Instant::now() < quiet {
-                ticks.tick().await;
-                agent.tick();
-            }
-        }
-        if let Some(launcher) = launcher {
-            child = Some(launcher.launch()?);
-        }
-        if let Some(held) = held {
-            held.let_go();
-        }
-        let end = duration.map(|duration| Instant::now() + duration);
+        let mut intervals = length.map(|length| interval_at(began + length, length));
+        let quiet = match !command.is_empty() && agent.learns_a_floor() {
+            true => QUIET,
+            false => Duration::ZERO,
+        };
+        let mut phase = Phase::Quiet(began + quiet);
         let mut status = None;
         let mut over = false;
+        let settle = || Phase::Settling(Instant::now() + SETTLE);
         loop {
+            let counting = matches!(phase, Phase::Counting(_));
+            let end = match phase {
+                Phase::Quiet(end) | Phase::Settling(end) => Some(end),
+                Phase::Counting(end) => end,
+            };
             tokio::select! {
                 _ = ticks.tick() => {
                     agent.tick();
                     let ended = ends_with_target && !agent.sees_processes();
-                    if ended || tick(&mut agent).is_break() {
-                        break;
+                    let unwanted = each(News::Tick(&agent))?.is_break();
+                    if counting && (ended || unwanted) {
+                        phase = settle();
                     }
                 }
-                ended = wait(child.as_mut()) => {
+                () = next(intervals.as_mut()) => {
+                    if let Some(part) = agent.cut() {
+                        let unwanted = each(News::Interval(began.elapsed().as_secs_f64(), part))?.is_break();
+                        if counting && unwanted {
+                            phase = settle();
+                        }
+                    }
+                }
+                ended = wait(child.as_mut()), if counting => {
                     status = Some(ended?);
-                    break;
+                    phase = settle();
                 }
-                () = until(end) => {
-                    over = true;
-                    break;
-                }
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
+                () = until(end) => match phase {
+                    Phase::Quiet(_) => {
+                        if let Some(launcher) = launcher.take() {
+                            child = Some(launcher.launch()?);
+                        }
+                        if let Some(held) = held.take() {
+                            held.let_go();
+                        }
+                        phase = Phase::Counting(duration.map(|length| Instant::now() + length));
+                    }
+                    Phase::Counting(_) => {
+                        over = true;
+                        phase = settle();
+                    }
+                    Phase::Settling(_) => break,
+                },
+                _ = interrupt.recv(), if counting => phase = settle(),
+                _ = terminate.recv(), if counting => phase = settle(),
             }
-        }
-        let settled = Instant::now() + SETTLE;
-        while Instant::now() < settled {
-            ticks.tick().await;
-            agent.tick();
         }
         if let (Some(child), None) = (child.as_mut(), status) {
             status = Some(command::end(child).await?);
@@ -191,19 +238,20 @@ pub(super) fn measure(
         serving.end()?;
     }
     let own = status.filter(|_| !over).map_or(0, exit_code);
-    let code = match (own, finished.records) {
-        (0, false) => 1,
-        _ => own,
-    };
-    Ok(Ok(Measured {
+    Ok(Measured {
         summary: finished.summary.unwrap_or_default(),
-        code: ExitCode::from(code),
-    }))
+        seconds: began.elapsed().as_secs_f64(),
+        code: match (own, finished.records) {
+            (0, false) => 1,
+            _ => own,
+        },
+    })
 }
 
 /// Says so if there was nothing to measure.
-pub(super) fn check_services(report: &Report) {
-    if report.services.is_empty() {
+pub(super) fn check_services<'a>(reports: impl IntoIterator<Item = &'a Report>) {
+    let mut reports = reports.into_iter();
+    if reports.all(|report| report.services.is_empty()) {
         eprintln!(
             "perjoule: no service was found: no process that listens on TCP holds a GPU; name \
              one with --port, --pid or --name"
@@ -216,17 +264,26 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     parse_span(text, Unit::Second).map_err(|error| error.to_string())
 }
 
+async fn next(intervals: Option<&mut Interval>) {
+    match intervals {
+        Some(intervals) => {
+            intervals.tick().await;
+        }
+        None => pending().await,
+    }
+}
+
 async fn wait(child: Option<&mut Child>) -> Result<ExitStatus> {
     match child {
         Some(child) => Ok(child.wait().await?),
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 
 async fn until(end: Option<Instant>) {
     match end {
         Some(end) => sleep_until(end).await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 

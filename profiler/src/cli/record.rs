@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use super::measure::{Measure, check_services, measure, seconds};
+use super::measure::{Measure, News, check_services, measure, seconds};
 use super::settings::Target;
 use crate::agent::config::PORT;
 use crate::export::http::ListenAddress;
@@ -64,23 +64,24 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         all: options.all,
         command: options.command,
         duration: options.duration,
+        interval: None,
         recording: Some(options.output.clone()),
         per_thread: false,
         listen: listen.into_iter().collect(),
     };
+    if let Some(code) = recording.refused() {
+        return Ok(code);
+    }
     // Without a file there is nothing to go on for; a command is not ended for it.
-    let measured = match measure(recording, |agent| match agent.records() || goes_on {
-        true => ControlFlow::Continue(()),
-        false => ControlFlow::Break(()),
-    })? {
-        Ok(measured) => measured,
-        Err(code) => return Ok(code),
-    };
+    let measured = measure(recording, |news| match news {
+        News::Tick(agent) if !agent.records() && !goes_on => Ok(ControlFlow::Break(())),
+        _ => Ok(ControlFlow::Continue(())),
+    })?;
     let report = measured.summary.report(FullEnergy::default());
     let bytes = fs::metadata(&options.output).map(|file| file.len()).ok();
     eprintln!("{}", summary(&options.output, bytes, &report));
-    check_services(&report);
-    Ok(measured.code)
+    check_services([&report]);
+    Ok(ExitCode::from(measured.code))
 }
 
 /// One line, as perf record ends with one.

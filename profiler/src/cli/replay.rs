@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+use super::progress::Progress;
 use super::usage;
 use crate::agent::config::IdleWatts;
 use crate::ledger::{Floor, FloorSource};
@@ -16,8 +17,17 @@ const EXIT_INPUT: u8 = 2;
 /// Rows this many times further apart than usual are worth a word.
 const GAP: f64 = 10.0;
 
+const EXAMPLES: &str = "\
+Examples:
+  perjoule replay --power power.csv --requests requests.jsonl -o night.pj
+  perjoule replay --power power.csv --requests requests.jsonl --idle-watts 60
+  perjoule replay --power power.csv --requests requests.jsonl --idle-watts gpu0=60 --idle-watts gpu1=55
+
+The two logs' columns and keys: docs/replay.md.";
+
 /// What to replay.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     /// The power log: CSV with the header time_s,device,watts or time_s,device,energy_j
     #[arg(long, value_name = "P.csv")]
@@ -43,7 +53,15 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
         output: options.output,
         idle_watts: idle_watts.unwrap_or_default(),
     };
-    let replayed = match replay::replay(&options) {
+    // Once for the devices, once for their idle floors where they must be learned, once to book.
+    let learns = u64::from(options.idle_watts == IdleWatts::default());
+    let progress = Progress::of(&[
+        (&options.power, 2 + learns),
+        (&options.requests, 1 + learns),
+    ]);
+    let replayed = replay::replay(&options);
+    drop(progress);
+    let replayed = match replayed {
         Ok(replayed) => replayed,
         Err(error) => return Ok(usage(&error, EXIT_INPUT)),
     };

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::print;
+use super::progress::Progress;
 use crate::report::{self, FullEnergy, Inputs};
 
 /// What to print, and how.
@@ -45,7 +46,9 @@ enum Format {
 
 /// Prints the summary on stdout.
 pub(super) fn run(options: Options) -> Result<ExitCode> {
+    let progress = Progress::of(&[(&options.file, 1)]);
     let report = report::read(&options.file, options.full, &options.inputs)?;
+    drop(progress);
     let title = format!("Energy report: {}", options.file.display());
     let text = match options.format {
         Format::Table => report.to_table(),

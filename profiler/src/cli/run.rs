@@ -25,8 +25,15 @@ use crate::agent::{Agent, Answer, HindsightOptions, Options as AgentOptions};
 use crate::export::Aliases;
 use crate::export::http::{ListenAddress, SaveHindsight};
 
+const EXAMPLES: &str = "\
+Examples:
+  perjoule run                                             /metrics on port 27182 of every address
+  perjoule run --listen 127.0.0.1:27182 --port 8000        one service, for this machine alone
+  perjoule run --record night.pj --state /var/tmp/s.json   keep what is booked, and the totals";
+
 /// What to watch and where to serve it.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     #[command(flatten)]
     target: Target,

@@ -1,7 +1,7 @@
 //! `perjoule script`: a recording's requests, raw, or its energy by stack, for other tools.
 
 use std::collections::HashMap;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, IsTerminal as _};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,14 +11,23 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::profile::{self, Form};
+use super::progress::Progress;
 use super::{EXIT_USAGE, usage};
 use crate::clock::Timestamp;
 use crate::ledger::ServiceId;
 use crate::recording::{Recorded, RecordedRequest, RecordingError};
 use crate::report::plain;
 
+const EXAMPLES: &str = "\
+Examples:
+  perjoule script night.pj > requests.jsonl
+  perjoule script night.pj --format svg > energy.svg
+  perjoule script night.pj --format svg --off-cpu > waiting.svg
+  perjoule script night.pj --format pprof --component gpu > gpu.pb.gz";
+
 /// What to print, and how.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     /// A recording that `perjoule record`, `run --record` or `replay` wrote
     file: PathBuf,
@@ -93,6 +102,11 @@ struct Energy {
 
 /// Prints the requests on stdout.
 pub(super) fn run(options: Options) -> Result<ExitCode> {
+    // Where the lines themselves are seen, they are the sign of life.
+    let _progress = match io::stdout().is_terminal() {
+        true => Progress::default(),
+        false => Progress::of(&[(&options.file, 1)]),
+    };
     let out = BufWriter::new(io::stdout().lock());
     let by_stack = |form, out| profile::print(form, &options.file, &options.profile, out);
     let written = match options.format {

@@ -3,7 +3,7 @@
 //! In: sums by block of two runs. Out: an [`Estimate`]. The method, its formulas and the simulation that
 //! chose it are in `docs/compare.md`.
 
-use super::student::{critical, two_sided};
+use crate::student::{critical, two_sided};
 
 /// Blocks of equal time that a service's window is cut into.
 pub(super) const BLOCKS: usize = 10;

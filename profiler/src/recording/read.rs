@@ -15,9 +15,7 @@ use super::schema::{APPLICATION_ID, SCHEMA, counter, integer, named};
 use super::{RecordedRequest, RecordingError, StackId};
 use crate::clock::Timestamp;
 use crate::ids::Ids;
-use crate::ledger::{
-    Booked, Floor, FloorSource, Meter, MeterId, ServiceId, TokenDelta,
-};
+use crate::ledger::{Booked, Floor, FloorSource, Meter, MeterId, ServiceId, TokenDelta};
 use crate::units::Watts;
 
 /// A recording that is read, as it stood when it was opened: whoever writes it goes on.
@@ -36,10 +34,11 @@ impl Recorded {
     /// If there is none, or it is of a newer layout.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let sqlite = RecordingError::sqlite(path);
-        if !path.exists() {
-            return Err(RecordingError::Format {
+        // SQLite's own words for a file that it cannot open do not say why.
+        if let Err(error) = std::fs::File::open(path) {
+            return Err(RecordingError::Unreadable {
                 path: path.to_owned(),
-                reason: "there is no such file".into(),
+                error,
             });
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -1,11 +1,9 @@
 //! What a service did beside serving: CUDA launches and waits, and what the CPUs' counters say.
 
-use std::fmt::Write;
-
 use serde::{Deserialize, Serialize};
 
-use super::figures::{UNKNOWN, count, figure, known, percent};
-use super::table::row;
+use super::figures::{figure, percent};
+use super::rows::{Row, Value};
 use crate::activity::{CudaCalls, HardwareCounts};
 use crate::units::Microjoules;
 
@@ -61,6 +59,20 @@ struct CudaSums {
 }
 
 impl Activity {
+    /// The same counters, at 0.
+    pub(super) fn emptied(&self) -> Self {
+        Self {
+            cuda: self.cuda.map(|sums| CudaSums {
+                incomplete: sums.incomplete,
+                ..CudaSums::default()
+            }),
+            cycles: self.cycles.map(|_| 0),
+            instructions: self.instructions.map(|_| 0),
+            cache_misses: self.cache_misses.map(|_| 0),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn add_cuda(&mut self, calls: &CudaCalls) {
         let sums = self.cuda.get_or_insert_default();
         sums.kernels += calls.kernels;
@@ -121,52 +133,74 @@ impl Activity {
 }
 
 /// The rows of `stat`.
-pub(super) fn write_cuda(out: &mut String, cuda: &CudaReport) -> std::fmt::Result {
+pub(super) fn cuda_rows(cuda: &CudaReport) -> Vec<Row> {
     let watched = cuda.watched_s.filter(|watched| *watched > 0.0);
-    let counted = |number: Option<u64>| number.map_or_else(|| UNKNOWN.to_owned(), count);
-    for (what, number) in [
-        ("kernel launches", cuda.kernel_launches),
-        ("graph launches", cuda.graph_launches),
-    ] {
-        let remark = number
-            .zip(watched)
-            .map_or_else(String::new, |(number, watched)| {
-                format!("{} /s", figure(number as f64 / watched))
-            });
-        row(out, &counted(number), "", what, &remark)?;
-    }
-    let remark = cuda.syncs.map_or_else(String::new, |syncs| {
-        format!("{} waits for the GPU", count(syncs))
-    });
-    row(out, &known(cuda.sync_s), "s", "in CUDA waits", &remark)?;
+    let mut rows: Vec<Row> = [
+        ("kernel_launches", "kernel launches", cuda.kernel_launches),
+        ("graph_launches", "graph launches", cuda.graph_launches),
+    ]
+    .into_iter()
+    .map(|(event, what, number)| {
+        let rate = number.zip(watched);
+        let rate = rate.map(|(number, watched)| number as f64 / watched);
+        Row::new(event, counted(number), "", what).metric(rate, "/s")
+    })
+    .collect();
+    let waits = cuda.sync_s.map_or(Value::NotSupported, Value::Figure);
+    let syncs = cuda.syncs.map(Value::Count);
+    rows.push(Row::new("cuda_waits", waits, "s", "in CUDA waits").also(
+        "cuda_syncs",
+        syncs,
+        "",
+        |syncs| format!("{syncs} waits for the GPU"),
+    ));
     if let (false, Some(watched)) = (cuda.complete, cuda.watched_s) {
-        let remark = format!("counted for {} s, then too costly", figure(watched));
-        row(out, "", "", "", &remark)?;
+        let note = format!("counted for {} s, then too costly", figure(watched));
+        rows.push(Row::more(note));
     }
-    Ok(())
+    rows
 }
 
 /// The rows of `stat`.
-pub(super) fn write_pmc(out: &mut String, pmc: &PmcReport) -> std::fmt::Result {
-    let counted = |number: Option<u64>| number.map_or_else(|| UNKNOWN.to_owned(), count);
-    let mut part = String::new();
-    if let Some(ratio) = pmc.counted_ratio.filter(|ratio| *ratio < 0.995) {
-        write!(part, "counted {} of the time", percent(ratio))?;
-    }
-    row(out, &counted(pmc.cycles), "", "cycles", &part)?;
-    let each = pmc
-        .instructions_per_cycle
-        .map_or_else(String::new, |each| format!("{} per cycle", figure(each)));
-    row(out, &counted(pmc.instructions), "", "instructions", &each)?;
-    row(out, &counted(pmc.cache_misses), "", "cache misses", "")?;
+pub(super) fn pmc_rows(pmc: &PmcReport) -> Vec<Row> {
+    let part = pmc.counted_ratio.filter(|ratio| *ratio < 0.995);
+    let note = part.map_or_else(String::new, |ratio| {
+        format!("counted {} of the time", percent(ratio))
+    });
     let nanojoules = pmc.j_per_instruction.map(|joules| joules * 1e9);
-    row(out, &known(nanojoules), "nJ", "per instruction", "")
+    let nanojoules = nanojoules.map_or(Value::NotSupported, Value::Figure);
+    let mut rows = vec![
+        Row::new("cycles", counted(pmc.cycles), "", "cycles").note(note),
+        Row::new(
+            "instructions",
+            counted(pmc.instructions),
+            "",
+            "instructions",
+        )
+        .metric(pmc.instructions_per_cycle, "per cycle"),
+        Row::new(
+            "cache_misses",
+            counted(pmc.cache_misses),
+            "",
+            "cache misses",
+        ),
+        Row::new("nj_per_instruction", nanojoules, "nJ", "per instruction"),
+    ];
+    for row in &mut rows {
+        row.counted = pmc.counted_ratio;
+    }
+    rows
+}
+
+fn counted(number: Option<u64>) -> Value {
+    number.map_or(Value::NotSupported, Value::Count)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ledger::ServiceId;
+    use crate::report::figures::UNKNOWN;
 
     fn calls(complete: bool) -> CudaCalls {
         CudaCalls {
@@ -191,16 +225,20 @@ mod tests {
         }
     }
 
+    fn shown(rows: &[Row]) -> String {
+        let line = |row: &Row| {
+            let (value, remark) = (row.value.shown(), row.remark());
+            format!("{value} {} {} # {remark}\n", row.unit, row.what)
+        };
+        rows.iter().map(line).collect()
+    }
+
     fn cuda(activity: &Activity) -> String {
-        let mut out = String::new();
-        write_cuda(&mut out, &activity.cuda()).unwrap();
-        out
+        shown(&cuda_rows(&activity.cuda()))
     }
 
     fn pmc(activity: &Activity, energy: Option<u64>) -> String {
-        let mut out = String::new();
-        write_pmc(&mut out, &activity.pmc(energy.map(Microjoules))).unwrap();
-        out
+        shown(&pmc_rows(&activity.pmc(energy.map(Microjoules))))
     }
 
     #[test]

@@ -3,6 +3,9 @@
 /// What stands where a figure is not known.
 pub(crate) const UNKNOWN: &str = "<not supported>";
 
+/// What stands where a figure could be known, and nothing ran that it would count.
+pub(crate) const UNCOUNTED: &str = "<not counted>";
+
 /// A count with thousands separators.
 pub(crate) fn count(value: u64) -> String {
     let digits = value.to_string();

@@ -42,6 +42,23 @@ pub(super) struct HostSums {
 }
 
 impl HostSums {
+    /// The same classes, kinds and events, with nothing counted yet.
+    pub(super) fn emptied(&self) -> Self {
+        Self {
+            syscalls: self
+                .syscalls
+                .keys()
+                .map(|class| (*class, Default::default()))
+                .collect(),
+            page_faults: self.page_faults.keys().map(|kind| (*kind, 0)).collect(),
+            tracepoints: self
+                .tracepoints
+                .keys()
+                .map(|event| (event.clone(), 0))
+                .collect(),
+        }
+    }
+
     pub(super) fn add_syscalls(&mut self, class: &'static str, calls: u64, timed: &Durations) {
         let (sum, durations) = self.syscalls.entry(class).or_default();
         *sum += calls;

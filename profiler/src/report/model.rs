@@ -209,6 +209,9 @@ pub struct MeterReport {
     pub device: String,
     pub source: Source,
     pub energy_j: Option<f64>,
+    /// All but the account idle; null while nobody knows what is idle.
+    #[serde(default)]
+    pub above_idle_j: Option<f64>,
     /// The idle floor at the end; null while it is not known, or was not kept.
     #[serde(default)]
     pub idle_w: Option<f64>,

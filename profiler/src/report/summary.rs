@@ -1,5 +1,7 @@
 //! Sums up what was booked. Integers throughout; figures are made once, in [`Summary::report`].
 
+mod cut;
+
 use std::collections::BTreeMap;
 
 use super::activity::Activity;
@@ -36,8 +38,10 @@ pub struct Summary {
     services: Vec<(String, ServiceSums)>,
     /// Context energy was booked on a meter of which nobody knew who holds it.
     context_unknown: bool,
-    lost_events: Option<u64>,
-    lost_requests: Option<u64>,
+    /// Events and requests, since the start.
+    lost: Option<(u64, u64)>,
+    /// Those of them that were before this.
+    lost_before: (u64, u64),
     /// CUDA's launches, and the CPUs' counters, were asked for.
     expects_cuda: bool,
     expects_pmc: bool,
@@ -195,10 +199,9 @@ impl Summary {
         self.service(id).waits.add_thread(&clean(name), times);
     }
 
-    /// All events and all request records that were lost in the window.
+    /// All events and all request records that were lost since the start.
     pub fn set_losses(&mut self, events: u64, requests: u64) {
-        self.lost_events = Some(events);
-        self.lost_requests = Some(requests);
+        self.lost = Some((events, requests));
     }
 
     /// Takes what the ledger booked.
@@ -278,6 +281,14 @@ impl Summary {
         let mut services: Vec<(usize, &(String, ServiceSums))> =
             self.services.iter().enumerate().collect();
         services.sort_by_key(|(_, (name, _))| name);
+        let before = self.lost_before;
+        let since = |(events, requests): (u64, u64)| {
+            (
+                events.saturating_sub(before.0),
+                requests.saturating_sub(before.1),
+            )
+        };
+        let lost = self.lost.map(since);
         Report {
             schema: 1,
             simulated: self.simulated,
@@ -296,8 +307,8 @@ impl Summary {
                 residual_microjoules: meters.iter().map(|meter| meter.residual()).sum(),
             },
             losses: Losses {
-                events: self.lost_events,
-                requests: self.lost_requests,
+                events: lost.map(|(events, _)| events),
+                requests: lost.map(|(_, requests)| requests),
             },
             planner: None,
         }
@@ -464,6 +475,14 @@ impl MeterSums {
         self.energy.0.abs_diff(accounts.0)
     }
 
+    /// What was not idle; `None` where no floor was ever known.
+    fn above_idle(&self) -> Option<Microjoules> {
+        let [idle, rest @ ..] = self.accounts;
+        let floor_known = self.floor.is_some_and(|floor| floor.is_some());
+        let known = self.intervals > 0 && (floor_known || idle > Microjoules::ZERO);
+        known.then(|| rest.into_iter().sum())
+    }
+
     fn report(&self) -> MeterReport {
         let known = self.intervals > 0;
         MeterReport {
@@ -471,6 +490,7 @@ impl MeterSums {
             device: self.device.clone(),
             source: self.source,
             energy_j: known.then(|| self.energy.joules().0),
+            above_idle_j: self.above_idle().map(|energy| energy.joules().0),
             idle_w: self.floor.flatten().map(|floor| floor.watts.0),
             idle_source: self
                 .floor

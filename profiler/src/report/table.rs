@@ -2,11 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use super::activity::{write_cuda, write_pmc};
 use super::document::{Block, Document};
-use super::figures::{UNKNOWN, count, figure, known, percent, with_unit};
-use super::full::IdlePolicy;
-use super::model::{MeterReport, Report, ServiceReport, ThreadReport};
+use super::figures::{UNCOUNTED, UNKNOWN, with_unit};
+use super::model::{Report, ThreadReport};
 
 impl Report {
     /// The table for people, ending with a line feed. Plain text, at most 80 columns where names
@@ -26,21 +24,24 @@ impl Report {
         };
         let window = with_unit(self.duration_s, "s");
         writeln!(out, "\n Energy over {window}{simulated}")?;
-        for service in &self.services {
-            write_service(out, service, self)?;
+        let sections = self.sections();
+        let is_last = |place: usize| place + 1 == sections.len();
+        for (place, section) in sections.iter().enumerate() {
+            if is_last(place) && self.meters.is_empty() {
+                writeln!(out, "\n no meter: joules are {UNKNOWN} on this machine")?;
+            }
+            if !section.title.is_empty() {
+                writeln!(out, "\n {}", section.title)?;
+            }
+            writeln!(out)?;
+            for one in &section.rows {
+                row(out, &one.value.shown(), one.unit, &one.what, &one.remark())?;
+            }
+            let service = self.services.get(place);
+            if let Some(threads) = service.and_then(|service| service.threads.as_ref()) {
+                write_threads(out, threads)?;
+            }
         }
-        for meter in &self.meters {
-            write_meter(out, meter, self.duration_s)?;
-        }
-        if self.meters.is_empty() {
-            writeln!(out, "\n no meter: joules are {UNKNOWN} on this machine")?;
-        }
-        writeln!(out)?;
-        let residual = count(self.ledger.residual_microjoules);
-        row(out, &residual, "µJ", "ledger residual", "")?;
-        let lost = |lost: Option<u64>| lost.map_or_else(|| UNKNOWN.to_owned(), count);
-        row(out, &lost(self.losses.requests), "", "requests lost", "")?;
-        row(out, &lost(self.losses.events), "", "events lost", "")?;
         writeln!(out)?;
         if self.planner.is_some() {
             write_plan(out, self)?;
@@ -80,208 +81,6 @@ fn write_plan(out: &mut String, report: &Report) -> fmt::Result {
         }
     }
     writeln!(out)
-}
-
-/// What full energy takes in beside that, if anything.
-fn beside(report: &Report) -> String {
-    let mut remark = String::new();
-    match report.idle_policy {
-        IdlePolicy::None => {}
-        IdlePolicy::Even => push(&mut remark, "and an even part of idle"),
-        IdlePolicy::Proportional => push(&mut remark, "and idle in proportion to requests"),
-    }
-    if report.pue > 1.0 {
-        push(&mut remark, &format!("PUE {}", report.pue));
-    }
-    remark
-}
-
-fn write_service(out: &mut String, service: &ServiceReport, report: &Report) -> fmt::Result {
-    let duration = report.duration_s;
-    write!(out, "\n service {}", service.service)?;
-    if let Some(model) = &service.model {
-        write!(out, ", model {model}")?;
-    }
-    writeln!(out, "\n")?;
-
-    let requests = &service.requests;
-    let mut remark = rate(requests.total as f64, duration);
-    for (number, what) in [
-        (requests.aborted, "aborted"),
-        (requests.incomplete, "incomplete"),
-        (requests.health, "health"),
-    ] {
-        if number > 0 {
-            push(&mut remark, &format!("{} {what}", count(number)));
-        }
-    }
-    row(out, &count(requests.total), "", "requests", &remark)?;
-    if !requests.by_code.is_empty() {
-        let codes: Vec<String> = requests
-            .by_code
-            .iter()
-            .map(|(code, number)| format!("{} {code}", count(*number)))
-            .collect();
-        row(out, "", "", "", &codes.join(", "))?;
-    }
-
-    let tokens = &service.tokens;
-    let output = tokens.output.map_or_else(|| UNKNOWN.to_owned(), count);
-    let mut remark = tokens
-        .output
-        .map_or_else(String::new, |output| rate(output as f64, duration));
-    if let Some(source) = &tokens.source {
-        push(&mut remark, &format!("from {source}"));
-    }
-    row(out, &output, "", "output tokens", &remark)?;
-    if tokens.calibrated == Some(false) {
-        row(out, "", "", "", "a chunk is taken for a token")?;
-    }
-    for (source, part) in &tokens.by_source {
-        if tokens.source.as_ref() != Some(source) {
-            let requests = count(part.requests);
-            row(
-                out,
-                "",
-                "",
-                "",
-                &format!("{requests} requests from {source}"),
-            )?;
-        }
-    }
-    if let Some(input) = tokens.input {
-        let remark = rate(input as f64, duration);
-        row(out, &count(input), "", "input tokens", &remark)?;
-    }
-
-    let energy = &service.energy_j;
-    let bound = match (service.error_ratio, service.class) {
-        (Some(error), Some(class)) => format!("± {}, class {}", percent(error), class.name()),
-        (None, Some(class)) => format!("bound above 100 %, class {}", class.name()),
-        _ => String::new(),
-    };
-    row(out, &known(energy.total), "J", "energy, active", &bound)?;
-    for (component, part) in [
-        ("gpu", energy.gpu),
-        ("cpu", energy.cpu),
-        ("dram", energy.dram),
-    ] {
-        row(out, &known(part), "J", &format!("  {component}"), "")?;
-    }
-    let full = known(service.energy_full_j);
-    row(out, &full, "J", "with overhead, context", &beside(report))?;
-
-    let each = &service.j_per_request;
-    let remark = match (each.p50, each.p95) {
-        (Some(p50), Some(p95)) => format!("p50 {}, p95 {}", figure(p50), figure(p95)),
-        _ => String::new(),
-    };
-    row(out, &known(each.mean), "J", "per request", &remark)?;
-    let per_token = known(service.j_per_output_token);
-    row(out, &per_token, "J", "per output token", "")?;
-    if let Some(each) = service.j_per_token {
-        row(out, &figure(each), "J", "per token, input too", "")?;
-    }
-
-    for (what, times) in [
-        ("to first token, p50", &service.ttft_s),
-        ("request duration, p50", &service.duration_s),
-    ] {
-        let remark = times
-            .p99
-            .map_or_else(String::new, |p99| format!("p99 {}", figure(p99)));
-        row(out, &known(times.p50), "s", what, &remark)?;
-    }
-    let cpus = match (service.cpu_s, duration) {
-        (Some(cpu), Some(duration)) if duration > 0.0 => {
-            format!("{} CPUs used", figure(cpu / duration))
-        }
-        _ => String::new(),
-    };
-    row(out, &known(service.cpu_s), "s", "on CPU", &cpus)?;
-    waits(out, service)?;
-    if let Some(cuda) = &service.cuda {
-        write_cuda(out, cuda)?;
-    }
-    if let Some(pmc) = &service.pmc {
-        write_pmc(out, pmc)?;
-    }
-    write_host(out, service)
-}
-
-fn write_host(out: &mut String, service: &ServiceReport) -> fmt::Result {
-    let Some(host) = &service.host else {
-        return Ok(());
-    };
-    for (class, calls) in &host.syscalls {
-        let mut remark = calls
-            .time_s
-            .map_or_else(String::new, |time| format!("{} s", figure(time)));
-        if calls.timed < calls.calls / 2 {
-            push(&mut remark, &format!("{} timed", count(calls.timed)));
-        }
-        if let Some(p99) = calls.p99_s {
-            push(&mut remark, &format!("p99 {} µs", figure(p99 * 1e6)));
-        }
-        let what = format!("{class} calls");
-        row(out, &count(calls.calls), "", &what, &remark)?;
-    }
-    for (kind, faults) in &host.page_faults {
-        row(out, &count(*faults), "", &format!("{kind} page faults"), "")?;
-    }
-    for (event, happened) in &host.tracepoints {
-        row(out, &count(*happened), "", event, "")?;
-    }
-    Ok(())
-}
-
-/// What the threads waited for.
-fn waits(out: &mut String, service: &ServiceReport) -> fmt::Result {
-    let each = &service.run_queue_wait_s;
-    let remark = match (each.p50, each.p99) {
-        (Some(p50), Some(p99)) => format!("p50 {}, p99 {} s a wait", figure(p50), figure(p99)),
-        _ => String::new(),
-    };
-    row(
-        out,
-        &known(service.run_queue_s),
-        "s",
-        "in run queue",
-        &remark,
-    )?;
-    for (reason, time) in service.off_cpu_s.iter().flatten() {
-        let remark = match reason.as_str() {
-            "preempted" => "a part of the run queue",
-            _ => "",
-        };
-        if *time > 0.0 {
-            let what = format!("  off CPU, {reason}");
-            row(out, &figure(*time), "s", &what, remark)?;
-        }
-    }
-    if let Some(switches) = &service.switches {
-        let involuntary = format!("{} involuntary", count(switches.involuntary));
-        row(
-            out,
-            &count(switches.voluntary),
-            "",
-            "voluntary switches",
-            &involuntary,
-        )?;
-    }
-    if let Some(migrations) = service.migrations {
-        row(out, &count(migrations), "", "migrations", "")?;
-    }
-    for (reason, time) in service.gpu_starved_s.iter().flatten() {
-        if *time > 0.0 || reason == "run_queue" {
-            let what = format!("GPU starved, {reason}");
-            row(out, &figure(*time), "s", &what, "")?;
-        }
-    }
-    match &service.threads {
-        Some(threads) => write_threads(out, threads),
-        None => Ok(()),
-    }
 }
 
 /// One line a thread, those with most CPU time first; seconds.
@@ -327,34 +126,7 @@ fn write_threads(out: &mut String, threads: &[ThreadReport]) -> fmt::Result {
     Ok(())
 }
 
-fn write_meter(out: &mut String, meter: &MeterReport, duration: Option<f64>) -> fmt::Result {
-    writeln!(
-        out,
-        "\n meter {} {} ({})\n",
-        meter.component.name(),
-        meter.device,
-        meter.source.name()
-    )?;
-    let watts = match (meter.energy_j, duration) {
-        (Some(energy), Some(duration)) if duration > 0.0 => {
-            format!("{} W", figure(energy / duration))
-        }
-        _ => String::new(),
-    };
-    row(out, &known(meter.energy_j), "J", "energy", &watts)?;
-    for (name, energy) in meter.accounts_j.rows() {
-        let share = match (energy, meter.energy_j) {
-            (Some(energy), Some(total)) if total > 0.0 => percent(energy / total),
-            _ => String::new(),
-        };
-        // An account without energy says nothing; that it is 0 follows from the others.
-        if energy != Some(0.0) && energy.is_some() {
-            row(out, &known(energy), "J", &format!("  {name}"), &share)?;
-        }
-    }
-    Ok(())
-}
-
+/// One line. A figure that is not there has no unit.
 pub(crate) fn row(
     out: &mut String,
     value: &str,
@@ -362,22 +134,22 @@ pub(crate) fn row(
     what: &str,
     remark: &str,
 ) -> fmt::Result {
-    let unit = if value == UNKNOWN { "" } else { unit };
-    let line = format!("{value:>18} {unit:<3}{what:<24}");
     let gap = if remark.is_empty() { "" } else { "# " };
-    writeln!(out, "{}", format!("{line}{gap}{remark}").trim_end())
+    row_with_spread(out, value, unit, what, &format!("{gap}{remark}"))
 }
 
-fn rate(number: f64, duration: Option<f64>) -> String {
-    match duration {
-        Some(duration) if duration > 0.0 => format!("{} /s", figure(number / duration)),
-        _ => String::new(),
-    }
-}
-
-fn push(remark: &mut String, more: &str) {
-    if !remark.is_empty() {
-        remark.push_str(", ");
-    }
-    remark.push_str(more);
+/// One line, with what stands behind it.
+pub(super) fn row_with_spread(
+    out: &mut String,
+    value: &str,
+    unit: &str,
+    what: &str,
+    behind: &str,
+) -> fmt::Result {
+    let unit = match value {
+        UNKNOWN | UNCOUNTED => "",
+        _ => unit,
+    };
+    let line = format!("{value:>18} {unit:<3}{what:<24}{behind}");
+    writeln!(out, "{}", line.trim_end())
 }

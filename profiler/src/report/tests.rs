@@ -2,6 +2,7 @@
 
 mod forms;
 mod recording;
+mod stat;
 mod tokens;
 
 use serde_json::{Value, json};

@@ -58,6 +58,15 @@ fn add<T: Default + std::ops::AddAssign>(sum: &mut Option<T>, new: Option<T>) {
 }
 
 impl ServiceTokens {
+    /// What is known of its engines' counters before the next of them is told.
+    pub(super) fn emptied(&self) -> Self {
+        let server = self.server.iter();
+        Self {
+            server: server.map(|(id, server)| (*id, server.emptied())).collect(),
+            ..Self::default()
+        }
+    }
+
     /// Takes what an engine counted.
     pub(super) fn add(&mut self, delta: &TokenDelta) {
         self.server.entry(delta.service).or_default().add(delta);
@@ -191,6 +200,15 @@ struct ServerTokens {
 }
 
 impl ServerTokens {
+    fn emptied(&self) -> Self {
+        Self {
+            input: self.input.map(|_| 0),
+            output: self.output.map(|_| 0),
+            counted: self.counted,
+            ..Self::default()
+        }
+    }
+
     fn add(&mut self, delta: &TokenDelta) {
         add(&mut self.input, delta.input);
         add(&mut self.output, delta.output);

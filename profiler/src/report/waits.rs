@@ -15,6 +15,16 @@ pub(super) struct WaitSums {
 }
 
 impl WaitSums {
+    /// The same reasons, with nothing waited for yet.
+    pub(super) fn emptied(&self) -> Self {
+        let starved = self.starved.as_ref();
+        Self {
+            waits: self.waits.as_ref().map(|_| Waits::default()),
+            starved: starved.map(|starved| starved.keys().map(|reason| (*reason, 0)).collect()),
+            threads: None,
+        }
+    }
+
     pub(super) fn add(&mut self, waits: &Waits) {
         self.waits.get_or_insert_default().add(waits);
     }

@@ -29,7 +29,13 @@ fn a_request_takes_a_hundred_bytes_at_most_and_the_file_adds_up() {
         .filter_map(|meter| meter.accounts_j.requests)
         .sum();
     assert!((booked - written.gpu.joules().0).abs() < 1e-3, "{booked}");
-    let of_requests: f64 = services.iter().filter_map(|service| service.energy_j.gpu).sum();
-    assert!((of_requests - booked).abs() < 1e-3, "{of_requests} {booked}");
+    let of_requests: f64 = services
+        .iter()
+        .filter_map(|service| service.energy_j.gpu)
+        .sum();
+    assert!(
+        (of_requests - booked).abs() < 1e-3,
+        "{of_requests} {booked}"
+    );
     assert!(bytes <= MOST_BYTES, "{bytes:.1} bytes a request");
 }

@@ -146,7 +146,7 @@ impl Terminal {
     /// Waits for the end; how it ended, and what is on the screen then.
     ///
     /// # Panics
-    /// If it does not end within ten seconds.
+    /// If it does not end within a minute.
     pub fn end(&mut self) -> (ExitStatus, String) {
         let start = Instant::now();
         loop {
@@ -156,7 +156,7 @@ impl Terminal {
                 return (status, self.text());
             }
             assert!(
-                start.elapsed() < scaled(Duration::from_secs(10)),
+                start.elapsed() < scaled(Duration::from_secs(60)),
                 "still up:\n{}",
                 self.text()
             );

@@ -189,3 +189,151 @@ fn it_ends_with_the_process_it_was_given() {
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(ended.json()["services"][0]["service"], "sleep", "{ended:?}");
 }
+
+/// What a run of a command that counts for itself used of the CPU.
+const WORK: &str = "exec python3 -c 'sum(range(3_000_000))'";
+
+#[test]
+fn repeats_are_measured_each_by_itself_and_told_with_their_spread() {
+    if !is_root("stat") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let ran = folder.path().join("ran");
+    let work = format!("echo run >> {}; {WORK}", ran.display());
+    let ended = perjoule(&["stat", "-r", "3", "--json", "--", "sh", "-c", &work]);
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(
+        std::fs::read_to_string(&ran).expect("runs"),
+        "run\n".repeat(3)
+    );
+    let repeats = ended.json();
+    assert_eq!(repeats["repeats"], 3, "{ended:?}");
+    let figures = repeats["figures"].as_array().expect("figures");
+    let cpu = figures
+        .iter()
+        .find(|one| one["event"] == "cpu" && one["subject"] == "sh")
+        .unwrap_or_else(|| panic!("no CPU time: {ended:?}"));
+    let values = cpu["values"].as_array().expect("a value a run");
+    let values: Vec<f64> = values.iter().filter_map(Value::as_f64).collect();
+    assert_eq!(values.len(), 3, "{cpu}");
+    assert!(values.iter().all(|cpu| *cpu > 0.02), "{cpu}");
+    let mean = values.iter().sum::<f64>() / 3.0;
+    assert!((cpu["mean"].as_f64().unwrap() - mean).abs() < 1e-9, "{cpu}");
+    assert!(
+        cpu["half_width"].as_f64().is_some_and(|half| half > 0.0),
+        "{cpu}"
+    );
+}
+
+#[test]
+fn a_run_that_fails_does_not_end_the_series_and_the_last_ones_code_is_told() {
+    if !is_root("stat") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let ran = folder.path().join("ran");
+    let file = ran.display();
+    let count = format!("echo run >> {file}; exit $((4 - $(wc -l < {file})))");
+    let ended = perjoule(&["stat", "-r", "2", "--", "sh", "-c", &count]);
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert!(ended.out.contains("Mean of 2 runs"), "{ended:?}");
+    assert!(
+        ended.log.contains("the command failed in 2 of 2 runs"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn intervals_come_while_it_counts_and_add_up_to_all_requests() {
+    if !is_root("stat") {
+        return;
+    }
+    let server = Server::python();
+    let port = server.port().to_string();
+    let arguments = [
+        "stat", "--port", &port, "--json", "-I", "500", "--", "sleep", "4",
+    ];
+    let ended = thread::scope(|scope| {
+        let stat = scope.spawn(|| perjoule(&arguments));
+        thread::sleep(std::time::Duration::from_secs(2));
+        for _ in 0..60 {
+            assert!(http::get(server.port(), "/file.txt").starts_with("HTTP/1.0 200"));
+        }
+        stat.join().expect("stat ends")
+    });
+    assert!(ended.status.success(), "{ended:?}");
+    let lines: Vec<Value> = ended
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON an interval"))
+        .collect();
+    assert!((8..=15).contains(&lines.len()), "{ended:?}");
+    let times: Vec<f64> = lines
+        .iter()
+        .filter_map(|line| line["time_s"].as_f64())
+        .collect();
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+    assert!((times[0] - 0.5).abs() < 0.3, "{times:?}");
+    let requests = |line: &Value| line["services"][0]["requests"]["total"].as_u64();
+    assert_eq!(
+        lines.iter().filter_map(requests).sum::<u64>(),
+        60,
+        "{ended:?}"
+    );
+    assert!(
+        lines.iter().any(|line| requests(line) == Some(0)),
+        "{ended:?}"
+    );
+    for line in &lines {
+        assert_eq!(line["ledger"]["residual_microjoules"], 0, "{line}");
+    }
+
+    let table = perjoule(&["stat", "--port", &port, "-I", "500", "--duration", "2"]);
+    let mut lines = table.out.lines();
+    assert!(
+        lines.next().is_some_and(|line| line.starts_with('#')),
+        "{table:?}"
+    );
+    assert!(
+        lines.all(|line| line
+            .split_whitespace()
+            .next()
+            .is_some_and(|time| time.parse::<f64>().is_ok())),
+        "{table:?}"
+    );
+}
+
+#[test]
+fn separated_fields_stand_where_perf_has_them() {
+    if !is_root("stat") {
+        return;
+    }
+    let ended = perjoule(&["stat", "-x", ";", "--", "sh", "-c", WORK]);
+    let line = ended
+        .out
+        .lines()
+        .find(|line| line.contains(";cpu;"))
+        .unwrap_or_else(|| panic!("no CPU time: {ended:?}"));
+    let fields: Vec<&str> = line.split(';').collect();
+    assert_eq!(
+        (fields[0], fields[2], fields[3]),
+        ("sh", "s", "cpu"),
+        "{line}"
+    );
+    assert!(fields[1].parse().is_ok_and(|cpu: f64| cpu > 0.02), "{line}");
+    assert_eq!((fields[5], fields[7]), ("100.00", "CPUs used"), "{line}");
+}
+
+#[test]
+fn a_series_ends_at_a_signal_with_the_runs_it_has() {
+    if !is_root("stat") {
+        return;
+    }
+    // Its parent measures, and that one's parent repeats.
+    let script =
+        "echo run; kill -INT $(awk '/^PPid:/ {print $2}' /proc/$PPID/status); exec sleep 30";
+    let ended = perjoule(&["stat", "-r", "50", "--json", "--", "sh", "-c", script]);
+    assert_eq!(ended.out.matches("run\n").count(), 1, "{ended:?}");
+    assert_eq!(ended.json()["repeats"], 1, "{ended:?}");
+}

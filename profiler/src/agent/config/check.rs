@@ -12,6 +12,7 @@ use super::{Config, ConfigError, PartialConfig, sources};
 use crate::export::Web;
 use crate::finding::Status;
 use crate::probes::sched::Detail;
+use crate::suggestion::closest;
 
 /// Tables whose keys are settings of their own.
 const TABLES: [&str; 2] = ["services", "intervals"];
@@ -19,8 +20,6 @@ const TABLES: [&str; 2] = ["services", "intervals"];
 const PREFIX: &str = "PERJOULE_";
 /// What is no setting, and means something.
 const OTHERS: [&str; 1] = ["PERJOULE_CONFIG"];
-/// So like another a name must be to be taken for it.
-const ALIKE: f64 = 0.8;
 
 /// Something that is wrong, or that will surprise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,32 +123,12 @@ fn table_of(key: &str, value: toml::Value) -> toml::Table {
 fn check_key(key: &str, alone: toml::Table, place: &str) -> Option<Problem> {
     let error = alone.try_into::<PartialConfig>().err()?;
     let message = sources::message(&error);
-    let next = if message.starts_with("unknown key") {
-        // The message names the keys there are, each between backticks, behind the unknown one.
-        let mut names = message.split('`').skip(1).step_by(2);
-        let unknown = names.next().unwrap_or(key);
-        match closest(unknown, names) {
-            Some(name) => format!("did you mean `{name}`?"),
-            None => "take it out; docs/configuration.md lists the keys".to_owned(),
-        }
-    } else {
-        "correct the value or take the line out".to_owned()
-    };
-    let what = message.split(", expected one of `").next();
     Some(Problem {
         status: Status::Fail,
         key: key.to_owned(),
-        cause: format!("{place}: {}", what.unwrap_or(&message)),
-        next,
+        cause: format!("{place}: {message}"),
+        next: sources::advice(&error),
     })
-}
-
-fn closest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    among
-        .map(|known| (known, strsim::jaro_winkler(name, known)))
-        .filter(|(_, likeness)| *likeness >= ALIKE)
-        .max_by(|(_, one), (_, other)| one.total_cmp(other))
-        .map(|(known, _)| known)
 }
 
 fn check_variables(env: &[(String, String)], problems: &mut Vec<Problem>) {

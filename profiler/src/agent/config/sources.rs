@@ -20,6 +20,7 @@ use crate::probes::events::EventName;
 use crate::probes::health::Tier;
 use crate::probes::sched::Detail;
 use crate::probes::stacks::MOST_HERTZ;
+use crate::suggestion::unknown_field;
 
 /// The settings that one source gives. A list replaces the list of a lower source.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -143,6 +144,7 @@ impl PartialConfig {
             path: path.to_owned(),
             line: line(&text, error.span().map_or(0, |span| span.start)),
             message: message(&error),
+            next: advice(&error),
         })
     }
 
@@ -223,8 +225,20 @@ pub(super) fn line(text: &str, at: usize) -> usize {
 
 /// What is wrong, in one line.
 pub(super) fn message(error: &toml::de::Error) -> String {
-    let message = error.message().replace("unknown field", "unknown key");
-    message.replace('\n', " ")
+    let message = error.message().replace('\n', " ");
+    match unknown_field(error.message()) {
+        Some((unknown, _)) => format!("unknown key `{unknown}`"),
+        None => message,
+    }
+}
+
+/// What to do about a key or its value.
+pub(super) fn advice(error: &toml::de::Error) -> String {
+    match unknown_field(error.message()) {
+        Some((_, Some(name))) => format!("did you mean `{name}`?"),
+        Some(_) => "take it out; docs/configuration.md lists the keys".to_owned(),
+        None => "correct the value or take the line out".to_owned(),
+    }
 }
 
 const NOT_MILLIS: &str = "not a whole number of milliseconds";

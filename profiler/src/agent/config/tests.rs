@@ -183,11 +183,15 @@ fn every_setting_can_stand_in_a_variable_and_an_empty_one_is_not_set() {
 }
 
 #[test]
-fn an_unknown_key_is_named_with_its_line_and_the_keys_there_are() {
+fn an_unknown_key_is_named_with_its_line_and_the_key_that_was_meant() {
     let said = from_file("model = \"x\"\n\nlisen = \"1.2.3.4:5\"\n").unwrap_err();
-    assert!(said.starts_with("FILE, line 3: unknown key `lisen`, expected one of `listen`, "));
+    assert_eq!(
+        said,
+        "FILE, line 3: unknown key `lisen`; did you mean `listen`?"
+    );
+    let said = from_file("colour = \"red\"\n").unwrap_err();
     assert!(
-        said.ends_with("; correct the line or take it out"),
+        said.ends_with("; take it out; docs/configuration.md lists the keys"),
         "{said}"
     );
     let said = from_file("[services]\nport = [1]\n").unwrap_err();

@@ -17,6 +17,7 @@ use tokio_rustls::rustls::{CipherSuite, SupportedCipherSuite};
 
 use super::files::Files;
 use super::{WebError, rate};
+use crate::suggestion::unknown_field;
 
 /// The whole file. Holds secrets: it cannot be printed.
 #[derive(Default, Deserialize)]
@@ -243,7 +244,12 @@ fn message(error: &serde_saphyr::Error) -> String {
     let told = text
         .rsplit_once(" at line ")
         .map_or(&*text, |(told, _)| told);
-    told.to_owned()
+    match unknown_field(told) {
+        Some((unknown, Some(meant))) => {
+            format!("unknown field `{unknown}` (did you mean `{meant}`?)")
+        }
+        _ => told.to_owned(),
+    }
 }
 
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(

@@ -152,7 +152,7 @@ fn an_unknown_field_and_a_wrong_value_are_named_with_their_line() {
         (
             "tls_server_confg: {}".to_owned(),
             1,
-            "unknown field `tls_server_confg`",
+            "unknown field `tls_server_confg` (did you mean `tls_server_config`?)",
         ),
         (tls("cert_fil: x"), 4, "unknown field `cert_fil`"),
         (

@@ -109,6 +109,7 @@ fn json_has_exactly_the_keys_of_schema_1() {
         "device",
         "source",
         "energy_j",
+        "above_idle_j",
         "idle_w",
         "idle_source",
         "accounts_j",
@@ -226,7 +227,8 @@ fn the_table_is_aligned_and_says_what_is_not_supported() {
 
  meter gpu GPU-1 (counter)
 
-            32,477 J  energy                  # 3,248 W
+            32,477 J  energy                  # 3,248 W, gross, from counter
+            31,647 J  energy above idle
              830.0 J    idle                  # 2.6 %
              260.0 J    context               # 0.8 %
             31,375 J    requests              # 96.6 %
@@ -234,7 +236,8 @@ fn the_table_is_aligned_and_says_what_is_not_supported() {
 
  meter cpu package-0 (counter)
 
-   <not supported>    energy
+     <not counted>    energy                  # gross, from counter
+     <not counted>    energy above idle
 
                  0 µJ ledger residual
                  2    requests lost

@@ -4,7 +4,7 @@
 //! Abramowitz and Stegun, 26.5.8 and 26.7.1). Right to 10 digits for what is asked here.
 
 /// The probability that |t| or more comes by chance, with `freedom` degrees of freedom.
-pub(super) fn two_sided(t: f64, freedom: f64) -> f64 {
+pub(crate) fn two_sided(t: f64, freedom: f64) -> f64 {
     if !t.is_finite() {
         return 0.0;
     }
@@ -12,7 +12,7 @@ pub(super) fn two_sided(t: f64, freedom: f64) -> f64 {
 }
 
 /// The |t| that chance exceeds with probability `alpha`.
-pub(super) fn critical(alpha: f64, freedom: f64) -> f64 {
+pub(crate) fn critical(alpha: f64, freedom: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     while two_sided(high, freedom) > alpha && high < 1e9 {
         high *= 2.0;
