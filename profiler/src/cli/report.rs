@@ -1,4 +1,4 @@
-//! `perjoule report`: a recording's summary.
+//! `perjoule report`: a recording's summary, or a fleet's.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,14 +7,15 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::print;
-use crate::report::{self, FullEnergy, Inputs};
+use crate::report::{self, FleetSource, FullEnergy, Inputs};
 
 /// What to print, and how.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     /// A recording that `perjoule run --record` or `perjoule replay` wrote
-    file: PathBuf,
+    #[arg(required_unless_present = "prometheus")]
+    file: Option<PathBuf>,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -22,12 +23,16 @@ pub(super) struct Options {
     full: FullEnergy,
     #[command(flatten)]
     inputs: Inputs,
+    #[command(flatten)]
+    source: FleetSource,
 }
 
 const EXAMPLES: &str = "Examples:
   perjoule report night.pj
   perjoule report night.pj --format html --country DE --price 0.21 --currency EUR > night.html
-  perjoule report night.pj --format csv --pue 1.3 --embodied-kg 1500 --lifetime-years 5";
+  perjoule report night.pj --format csv --pue 1.3 --embodied-kg 1500 --lifetime-years 5
+  perjoule report --prometheus http://prometheus:9090 --from 30d --match 'cluster=\"a\"' --format html > fleet.html
+  perjoule report --prometheus https://mimir/prometheus --header 'X-Scope-OrgID: team' --from 2026-11-01T00:00:00Z";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
@@ -45,8 +50,17 @@ enum Format {
 
 /// Prints the summary on stdout.
 pub(super) fn run(options: Options) -> Result<ExitCode> {
-    let report = report::read(&options.file, options.full, &options.inputs)?;
-    let title = format!("Energy report: {}", options.file.display());
+    let (report, of) = match &options.file {
+        Some(file) => {
+            let report = report::read(file, options.full, &options.inputs)?;
+            (report, file.display().to_string())
+        }
+        None => {
+            let report = report::read_fleet(&options.source, options.full, &options.inputs)?;
+            (report, options.source.shown())
+        }
+    };
+    let title = format!("Energy report: {of}");
     let text = match options.format {
         Format::Table => report.to_table(),
         Format::Html => report.to_html(&title),

@@ -293,13 +293,14 @@ impl Summary {
                 .collect(),
             meters: meters.iter().map(|meter| meter.report()).collect(),
             ledger: LedgerCheck {
-                residual_microjoules: meters.iter().map(|meter| meter.residual()).sum(),
+                residual_microjoules: Some(meters.iter().map(|meter| meter.residual()).sum()),
             },
             losses: Losses {
                 events: self.lost_events,
                 requests: self.lost_requests,
             },
             planner: None,
+            fleet: None,
         }
     }
 
