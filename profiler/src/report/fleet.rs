@@ -14,8 +14,6 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 use thiserror::Error;
 
 use client::{Client, ClientError};
@@ -96,7 +94,7 @@ pub fn read_fleet(
         .enable_all()
         .build()?;
     let mut gathered = Gathered::new(period);
-    runtime.block_on(async {
+    let asked = runtime.block_on(async {
         let mut client = Client::new(source)?;
         for (place, part) in period.parts().enumerate() {
             let asked = question::of(part.seconds(), source.matchers());
@@ -104,9 +102,10 @@ pub fn read_fleet(
             gathered.take(place, answer)?;
         }
         Ok::<(), FleetError>(())
-    })?;
-    // A server that was closed down gives its port back at once.
-    runtime.shutdown_timeout(Duration::ZERO);
+    });
+    // A name that is still being looked up holds nobody up.
+    runtime.shutdown_background();
+    asked?;
     if gathered.is_empty() {
         return Err(FleetError::Empty {
             series: question::ENERGY,

@@ -20,17 +20,17 @@ pub(super) fn notices(fleet: &Fleet) -> Vec<String> {
 }
 
 pub(super) fn groups(report: &Report, fleet: &Fleet) -> [Section; 4] {
-    let section = |id, title, subject, words: &str, groups: &[Group]| Section {
-        id,
-        title,
-        blocks: vec![
-            Block::Text(if groups.is_empty() {
-                "Nothing of it is recorded in this period.".to_owned()
-            } else {
-                words.to_owned()
-            }),
-            Block::Table(table(report, title, subject, groups)),
-        ],
+    let money = report.planner.as_ref().map_or("", currency);
+    let section = |id, title, subject, words: &str, groups: &[Group]| {
+        let words = if groups.is_empty() {
+            "Nothing of it is recorded in this period."
+        } else {
+            words
+        };
+        let mut blocks = vec![Block::Text(words.to_owned())];
+        blocks.extend(table("Energy", subject, groups, energy(money)));
+        blocks.extend(table("What they served", subject, groups, served()));
+        Section { id, title, blocks }
     };
     [
         section(
@@ -66,20 +66,21 @@ pub(super) fn groups(report: &Report, fleet: &Fleet) -> [Section; 4] {
     ]
 }
 
-/// Columns of which nothing is known are left out.
-fn table(report: &Report, caption: &'static str, subject: &'static str, groups: &[Group]) -> Table {
-    let money = report.planner.as_ref().map_or("", currency);
-    let columns: [(Column, fn(&Group) -> Value); 15] = [
+/// A column, and what of a group stands in it.
+type Shown = (Column, fn(&Group) -> Value);
+
+fn energy(money: &str) -> Vec<Shown> {
+    vec![
         (Column::new("nodes", "nodes", ""), |group| {
             Value::Count(group.nodes)
         }),
         (Column::new("gpus", "GPUs", ""), |group| {
             Value::Number(group.gpus)
         }),
-        (Column::new("energy", "measured energy", "J"), |group| {
+        (Column::new("energy", "energy", "J"), |group| {
             Value::Number(group.energy_j)
         }),
-        (Column::new("energy_ratio", "of all energy", ""), |group| {
+        (Column::new("energy_ratio", "of all", ""), |group| {
             Value::Ratio(group.energy_ratio)
         }),
         (Column::new("kwh", "× PUE", "kWh"), |group| {
@@ -91,9 +92,28 @@ fn table(report: &Report, caption: &'static str, subject: &'static str, groups: 
         (Column::new("carbon", "carbon", "gCO2e"), |group| {
             Value::Number(group.total.carbon_g)
         }),
+        (Column::new("gpu_idle_ratio", "GPUs: idle", ""), |group| {
+            Value::Ratio(group.gpu_idle_ratio)
+        }),
+        (
+            Column::new("gpu_parked_ratio", "GPUs: parked", ""),
+            |group| Value::Ratio(group.gpu_parked_ratio),
+        ),
+        (Column::new("coverage_ratio", "recorded", ""), |group| {
+            Value::Ratio(group.coverage_ratio)
+        }),
+    ]
+}
+
+fn served() -> Vec<Shown> {
+    vec![
         (Column::new("requests", "requests", ""), |group| {
             Value::Count(group.requests)
         }),
+        (
+            Column::new("active_energy", "caused by them", "J"),
+            |group| Value::Number(group.active_j),
+        ),
         (
             Column::new("j_per_request_mean", "per request", "J"),
             |group| Value::Number(group.j_per_request),
@@ -108,17 +128,16 @@ fn table(report: &Report, caption: &'static str, subject: &'static str, groups: 
         (Column::new("j_per_token", "per token", "J"), |group| {
             Value::Number(group.j_per_token)
         }),
-        (Column::new("gpu_idle_ratio", "GPUs: idle", ""), |group| {
-            Value::Ratio(group.gpu_idle_ratio)
-        }),
-        (
-            Column::new("gpu_parked_ratio", "GPUs: parked", ""),
-            |group| Value::Ratio(group.gpu_parked_ratio),
-        ),
-        (Column::new("coverage_ratio", "recorded", ""), |group| {
-            Value::Ratio(group.coverage_ratio)
-        }),
-    ];
+    ]
+}
+
+/// Columns of which nothing is known are left out; a table without any is none.
+fn table(
+    caption: &'static str,
+    subject: &'static str,
+    groups: &[Group],
+    columns: Vec<Shown>,
+) -> Option<Block> {
     let known = columns
         .into_iter()
         .filter(|(_, value)| groups.iter().any(|group| value(group).is_known()));
@@ -127,13 +146,15 @@ fn table(report: &Report, caption: &'static str, subject: &'static str, groups: 
         subject: group.name.clone(),
         cells: values.iter().map(|value| value(group)).collect(),
     };
-    Table {
-        caption,
-        subject,
-        columns,
-        rows: groups.iter().map(row).collect(),
-        long: false,
-    }
+    (!columns.is_empty()).then(|| {
+        Block::Table(Table {
+            caption,
+            subject,
+            columns,
+            rows: groups.iter().map(row).collect(),
+            long: false,
+        })
+    })
 }
 
 pub(super) fn coverage(fleet: &Fleet) -> Section {

@@ -1,4 +1,7 @@
 //! Instant queries of Prometheus' API, over one connection that is kept.
+//!
+//! On hyper and rustls, which the exporter stands on: crate::http reads one plain answer of a neighbour, without TLS, POST
+//! or gzip, and a client with pools, proxies and redirects is more than questions to one server need.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -282,11 +282,11 @@ impl Gathered {
                 j_per_token: sums.ratio(Quantity::AllTokenJoules, Quantity::AllTokens),
                 gpu_idle_ratio: sums.ratio(Quantity::GpuIdle, Quantity::GpuWithFloor),
                 gpu_parked_ratio: sums.ratio(Quantity::GpuParked, Quantity::GpuWithFloor),
-                coverage_ratio: nodes.and_then(|nodes| whole.coverage(sums, nodes as f64)),
+                coverage_ratio: whole.coverage(sums, nodes.unwrap_or(1) as f64),
             }
         };
         let by_node = self.nodes();
-        let by_node = by_node.map(|(name, sums)| group(name, sums.energy(), Some(1), sums));
+        let by_node = by_node.map(|(name, sums)| group(name, sums.energy(), None, sums));
         let by_node: Vec<Group> = by_node.collect();
         let mut clusters: BTreeMap<String, (u64, Sums)> = BTreeMap::new();
         let (mut models, mut gpu_types) = (Vec::new(), Vec::new());
@@ -346,11 +346,10 @@ impl Gathered {
 }
 
 impl Whole {
-    /// Recorded time of so many nodes ÷ the period's.
+    /// Recorded time of so many nodes ÷ the period's; of what has nodes.
     fn coverage(&self, sums: &Sums, nodes: f64) -> Option<f64> {
-        let samples = sums.get(Quantity::Samples).unwrap_or(0.0);
-        let expected = self.steps * nodes;
-        (expected > 0.0).then(|| (samples / expected).min(1.0))
+        let samples = sums.get(Quantity::Samples)?;
+        Some((samples / (self.steps * nodes)).min(1.0))
     }
 }
 

@@ -31,6 +31,7 @@ pub struct Fleet {
 #[expect(missing_docs, reason = "the keys are documented in docs/report.md")]
 pub struct Group {
     pub name: String,
+    /// Of a cluster.
     pub nodes: Option<u64>,
     /// On average.
     pub gpus: Option<f64>,
