@@ -3,7 +3,7 @@
 //! In: the same [`Booked`](crate::ledger::Booked) values that the exporter gets ([`Summary`]).
 //! Out: a [`Report`], and from it JSON (schema 1), a table for people, HTML, Markdown and CSV. No form
 //! computes a figure of its own, so they cannot disagree. What a planner asks beside ([`Plan`]) is made
-//! from a recording ([`read`]).
+//! from a recording ([`read`]), or from the series that a fleet recorded ([`read_fleet`]).
 
 mod activity;
 mod carbon;
@@ -11,6 +11,7 @@ mod chart;
 mod csv;
 mod document;
 pub(crate) mod figures;
+mod fleet;
 mod full;
 mod host;
 mod html;
@@ -34,6 +35,8 @@ mod waits;
 
 pub use activity::{CudaReport, PmcReport};
 pub(crate) use csv::plain;
+pub use fleet::model::{Fleet, Group};
+pub use fleet::{FleetError, FleetSource, read_fleet};
 pub use full::{FullEnergy, IdlePolicy};
 pub use host::{HostReport, SyscallReport};
 pub use inputs::Inputs;

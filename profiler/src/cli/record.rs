@@ -102,10 +102,8 @@ fn summary(file: &Path, bytes: Option<u64>, report: &Report) -> String {
         .filter_map(|meter| meter.energy_j)
         .collect();
     let joules = (!joules.is_empty()).then(|| joules.iter().sum());
-    let lost = report
-        .losses
-        .requests
-        .map_or_else(|| UNKNOWN.to_owned(), count);
+    let known = |number: Option<u64>| number.map_or_else(|| UNKNOWN.to_owned(), count);
+    let lost = known(report.losses.requests);
     let megabytes = bytes.map(|bytes| bytes as f64 / 1e6);
     format!(
         "[ perjoule record: {} in {}: {} requests, {} measured{simulated}, {lost} requests lost, residual {} µJ; next: \
@@ -117,7 +115,7 @@ fn summary(file: &Path, bytes: Option<u64>, report: &Report) -> String {
             || UNKNOWN.to_owned(),
             |joules| format!("{} J", figure(joules))
         ),
-        report.ledger.residual_microjoules,
+        known(report.ledger.residual_microjoules),
         quoted(file),
     )
 }

@@ -3,6 +3,7 @@
 
 mod answers;
 mod devices;
+mod fleet;
 mod grounds;
 mod services;
 mod trend;
@@ -115,24 +116,36 @@ impl Document {
                     .to_owned(),
             );
         }
+        notices.extend(report.fleet.iter().flat_map(fleet::notices));
         let mut sections = Vec::new();
         if let Some(plan) = &report.planner {
             sections.push(answers::answers(report, plan));
             sections.push(answers::savings(plan));
             sections.push(trend::trend(plan));
         }
-        sections.push(services::services(report));
-        sections.push(devices::meters(report));
-        if let Some(plan) = &report.planner {
-            sections.extend([
-                devices::load_curve(plan),
-                devices::headroom(plan),
-                devices::starvation(report, plan),
-                grounds::carbon(plan),
-                grounds::coverage(report, plan),
-            ]);
+        match &report.fleet {
+            Some(fleet) => sections.extend(fleet::groups(report, fleet)),
+            None => {
+                sections.push(services::services(report));
+                sections.push(devices::meters(report));
+            }
         }
-        sections.push(grounds::method(report));
+        if let Some(plan) = &report.planner {
+            if report.fleet.is_none() {
+                sections.push(devices::load_curve(plan));
+                sections.push(devices::headroom(plan));
+                sections.push(devices::starvation(report, plan));
+            }
+            sections.push(grounds::carbon(plan));
+            sections.push(match &report.fleet {
+                Some(fleet) => fleet::coverage(fleet),
+                None => grounds::coverage(report, plan),
+            });
+        }
+        sections.push(match &report.fleet {
+            Some(_) => fleet::method(report),
+            None => grounds::method(report),
+        });
         if let Some(plan) = &report.planner {
             sections.push(grounds::inputs(plan));
             sections.push(grounds::environment(plan));

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::activity::{CudaReport, PmcReport};
+use super::fleet::model::Fleet;
 use super::full::IdlePolicy;
 use super::host::HostReport;
 use super::planner::model::Plan;
@@ -38,6 +39,9 @@ pub struct Report {
     /// What whoever plans capacity asks; of a recording with intervals alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planner: Option<Plan>,
+    /// Of a fleet instead of a recording.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<Fleet>,
 }
 
 const fn one() -> f64 {
@@ -278,8 +282,8 @@ impl AccountJoules {
 /// Whether the ledger adds up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LedgerCheck {
-    /// Σ over meters of |energy − Σ accounts|: 0.
-    pub residual_microjoules: u64,
+    /// Σ over meters of |energy − Σ accounts|: 0. Null of a fleet, whose rates are extrapolated.
+    pub residual_microjoules: Option<u64>,
 }
 
 /// What was lost on the way; null where nobody counted.

@@ -1,20 +1,20 @@
 //! What whoever plans capacity asks of a recording: totals, their trend, power against limits, the
 //! load curve, coverage, and what could be saved. One pass, memory that does not grow with the file.
 
-mod figures;
+pub(super) mod figures;
 mod load;
 mod meter;
 pub(super) mod model;
-mod savings;
+pub(super) mod savings;
 mod time;
-mod trend;
+pub(super) mod trend;
 
 use std::collections::BTreeMap;
 
 use figures::shares;
 use load::Load;
 use meter::MeterPlan;
-use model::{Amount, Plan, Power, PowerOf, ServicePlan, Totals};
+use model::{Amount, Carbon, Plan, Power, PowerOf, ServicePlan, Totals};
 use trend::Parts;
 
 use super::full::FullEnergy;
@@ -31,7 +31,7 @@ use crate::ledger::{
 use crate::units::Microjoules;
 
 /// Of so many requests the tokens must be known.
-const TOKENS_KNOWN: f64 = 0.99;
+pub(super) const TOKENS_KNOWN: f64 = 0.99;
 
 /// A running sum of what a plan needs.
 #[derive(Debug)]
@@ -233,7 +233,7 @@ impl Planner {
         let amount = |joules: Option<f64>| inputs.amount(full, joules);
         let totals = self.totals(report, inputs, amount);
         let requests = self.requests(report);
-        let carbon = self.carbon(&totals, &requests, inputs);
+        let carbon = Carbon::new(&totals, &requests, inputs, self.seconds());
         let power = self.power();
         let load_curve = self.load_curve();
         let measured = totals.measured_j;

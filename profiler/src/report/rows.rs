@@ -228,8 +228,8 @@ impl Report {
 
     /// Whether it adds up, and what is missing.
     fn check(&self) -> Section {
-        let lost = |lost: Option<u64>| lost.map_or(Value::NotSupported, Value::Count);
-        let residual = Value::Count(self.ledger.residual_microjoules);
+        let lost = |lost| counted(lost, Value::NotSupported);
+        let residual = counted(self.ledger.residual_microjoules, Value::NotSupported);
         Section {
             subject: "ledger".to_owned(),
             title: String::new(),

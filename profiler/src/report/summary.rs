@@ -304,13 +304,14 @@ impl Summary {
                 .collect(),
             meters: meters.iter().map(|meter| meter.report()).collect(),
             ledger: LedgerCheck {
-                residual_microjoules: meters.iter().map(|meter| meter.residual()).sum(),
+                residual_microjoules: Some(meters.iter().map(|meter| meter.residual()).sum()),
             },
             losses: Losses {
                 events: lost.map(|(events, _)| events),
                 requests: lost.map(|(_, requests)| requests),
             },
             planner: None,
+            fleet: None,
         }
     }
 

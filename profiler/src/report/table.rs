@@ -3,7 +3,8 @@
 use std::fmt::{self, Write};
 
 use super::document::{Block, Document};
-use super::figures::{UNCOUNTED, UNKNOWN, with_unit};
+use super::figures::{UNCOUNTED, UNKNOWN, count, figure, percent, with_unit};
+use super::fleet::model::{Fleet, Group};
 use super::model::{Report, ThreadReport};
 
 impl Report {
@@ -24,6 +25,10 @@ impl Report {
         };
         let window = with_unit(self.duration_s, "s");
         writeln!(out, "\n Energy over {window}{simulated}")?;
+        if let Some(fleet) = &self.fleet {
+            write_fleet(out, fleet)?;
+            return write_plan(out, self);
+        }
         let sections = self.sections();
         let is_last = |place: usize| place + 1 == sections.len();
         for (place, section) in sections.iter().enumerate() {
@@ -48,6 +53,64 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// Nodes that the table shows; the other forms have all.
+const MOST_NODES: usize = 10;
+
+fn write_fleet(out: &mut String, fleet: &Fleet) -> fmt::Result {
+    let covered = percent(fleet.coverage_ratio);
+    let nodes = count(fleet.nodes);
+    writeln!(out, " {} to {}", fleet.from, fleet.to)?;
+    writeln!(out, " {nodes} nodes, {covered} of period × nodes recorded")?;
+    if !fleet.missing.is_empty() {
+        writeln!(out, " not recorded: {}", fleet.missing.join(", "))?;
+    }
+    for warning in &fleet.warnings {
+        writeln!(out, " the server warned: {warning}")?;
+    }
+    let most = fleet.by_node.get(..MOST_NODES).unwrap_or(&fleet.by_node);
+    for (what, groups) in [
+        ("cluster", &*fleet.clusters),
+        ("model", &fleet.models),
+        ("type of GPU", &fleet.gpu_types),
+        ("node", most),
+    ] {
+        if !groups.is_empty() {
+            write_groups(out, what, groups)?;
+        }
+    }
+    let more = fleet.by_node.len().saturating_sub(most.len()) as u64;
+    if more > 0 {
+        writeln!(out, " and {} more nodes", count(more))?;
+    }
+    writeln!(out)
+}
+
+fn write_groups(out: &mut String, what: &str, groups: &[Group]) -> fmt::Result {
+    writeln!(
+        out,
+        "\n {what:<25} {:>10} {:>7} {:>9} {:>9} {:>6} {:>6}",
+        "kWh", "of all", "J/request", "J/token", "idle", "rec."
+    )?;
+    let dash = || "-".to_owned();
+    let number = |value: Option<f64>| value.map_or_else(dash, figure);
+    let ratio =
+        |value: Option<f64>| value.map_or_else(dash, |ratio| format!("{:.1}%", ratio * 100.0));
+    for group in groups {
+        writeln!(
+            out,
+            " {:<25} {:>10} {:>7} {:>9} {:>9} {:>6} {:>6}",
+            group.name,
+            number(group.total.energy_kwh),
+            ratio(group.energy_ratio),
+            number(group.j_per_request),
+            number(group.j_per_output_token),
+            ratio(group.gpu_idle_ratio),
+            ratio(group.coverage_ratio),
+        )?;
+    }
+    Ok(())
 }
 
 /// What a planner asks first, as far as it is known.

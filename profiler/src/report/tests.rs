@@ -305,7 +305,7 @@ fn meters_show_their_accounts_and_the_residual_is_from_the_integers() {
     let mut summary = summary();
     summary.add(&interval(accounts, vec![]));
     let report = summary.report(FullEnergy::default());
-    assert_eq!(report.ledger.residual_microjoules, 0);
+    assert_eq!(report.ledger.residual_microjoules, Some(0));
     assert_eq!(report.meters[0].energy_j, Some(0.300_123));
     assert_eq!(report.meters[0].accounts_j.idle, Some(0.3));
     assert_eq!(report.meters[0].accounts_j.gap, Some(0.0));
@@ -322,6 +322,6 @@ fn meters_show_their_accounts_and_the_residual_is_from_the_integers() {
             .report(FullEnergy::default())
             .ledger
             .residual_microjoules,
-        5
+        Some(5)
     );
 }

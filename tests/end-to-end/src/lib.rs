@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod engine;
+pub mod history;
 pub mod http;
 pub mod kubelet;
 pub mod load;

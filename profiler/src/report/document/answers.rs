@@ -278,16 +278,18 @@ fn period(report: &Report, plan: &Plan) -> Vec<Figure> {
 }
 
 fn trust(report: &Report, plan: &Plan) -> Vec<Figure> {
-    let least = plan
-        .coverage
-        .iter()
-        .map(|meter| meter.booked_ratio)
-        .reduce(f64::min);
+    let (recorded, of) = match &report.fleet {
+        Some(fleet) => (Some(fleet.coverage_ratio), "of the period × nodes"),
+        None => {
+            let meters = plan.coverage.iter().map(|meter| meter.booked_ratio);
+            (meters.reduce(f64::min), "of the meter that saw least")
+        }
+    };
     let holes = plan.coverage.iter().map(|meter| meter.holes).sum();
     let lost = |key, label, lost| Figure::new(key, label, Value::Count(lost), "");
     let ratio = |key, label, value| Figure::new(key, label, Value::Ratio(value), "");
     vec![
-        ratio("coverage_ratio", "time measured", least).note("of the meter that saw least"),
+        ratio("coverage_ratio", "time measured", recorded).note(of),
         ratio(
             "error_ratio",
             "bound of the requests' energy",
@@ -303,13 +305,13 @@ fn trust(report: &Report, plan: &Plan) -> Vec<Figure> {
         Figure::new(
             "residual",
             "meters less accounts",
-            Value::Count(Some(report.ledger.residual_microjoules)),
+            Value::Count(report.ledger.residual_microjoules),
             "µJ",
         ),
         Figure::new(
             "holes",
             "holes in meters' time",
-            Value::Count(Some(holes)),
+            Value::Count(Some(holes).filter(|_| report.fleet.is_none())),
             "",
         ),
         lost(

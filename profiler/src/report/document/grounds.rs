@@ -75,7 +75,7 @@ pub(super) fn coverage(report: &Report, plan: &Plan) -> Section {
                 "Meters less accounts: {} µJ. Lost: {} request records, {} events. A hole is time whose energy nobody knows. The \
                  gain is what a sensor may be off by as a whole; it is the same for every figure of that sensor, and in no \
                  bound.",
-                report.ledger.residual_microjoules,
+                lost(report.ledger.residual_microjoules),
                 lost(report.losses.requests),
                 lost(report.losses.events),
             )),
@@ -167,7 +167,7 @@ pub(super) fn environment(plan: &Plan) -> Section {
         id: "environment",
         title: "Environment",
         blocks: vec![Block::Table(Table {
-            caption: "What the recording says of itself",
+            caption: "Where the figures come from",
             subject: "fact",
             columns: vec![Column::new("value", "value", "")],
             rows: rows.collect(),

@@ -23,37 +23,18 @@ impl Planner {
             sum.map(|sum| sum.joules().0)
         };
         let measured = energy(None);
-        let active = self.active_joules();
-        let per = |count: u64, times: f64| {
-            let each = |joules: Option<f64>| {
-                let joules = joules.filter(|_| count > 0)?;
-                Some(joules / count as f64 * times)
-            };
-            Both {
-                all: amount(each(measured)),
-                active: amount(each(active)),
-            }
-        };
         let gain = self.meters.values().map(|meter| meter.gain());
-        let total = amount(measured);
-        Totals {
-            measured_j: measured,
-            gpu_j: energy(Some(Component::Gpu)),
-            cpu_j: energy(Some(Component::Cpu)),
-            dram_j: energy(Some(Component::Dram)),
-            active_j: active,
+        let measured = Measured {
+            all: measured,
+            gpu: energy(Some(Component::Gpu)),
+            cpu: energy(Some(Component::Cpu)),
+            dram: energy(Some(Component::Dram)),
+            active: self.active_joules(),
             gain_error_ratio: measured
                 .filter(|measured| *measured > 0.0)
                 .map(|measured| gain.sum::<f64>() / measured),
-            currency: inputs.currency.clone(),
-            requests_per_kwh: total
-                .energy_kwh
-                .filter(|energy| *energy > 0.0 && self.served > 0)
-                .map(|energy| self.served as f64 / energy),
-            total,
-            per_1000_requests: per(self.served, 1e3),
-            per_million_output_tokens: per(output_tokens(report).unwrap_or(0), 1e6),
-        }
+        };
+        Totals::new(measured, self.served, output_tokens(report), inputs, amount)
     }
 
     /// `None` where it is no figure: no meter, or a bound above 100 %.
@@ -106,30 +87,85 @@ impl Planner {
             mean_in_flight: self.load.mean_in_flight(),
         }
     }
+}
 
-    pub(super) fn carbon(
-        &self,
+/// What the period's energy was, joules.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::report) struct Measured {
+    pub(in crate::report) all: Option<f64>,
+    pub(in crate::report) gpu: Option<f64>,
+    pub(in crate::report) cpu: Option<f64>,
+    pub(in crate::report) dram: Option<f64>,
+    /// What requests caused.
+    pub(in crate::report) active: Option<f64>,
+    /// What the sensors' gain may be off by, of all.
+    pub(in crate::report) gain_error_ratio: Option<f64>,
+}
+
+impl Totals {
+    /// Of a period in which so many requests were served and, where that is known, so many tokens.
+    pub(in crate::report) fn new(
+        measured: Measured,
+        served: u64,
+        output_tokens: Option<u64>,
+        inputs: &Inputs,
+        amount: impl Fn(Option<f64>) -> Amount,
+    ) -> Self {
+        let per = |count: u64, times: f64| {
+            let each = |joules: Option<f64>| {
+                let joules = joules.filter(|_| count > 0)?;
+                Some(joules / count as f64 * times)
+            };
+            Both {
+                all: amount(each(measured.all)),
+                active: amount(each(measured.active)),
+            }
+        };
+        let total = amount(measured.all);
+        Self {
+            measured_j: measured.all,
+            gpu_j: measured.gpu,
+            cpu_j: measured.cpu,
+            dram_j: measured.dram,
+            active_j: measured.active,
+            gain_error_ratio: measured.gain_error_ratio,
+            currency: inputs.currency.clone(),
+            requests_per_kwh: total
+                .energy_kwh
+                .filter(|energy| *energy > 0.0 && served > 0)
+                .map(|energy| served as f64 / energy),
+            total,
+            per_1000_requests: per(served, 1e3),
+            per_million_output_tokens: per(output_tokens.unwrap_or(0), 1e6),
+        }
+    }
+}
+
+impl Carbon {
+    /// Of a period of so many seconds.
+    pub(in crate::report) fn new(
         totals: &Totals,
         requests: &RequestFigures,
         inputs: &Inputs,
-    ) -> Carbon {
+        seconds: f64,
+    ) -> Self {
         let energy = totals.total.energy_kwh;
         let operational = totals.total.carbon_g;
-        let embodied = inputs.embodied(self.seconds());
+        let embodied = inputs.embodied(seconds);
         let per = |carbon: Option<f64>, count: u64| {
             let carbon = carbon.filter(|_| count > 0)?;
             Some(carbon / count as f64)
         };
         let both = operational.zip(embodied).map(|(one, other)| one + other);
         let tokens = requests.output_tokens.unwrap_or(0);
-        Carbon {
+        Self {
             energy_kwh: energy,
             intensity_g_per_kwh: inputs.intensity(),
             operational_g: operational,
             embodied_g: embodied,
-            requests: self.served,
-            operational_g_per_request: per(operational, self.served),
-            sci_g_per_request: per(both, self.served),
+            requests: requests.count,
+            operational_g_per_request: per(operational, requests.count),
+            sci_g_per_request: per(both, requests.count),
             sci_g_per_million_output_tokens: per(both, tokens).map(|carbon| carbon * 1e6),
             market_g_per_kwh: inputs.carbon_market,
             market_g: energy

@@ -12,15 +12,16 @@ const MOST: usize = 3;
 /// Smaller parts of all energy are not worth a planner's time.
 const NOTABLE: f64 = 0.001;
 
-struct Found {
-    name: &'static str,
-    title: &'static str,
-    joules: f64,
-    advice: String,
-    method: &'static str,
+/// One that was found.
+pub(in crate::report) struct Found {
+    pub(in crate::report) name: &'static str,
+    pub(in crate::report) title: &'static str,
+    pub(in crate::report) joules: f64,
+    pub(in crate::report) advice: String,
+    pub(in crate::report) method: &'static str,
 }
 
-/// The biggest first.
+/// The biggest that a recording has, the biggest first.
 pub(super) fn find(
     planner: &Planner,
     report: &Report,
@@ -31,14 +32,27 @@ pub(super) fn find(
     let all = [
         quiet_gpus(planner),
         parked(planner),
-        overhead(report),
+        overhead(
+            report
+                .meters
+                .iter()
+                .filter_map(|meter| meter.accounts_j.overhead)
+                .sum(),
+        ),
         aborted(planner),
         waiting(planner),
         small_batches(curve),
     ];
+    rank(all.into_iter().flatten(), measured, amount)
+}
+
+/// The biggest first.
+pub(in crate::report) fn rank(
+    all: impl Iterator<Item = Found>,
+    measured: f64,
+    amount: impl Fn(Option<f64>) -> Amount,
+) -> Vec<Saving> {
     let mut savings: Vec<Saving> = all
-        .into_iter()
-        .flatten()
         .filter(|found| found.joules > measured * NOTABLE)
         .map(|found| Saving {
             name: found.name.to_owned(),
@@ -91,9 +105,7 @@ fn parked(planner: &Planner) -> Option<Found> {
     })
 }
 
-fn overhead(report: &Report) -> Option<Found> {
-    let meters = report.meters.iter();
-    let joules: f64 = meters.filter_map(|meter| meter.accounts_j.overhead).sum();
+pub(in crate::report) fn overhead(joules: f64) -> Option<Found> {
     (joules > 0.0).then(|| Found {
         name: "overhead",
         title: "Services at work without a request",

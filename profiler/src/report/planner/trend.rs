@@ -11,13 +11,13 @@ use crate::units::Microjoules;
 const SHORTEST: u64 = 1_000_000_000;
 
 /// As many parts as a chart shows; even, for the period has two halves.
-const MOST: u64 = 60;
+pub(in crate::report) const MOST: u64 = 60;
 
 /// Changes below this are none.
 const NOTABLE: f64 = 0.01;
 
 /// A half counts where so much of the meters' time in it was booked.
-const BOOKED: f64 = 0.9;
+pub(in crate::report) const BOOKED: f64 = 0.9;
 
 /// Energy and requests by part of the period.
 #[derive(Debug)]
@@ -111,15 +111,8 @@ impl Parts {
             (booked >= parts.len() as f64 * BOOKED).then_some(sums)
         };
         let (first, second) = (half(first)?, half(second)?);
-        let change = |from: f64, to: f64| to / from - 1.0;
-        let energy = change(first.energy() as f64, second.energy() as f64);
-        let j_per_request = change(first.j_per_request()?, second.j_per_request()?);
-        energy.is_finite().then(|| Change {
-            energy,
-            requests: change(first.requests as f64, second.requests as f64),
-            j_per_request,
-            rebound: j_per_request < -NOTABLE && energy > NOTABLE,
-        })
+        let half = |sums: Sums| (sums.energy() as f64, sums.requests);
+        Change::between(half(first), half(second))
     }
 }
 
@@ -134,6 +127,21 @@ impl Sums {
 }
 
 impl Change {
+    /// From one half's joules and requests to the other's.
+    pub(in crate::report) fn between(first: (f64, u64), second: (f64, u64)) -> Option<Self> {
+        let change = |from: f64, to: f64| to / from - 1.0;
+        let each =
+            |(energy, requests): (f64, u64)| (requests > 0).then(|| energy / requests as f64);
+        let energy = change(first.0, second.0);
+        let j_per_request = change(each(first)?, each(second)?);
+        energy.is_finite().then(|| Self {
+            energy,
+            requests: change(first.1 as f64, second.1 as f64),
+            j_per_request,
+            rebound: j_per_request < -NOTABLE && energy > NOTABLE,
+        })
+    }
+
     /// In words.
     pub(crate) fn words(&self) -> String {
         let by = |change: f64, more: &str, less: &str| {

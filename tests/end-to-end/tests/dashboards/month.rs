@@ -1,13 +1,11 @@
 //! The fleet's dashboard over thirty days of a fleet, as long-term storage has them: what the recording
 //! rules make, a sample a minute.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::fs;
+use std::time::{Duration, Instant};
 
 use end_to_end::engine::{Engine, Range};
+use end_to_end::history::{self, Series};
 use serde_json::Value;
 
 use crate::{dashboards, shipped, substituted};
@@ -25,13 +23,11 @@ const DAYS: u64 = 30;
 const EVERY: u64 = 60;
 /// A graph's points, as many as pixels.
 const POINTS: u64 = 1_100;
-/// Blocks are 2 h × 3ⁿ long and begin at a multiple of that: one that holds all days, hours.
-const BLOCK_HOURS: u64 = 1_458;
 /// What a panel may take.
 const MOST: Duration = Duration::from_secs(1);
 
-/// The series that the fleet's recording rules make: name and labels.
-fn recorded() -> Vec<(String, String)> {
+/// The series that the fleet's recording rules make.
+fn recorded() -> Vec<Series> {
     let rules = fs::read_to_string(dashboards().join("rules.yaml")).unwrap();
     let (_, fleet) = rules.split_once("name: perjoule-fleet").unwrap();
     let mut series = Vec::new();
@@ -53,69 +49,20 @@ fn recorded() -> Vec<(String, String)> {
             name => panic!("by what is {name}?"),
         };
         for cluster in CLUSTERS {
-            let labels = by.iter().map(|by| format!("cluster=\"{cluster}\"{by}"));
-            series.extend(labels.map(|labels| (name.to_owned(), labels)));
+            for by in &by {
+                let first = (series.len() + 1) as f64;
+                series.push(Series {
+                    name: name.to_owned(),
+                    labels: format!("cluster=\"{cluster}\"{by}"),
+                    values: (0..977)
+                        .map(|turn| first + f64::from(turn) / 100.0)
+                        .collect(),
+                    absent: 0,
+                });
+            }
         }
     }
     series
-}
-
-/// The days that are written: up to the end of the latest block that is over.
-fn days() -> Range {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let end = now.as_secs() / (BLOCK_HOURS * 3_600) * (BLOCK_HOURS * 3_600);
-    let start = end - DAYS * 24 * 3_600;
-    Range {
-        start,
-        // Of the last sample.
-        end: end - EVERY,
-        step: (DAYS * 24 * 3_600 / POINTS).max(EVERY),
-    }
-}
-
-/// All samples of each series, one after the other; `ending` is what stands behind a time in seconds.
-fn write(series: &[(String, String)], days: Range, ending: &str, mut to: impl FnMut(usize, &[u8])) {
-    let times: Vec<String> = (days.start..=days.end)
-        .step_by(EVERY as usize)
-        .map(|at| format!(" {at}{ending}\n"))
-        .collect();
-    for (place, (name, labels)) in series.iter().enumerate() {
-        let values: Vec<String> = (0..977)
-            .map(|turn| format!("{:.3}", (place + 1) as f64 + f64::from(turn) / 100.0))
-            .collect();
-        let head = format!("{name}{{{labels}}} ");
-        let mut text = Vec::with_capacity(times.len() * (head.len() + 24));
-        for (time, value) in times.iter().zip(values.iter().cycle()) {
-            text.extend_from_slice(head.as_bytes());
-            text.extend_from_slice(value.as_bytes());
-            text.extend_from_slice(time.as_bytes());
-        }
-        to(place, &text);
-    }
-}
-
-/// One block, made of OpenMetrics.
-fn fill(blocks: &Path, series: &[(String, String)], days: Range) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("month.om");
-    let mut file = BufWriter::new(File::create(&path).unwrap());
-    write(series, days, "", |place, text| {
-        let name = &series[place].0;
-        if place == 0 || series[place - 1].0 != *name {
-            writeln!(file, "# TYPE {name} gauge").unwrap();
-        }
-        file.write_all(text).unwrap();
-    });
-    file.write_all(b"# EOF\n").unwrap();
-    file.flush().unwrap();
-    let ran = Command::new("promtool")
-        .args(["tsdb", "create-blocks-from", "openmetrics", "--quiet"])
-        .arg(format!("--max-block-duration={BLOCK_HOURS}h"))
-        .args([&path, blocks])
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run promtool: {error}; apt-get install prometheus"));
-    let said = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{said}");
 }
 
 /// How long a question takes: the median of three times.
@@ -180,31 +127,29 @@ fn is_quick(what: &str, engine: &Engine, days: Range, filled: Duration) {
     assert!(longest <= MOST, "{longest:.3?}: {panel}");
 }
 
+/// What is written, and the range of a graph over it.
+fn month() -> (Range, Range) {
+    let samples = history::days(DAYS, EVERY);
+    let step = (DAYS * 24 * 3_600 / POINTS).max(EVERY);
+    (samples, Range { step, ..samples })
+}
+
 #[test]
 fn thirty_days_of_a_fleet_are_drawn_within_a_second() {
-    let (series, days) = (recorded(), days());
+    let (series, (samples, days)) = (recorded(), month());
     assert!(series.len() >= 150, "{} series", series.len());
-    let blocks = tempfile::tempdir().unwrap();
     let began = Instant::now();
-    fill(blocks.path(), &series, days);
+    let blocks = history::block(&series, samples);
     let filled = began.elapsed();
     is_quick("Prometheus", &Engine::prometheus_over(blocks), days, filled);
 }
 
 #[test]
 fn thirty_days_of_a_fleet_are_drawn_within_a_second_in_victoria_metrics_too() {
-    let (series, days) = (recorded(), days());
+    let (series, (samples, days)) = (recorded(), month());
     let engine = Engine::victoria_of_nobody();
     let began = Instant::now();
-    // Milliseconds.
-    write(&series, days, "000", |_, text| engine.import(text));
-    // What was imported is seen some seconds later.
-    let (name, labels) = &series[series.len() - 1];
-    let last = format!("{name}{{{labels}}}");
-    while engine.query_at(&last, days.end).unwrap().is_empty() {
-        assert!(began.elapsed() < Duration::from_secs(120), "no {last}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    history::import(&engine, &series, samples);
     let filled = began.elapsed();
     is_quick("VictoriaMetrics", &engine, days, filled);
 }
