@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use end_to_end::{Programs, is_root, scaled, skipped};
+use end_to_end::{Programs, is_root, scaled, skipped, slowness};
 use profiler::ledger::{Owner, ServiceId};
 use profiler::perf_event;
 use profiler::probes::health::Verdict;
@@ -188,11 +188,13 @@ fn a_function_has_the_samples_of_the_time_it_takes_and_nobody_else_has_any() {
     assert!(samples.iter().all(|sample| {
         stacks::owner(&probe.owners, sample.owner) == Some(Owner::Service(SERVICE))
     }));
-    // The timer is no clock of the process: where it falls beside a switch is chance.
+    // The timer is no clock of the process: where it falls beside a switch is chance. An emulated one that is late
+    // leaves some out.
     let expected = worked.as_secs_f64() * f64::from(HERTZ);
     let taken = samples.len() as f64;
+    let far = if slowness() == 1 { 0.1 } else { 0.2 };
     assert!(
-        (taken / expected - 1.0).abs() < 0.1,
+        (taken / expected - 1.0).abs() < far,
         "{taken} samples, {expected:.0} expected"
     );
 
