@@ -109,25 +109,13 @@ pub enum RecordingError {
     },
     /// A part of the file is missing or overwritten.
     #[error(
-        "recording {path}: the file is damaged: {error}; was it copied whole, with its -wal file? `sqlite3 {path} .recover` \
-         saves what can be read"
+        "recording {path}: the file is damaged: {error}; was it copied whole, with its -wal file? `sqlite3 {path} .recover | \
+         sqlite3 saved.pj` copies what can still be read"
     )]
     Damaged {
         /// Which file.
         path: PathBuf,
         /// What was found.
-        error: rusqlite::Error,
-    },
-    /// What SQLite reads is not what it wrote.
-    #[error(
-        "recording {path}: {error}: it was damaged after it was written; `sqlite3 {path} .recover | sqlite3 \
-         saved.pj` copies what can still be read"
-    )]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What was found.
-        #[source]
         error: rusqlite::Error,
     },
     /// The file is not what a recording is.
