@@ -118,18 +118,6 @@ pub enum RecordingError {
         /// What was found.
         error: rusqlite::Error,
     },
-    /// What SQLite reads is not what it wrote.
-    #[error(
-        "recording {path}: {error}: it was damaged after it was written; `sqlite3 {path} .recover | sqlite3 \
-         saved.pj` copies what can still be read"
-    )]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What was found.
-        #[source]
-        error: rusqlite::Error,
-    },
     /// The file is not what a recording is.
     #[error(
         "recording {path}: {reason}; is this a file that `perjoule record`, `run --record` or `replay` wrote?"
