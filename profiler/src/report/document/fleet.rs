@@ -60,7 +60,7 @@ pub(super) fn groups(report: &Report, fleet: &Fleet) -> [Section; 4] {
             "nodes",
             "Nodes",
             "node",
-            "Those that drew most come first. One that was not recorded all the time drew more than stands here.",
+            "Those that drew most come first. What a node drew while nothing was recorded is not in its figures.",
             &fleet.by_node,
         ),
     ]
@@ -141,7 +141,7 @@ fn table(
     let known = columns
         .into_iter()
         .filter(|(_, value)| groups.iter().any(|group| value(group).is_known()));
-    let (columns, values): (Vec<Column>, Vec<fn(&Group) -> Value>) = known.unzip();
+    let (columns, values): (Vec<_>, Vec<_>) = known.unzip();
     let row = |group: &Group| Row {
         subject: group.name.clone(),
         cells: values.iter().map(|value| value(group)).collect(),

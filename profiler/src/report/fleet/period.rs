@@ -183,7 +183,7 @@ mod tests {
                 "{seconds}"
             );
             let parts: Vec<Period> = period.parts().collect();
-            assert!(parts.len() % 2 == 0 && parts.len() <= 60);
+            assert!(parts.len().is_multiple_of(2) && parts.len() <= 60);
             assert_eq!(
                 (parts[0].from, parts[parts.len() - 1].to),
                 (period.from, end)
