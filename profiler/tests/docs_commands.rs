@@ -38,7 +38,7 @@ fn every_command_of_the_documentation_is_run_or_says_what_it_needs() {
     let (mut commands, mut parsed, mut run) = (0, 0, 0);
     let mut marked: BTreeMap<String, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for block in pages().iter().flat_map(|page| blocks(page)) {
+    for block in pages().iter().flat_map(blocks) {
         let mut left = 0;
         for line in &block.lines {
             commands += 1;
