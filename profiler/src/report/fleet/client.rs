@@ -101,7 +101,7 @@ pub enum ClientError {
 }
 
 /// The rows of an answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) rows: Vec<Row>,
     /// What the server says beside them, as where stores of a Thanos are away.
