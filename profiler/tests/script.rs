@@ -62,13 +62,18 @@ fn csv_has_the_values_of_jsonl_quoted_as_rfc_4180_says() {
             match told {
                 Value::Null => assert_eq!(value, "", "{column} of {line}"),
                 // A spreadsheet takes what begins so for a formula.
-                Value::String(text) if text.starts_with('=') => assert_eq!(value, format!("'{text}")),
+                Value::String(text) if text.starts_with('=') => {
+                    assert_eq!(value, format!("'{text}"))
+                }
                 Value::String(text) => assert_eq!(value, text, "{column} of {line}"),
                 number => assert_eq!(value, number.to_string(), "{column} of {line}"),
             }
         }
     }
-    assert!(text.contains("\n\"long, \"\"one\"\"\",\"chat, \"\"EU\"\"\","), "{text}");
+    assert!(
+        text.contains("\n\"long, \"\"one\"\"\",\"chat, \"\"EU\"\"\","),
+        "{text}"
+    );
 }
 
 #[test]

@@ -275,9 +275,8 @@ fn share(meter: u32, service: u32, ended: &[BookedRequest]) -> ServiceShare {
     let sum = |of: &dyn Fn(&BookedRequest) -> Option<Microjoules>| -> u64 {
         own.clone().filter_map(of).map(|energy| energy.0).sum()
     };
-    let phase = |of: fn(&GpuPhases) -> Microjoules| {
-        part(sum(&|booked| booked.phases.as_ref().map(of)))
-    };
+    let phase =
+        |of: fn(&GpuPhases) -> Microjoules| part(sum(&|booked| booked.phases.as_ref().map(of)));
     let (requests, phases) = match meter {
         PACKAGE => (sum(&|booked| booked.cpu), None),
         DRAM => (sum(&|booked| booked.dram), None),

@@ -28,7 +28,11 @@ pub(super) fn measure(folder: &Path, lengths: Lengths) -> Result<Vec<Row>> {
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run target/release/recording_cost")?;
-    ensure!(out.status.success(), "recording_cost failed: {}", out.status);
+    ensure!(
+        out.status.success(),
+        "recording_cost failed: {}",
+        out.status
+    );
     let told: Value =
         serde_json::from_slice(&out.stdout).context("recording_cost says something else")?;
     let figure = |key: &str| told[key].as_f64();
