@@ -2,7 +2,7 @@
 
 mod lookup;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::FromSql;
@@ -233,6 +233,39 @@ impl Recorded {
         self.requests_in("", each)
     }
 
+    /// The number of the latest booking; `None` in files of earlier versions, and where nothing was booked.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn latest_booking(&self) -> Result<Option<i64>, RecordingError> {
+        if !self.has("request_rows", "booking")? {
+            return Ok(None);
+        }
+        self.connection
+            .query_row("SELECT max(booking) FROM request_rows", [], |row| {
+                row.get(0)
+            })
+            .map_err(RecordingError::sqlite(&self.path))
+    }
+
+    /// The requests of these bookings as they lie in the file. Only where [`Self::latest_booking`] is known.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn requests_booked(
+        &self,
+        bookings: RangeInclusive<i64>,
+        mut each: impl FnMut(&RecordedRequest),
+    ) -> Result<(), RecordingError> {
+        let (from, to) = (bookings.start(), bookings.end());
+        let among = format!("WHERE booking BETWEEN {from} AND {to}");
+        let _all: ControlFlow<()> = self.requests_in(&among, |request| {
+            each(request);
+            ControlFlow::Continue(())
+        })?;
+        Ok(())
+    }
+
     /// The requests in the order of their numbers, until `each` breaks off: SQLite sorts them.
     ///
     /// # Errors
@@ -246,13 +279,13 @@ impl Recorded {
 
     fn requests_in<B>(
         &self,
-        order: &str,
+        which: &str,
         mut each: impl FnMut(&RecordedRequest) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RecordingError> {
         let kinds = self.kinds()?;
         let of_kind = if kinds.is_some() { "kind" } else { KIND };
         let phases = self.phases("requests")?;
-        let sql = format!("SELECT {of_kind}, {OWN}, {phases} FROM requests {order}");
+        let sql = format!("SELECT {of_kind}, {OWN}, {phases} FROM requests {which}");
         let mut flow = ControlFlow::Continue(());
         self.walk(&sql, |row| {
             let mut columns = Columns::of(row);

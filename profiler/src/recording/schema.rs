@@ -93,7 +93,7 @@ CREATE VIEW requests AS SELECT
     common_error_millionths / 1e6 AS common_error_ratio,
     prefill_uj,
     coalesce(gpu_uj, 0) - prefill_uj - wait_uj - rest_uj AS decode_uj,
-    wait_uj, kind
+    wait_uj, kind, booking
 FROM request_rows LEFT JOIN request_kinds USING (kind);
 CREATE TABLE intervals (
     interval INTEGER PRIMARY KEY,

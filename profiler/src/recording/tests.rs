@@ -539,6 +539,12 @@ fn requests_lie_as_they_were_booked_and_come_by_number_where_that_is_asked() {
         })
         .unwrap();
     assert_eq!(ids(&sorted), [(3, 3), (5, 5), (7, 7)]);
+    assert_eq!(recorded.latest_booking().unwrap(), Some(3));
+    let mut late = Vec::new();
+    recorded
+        .requests_booked(2..=3, |request| late.push(request.clone()))
+        .unwrap();
+    assert_eq!(ids(&late), [(3, 3), (5, 5)]);
 }
 
 #[test]
@@ -623,7 +629,7 @@ fn with_one_table(path: &Path) -> Connection {
         .execute_batch(
             "CREATE TABLE whole AS SELECT * FROM requests;
             DROP VIEW requests; DROP TABLE request_rows; DROP TABLE request_kinds;
-            ALTER TABLE whole DROP COLUMN kind;
+            ALTER TABLE whole DROP COLUMN kind; ALTER TABLE whole DROP COLUMN booking;
             ALTER TABLE whole RENAME TO requests;",
         )
         .unwrap();

@@ -2,6 +2,7 @@
 //! hour.
 
 use accuracy::hour;
+use profiler::ledger::Component;
 use profiler::report::{FullEnergy, Inputs, read};
 
 const REQUESTS: u64 = 100_000;
@@ -23,11 +24,9 @@ fn a_request_takes_a_hundred_bytes_at_most_and_the_file_adds_up() {
     let services = &report.services;
     let requests: u64 = services.iter().map(|service| service.requests.total).sum();
     assert_eq!(requests, REQUESTS);
-    let gpus = report.meters.iter().filter(|meter| meter.idle_w.is_some());
-    let booked: f64 = gpus
-        .filter(|meter| meter.device.starts_with("GPU"))
-        .filter_map(|meter| meter.accounts_j.requests)
-        .sum();
+    let meters = report.meters.iter();
+    let gpus = meters.filter(|meter| meter.component == Component::Gpu);
+    let booked: f64 = gpus.filter_map(|meter| meter.accounts_j.requests).sum();
     assert!((booked - written.gpu.joules().0).abs() < 1e-3, "{booked}");
     let of_requests: f64 = services
         .iter()
