@@ -92,13 +92,15 @@ fn every_example_of_the_help_is_understood_and_run_where_it_reads_files() {
     let mut wrong = Vec::new();
     let mut verbs = vec![("perjoule".to_owned(), &program)];
     while let Some((name, verb)) = verbs.pop() {
-        verbs.extend(verb.get_subcommands().map(|below| {
+        let below = verb.get_subcommands();
+        let below = below.filter(|below| below.get_name() != "help");
+        verbs.extend(below.map(|below| {
             let name = format!("{name} {}", below.get_name());
             (name, below)
         }));
         let help = verb.get_after_help().map(ToString::to_string);
         let examples = examples(&help.unwrap_or_default());
-        if !(2..=4).contains(&examples.len()) {
+        if !(2..=5).contains(&examples.len()) {
             wrong.push(format!("{name}: {} examples", examples.len()));
         }
         for text in examples {
@@ -249,7 +251,12 @@ fn simple(words: &[String]) -> impl Iterator<Item = &[String]> {
 /// Those that start perjoule, behind `sudo` or another command too, from its name to its last argument.
 fn invocations(words: &[String], program: &Definition) -> Vec<Vec<String>> {
     let is_verb = |word: &String| {
-        word.starts_with('-')
+        let is_flag = |flag: &clap::Arg| {
+            let long = flag.get_long().map(|long| format!("--{long}"));
+            let short = flag.get_short().map(|short| format!("-{short}"));
+            [long, short].iter().flatten().any(|flag| flag == word)
+        };
+        program.get_arguments().any(is_flag)
             || program
                 .get_subcommands()
                 .any(|verb| verb.get_name() == word)
@@ -276,14 +283,16 @@ fn understood(program: &Definition, words: &[String]) -> Result<(), String> {
     }
 }
 
-/// True if all of it is perjoule reading files, by names that are meant as they stand.
+/// True if all of it is perjoule reading files of the folder it is in, by names that are meant as they stand.
 fn reads_files_only(words: &[String], found: &[Vec<String>]) -> bool {
     let all = simple(words).all(|words| words[0] == "perjoule") && !found.is_empty();
     let reads = |words: &Vec<String>| {
         let mut words = words.iter();
         words.any(|word| READING.contains(&word.as_str()))
     };
+    let is_elsewhere = |word: &String| word.starts_with('/') || word.contains("://");
     all && found.iter().all(reads)
+        && !words.iter().any(is_elsewhere)
         && !words
             .iter()
             .any(|word| PLACEHOLDERS.contains(&word.as_str()))
@@ -319,6 +328,10 @@ fn execute(line: &Line) -> Result<(), String> {
     let before = std::iter::once("").chain(line.words.iter().map(String::as_str));
     for (before, word) in before.zip(&line.words) {
         provide(folder.path(), before, word);
+    }
+    let mut service = line.words.iter().skip_while(|word| *word != "--service");
+    if let Some(name) = service.nth(1) {
+        rename_services(folder.path(), name);
     }
     let program = Path::new(env!("CARGO_BIN_EXE_perjoule"));
     let programs = program.parent().expect("a folder").display();
@@ -362,5 +375,17 @@ fn provide(folder: &Path, before: &str, word: &str) {
         fs::copy(kept, file).expect("a copy");
     } else if word.ends_with(".toml") {
         fs::write(file, "").expect("a file");
+    }
+}
+
+/// The service of the recordings here has this name.
+fn rename_services(folder: &Path, name: &str) {
+    for file in fs::read_dir(folder).expect("a folder") {
+        let path = file.expect("a file").path();
+        if path.extension().is_some_and(|kind| kind == "pj") {
+            let recording = rusqlite::Connection::open(path).expect("a recording");
+            let renamed = recording.execute("UPDATE services SET name = ?1", [name]);
+            renamed.expect("a service");
+        }
     }
 }

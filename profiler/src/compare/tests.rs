@@ -10,6 +10,7 @@ use crate::ledger::{
     TokenSource,
 };
 use crate::profiles::folded::Weight;
+use crate::recording::tests::with_one_table;
 use crate::recording::{RecordedRequest, RecordedWait, Recording, StackId};
 use crate::units::Microjoules;
 use crate::waits::Reason;
@@ -303,8 +304,7 @@ fn a_recording_without_phases_shows_the_gpu_as_a_whole() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.pj");
     BASE.write(&path);
-    rusqlite::Connection::open(&path)
-        .unwrap()
+    with_one_table(&path)
         .execute_batch(
             "ALTER TABLE requests DROP COLUMN prefill_uj;
             ALTER TABLE requests DROP COLUMN decode_uj;

@@ -3,6 +3,7 @@ use crate::ledger::{
     Accounts, BookedInterval, BookedRequest, Class, End, ErrorRatios, FloorSource, GpuPhases,
     Input, Outcome, Request, RequestId, Route, ServiceShare, Source, TraceId,
 };
+use crate::recording::tests::with_one_table;
 use crate::recording::{RecordedWait, Recording, StackId};
 use crate::units::{Microjoules, Watts};
 use crate::waits::Reason;
@@ -190,8 +191,7 @@ fn what_older_recordings_do_not_hold_is_not_invented() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.pj");
     recording(&path);
-    rusqlite::Connection::open(&path)
-        .unwrap()
+    with_one_table(&path)
         .execute_batch(
             "ALTER TABLE requests DROP COLUMN prefill_uj;
             ALTER TABLE requests DROP COLUMN decode_uj;

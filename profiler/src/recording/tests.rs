@@ -623,7 +623,7 @@ fn samples_are_read_back_by_service_time_and_package() {
 }
 
 /// The file as it was before requests had kinds: one table with all columns.
-fn with_one_table(path: &Path) -> Connection {
+pub(crate) fn with_one_table(path: &Path) -> Connection {
     let plain = Connection::open(path).unwrap();
     plain
         .execute_batch(

@@ -141,7 +141,7 @@ fn what_cannot_be_compared_is_trouble_and_says_what_to_do() {
         (
             [&*before, &*absent],
             vec![],
-            "absent.pj: there is no such file",
+            "absent.pj: No such file or directory",
         ),
         (
             [&*before, &*before],
