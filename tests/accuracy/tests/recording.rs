@@ -20,7 +20,7 @@ fn a_request_takes_a_hundred_bytes_at_most_and_the_file_adds_up() {
 
     let report = read(&file, FullEnergy::default(), &Inputs::default()).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
-    assert_eq!(report.ledger.residual_microjoules, 0);
+    assert_eq!(report.ledger.residual_microjoules, Some(0));
     let services = &report.services;
     let requests: u64 = services.iter().map(|service| service.requests.total).sum();
     assert_eq!(requests, REQUESTS);
