@@ -60,7 +60,7 @@ impl Agent {
                         tokio::time::sleep(TICK).await;
                     }
                 };
-                http::serve(vec![Listener::Tcp(listener)], None, exposition, feed).await;
+                http::serve(vec![Listener::Tcp(listener)], None, exposition, None, feed).await;
             });
         });
         Self {
