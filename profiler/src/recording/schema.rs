@@ -6,7 +6,7 @@
 //! SQLite's integers are as long as their values; what many have in common is a kind. The view `requests` puts it
 //! together again: in SQL of any SQLite, which in many builds has no square root. Rows lie in the
 //! order in which they were booked: by the requests' numbers, which are those of slots in the kernel, each
-//! would go to another page, of a third of which nothing would ever fill.
+//! would go to another page.
 
 use serde::Deserialize;
 use serde::de::value::{Error as NameError, StrDeserializer};
