@@ -33,11 +33,11 @@ pub(crate) struct Options {
 /// Of every crate of the workspace, this one among them.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The packages' makers, the bill of materials, others' licences: name, version, features.
+/// The packages' makers, the bill of materials, others' licences: name, version, features beside the default ones.
 const TOOLS: &[(&str, &str, &str)] = &[
-    ("cargo-deb", "3.8.0", "default"),
-    ("cargo-generate-rpm", "0.21.1", "default"),
-    ("cargo-cyclonedx", "0.5.9", "default"),
+    ("cargo-deb", "3.8.0", ""),
+    ("cargo-generate-rpm", "0.21.1", ""),
+    ("cargo-cyclonedx", "0.5.9", ""),
     ("cargo-about", "0.9.3", "cli"),
 ];
 
