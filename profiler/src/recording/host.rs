@@ -102,6 +102,25 @@ impl Recorded {
         })
     }
 
+    /// The rows of one service that lie in [from, to] in part or whole, and which part of each does.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn host_in(
+        &self,
+        service: ServiceId,
+        (from, to): (Timestamp, Timestamp),
+        mut each: impl FnMut(&RecordedHost, f64),
+    ) -> Result<(), RecordingError> {
+        self.host(|host| {
+            let (since, until) = (host.from.max(from), host.to.min(to));
+            if host.service == service && since < until {
+                let whole = host.to.since(host.from) as f64;
+                each(&host, until.since(since) as f64 / whole);
+            }
+        })
+    }
+
     /// For how long GPUs starved: service, until when, reason, nanoseconds.
     ///
     /// # Errors
