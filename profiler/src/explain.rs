@@ -145,7 +145,9 @@ fn seconds(
             *sums.run_queue_s.get_or_insert(0.0) += share(waits.run_queue);
             let blocked = sums.off_cpu_s.get_or_insert_default();
             // To be put off is to be in the run queue.
-            let reasons = Reason::ALL.iter().filter(|reason| **reason != Reason::Preempted);
+            let reasons = Reason::ALL
+                .iter()
+                .filter(|reason| **reason != Reason::Preempted);
             for reason in reasons {
                 let nanos = waits.off_cpu(*reason);
                 if nanos > 0 {

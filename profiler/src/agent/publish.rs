@@ -28,7 +28,9 @@ impl Agent {
             let wanted = |program: &ProgramHealth| program.verdict != Verdict::Off;
             for program in probes.health().into_iter().filter(wanted) {
                 let (tier, is_up) = (program.tier.name(), program.verdict == Verdict::Ok);
-                self.sinks.metrics.record_probe(program.program, tier, is_up);
+                self.sinks
+                    .metrics
+                    .record_probe(program.program, tier, is_up);
                 let fact = if is_up { tier } else { "down" };
                 self.sinks.fact(&format!("probe {}", program.program), fact);
                 if let Some(seconds) = program.seconds {

@@ -202,13 +202,7 @@ fn write_threads(out: &mut String, request: &Explained) -> fmt::Result {
     row(out, &known(waits.on_cpu_s), "s", "on CPU", remark)?;
     row(out, &known(waits.run_queue_s), "s", "in run queue", "")?;
     match &waits.off_cpu_s {
-        None => row(
-            out,
-            UNKNOWN,
-            "s",
-            "off CPU, by reason",
-            "",
-        ),
+        None => row(out, UNKNOWN, "s", "off CPU, by reason", ""),
         Some(reasons) => {
             let remark = match waits.least_s {
                 Some(least) => format!("waits of {} ms or more", figure(least * 1e3)),

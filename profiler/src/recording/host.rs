@@ -10,7 +10,8 @@ use crate::clock::Timestamp;
 use crate::ledger::{MeterId, ServiceId};
 use crate::waits::{Reason, Waits};
 
-const HOST: &str = "INSERT INTO host VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+const HOST: &str =
+    "INSERT INTO host VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 const STARVED: &str = "INSERT INTO starved VALUES (?1, ?2, ?3, ?4)";
 const THROTTLED: &str = "INSERT INTO throttled VALUES (?1, ?2, ?3, ?4)";
 
@@ -132,7 +133,12 @@ impl Recorded {
         self.where_there_is("starved", "at_ns", |row| {
             let reason: String = row.get("reason")?;
             let service = ServiceId(row.get("service")?);
-            each(service, time(row, "at_ns")?, &reason, count(row, "starved_ns")?);
+            each(
+                service,
+                time(row, "at_ns")?,
+                &reason,
+                count(row, "starved_ns")?,
+            );
             Ok(())
         })
     }
@@ -148,7 +154,12 @@ impl Recorded {
         self.where_there_is("throttled", "at_ns", |row| {
             let reason: String = row.get("reason")?;
             let meter = MeterId(row.get("meter")?);
-            each(meter, time(row, "at_ns")?, &reason, count(row, "throttled_ns")?);
+            each(
+                meter,
+                time(row, "at_ns")?,
+                &reason,
+                count(row, "throttled_ns")?,
+            );
             Ok(())
         })
     }

@@ -673,8 +673,12 @@ fn what_the_host_did_is_read_back_and_older_files_have_nothing_of_it() {
     };
     recording.host(&host).unwrap();
     recording.host(&bare).unwrap();
-    recording.starved(ServiceId(1), Timestamp(200), "run_queue", 8).unwrap();
-    recording.throttled(MeterId(3), Timestamp(200), "sw_power_cap", 9).unwrap();
+    recording
+        .starved(ServiceId(1), Timestamp(200), "run_queue", 8)
+        .unwrap();
+    recording
+        .throttled(MeterId(3), Timestamp(200), "sw_power_cap", 9)
+        .unwrap();
     recording.close().unwrap();
 
     let told = |path: &Path| {
@@ -683,10 +687,14 @@ fn what_the_host_did_is_read_back_and_older_files_have_nothing_of_it() {
         recorded.host(|host| rows.push(host)).unwrap();
         let mut others = Vec::new();
         recorded
-            .starved(|service, at, reason, nanos| others.push(format!("{service:?} {at:?} {reason} {nanos}")))
+            .starved(|service, at, reason, nanos| {
+                others.push(format!("{service:?} {at:?} {reason} {nanos}"))
+            })
             .unwrap();
         recorded
-            .throttled(|meter, at, reason, nanos| others.push(format!("{meter:?} {at:?} {reason} {nanos}")))
+            .throttled(|meter, at, reason, nanos| {
+                others.push(format!("{meter:?} {at:?} {reason} {nanos}"))
+            })
             .unwrap();
         (rows, others)
     };

@@ -20,7 +20,8 @@ impl WaitSums {
         let starved = self.starved.as_ref();
         Self {
             waits: self.waits.as_ref().map(|_| Waits::default()),
-            starved: starved.map(|starved| starved.keys().map(|reason| (reason.clone(), 0)).collect()),
+            starved: starved
+                .map(|starved| starved.keys().map(|reason| (reason.clone(), 0)).collect()),
             threads: None,
         }
     }

@@ -261,10 +261,16 @@ fn the_report_in_its_forms_the_ledger_and_metrics_have_the_same_totals() {
             "requests" => shown.requests,
             _ => shown.cpu,
         };
-        assert!((told / shown - 1.0).abs() < 1e-6, "{what}: {told}, /metrics {shown}");
+        assert!(
+            (told / shown - 1.0).abs() < 1e-6,
+            "{what}: {told}, /metrics {shown}"
+        );
     };
     near(numbers(&report, "meters", &["energy_j"]), "joules");
-    near(numbers(&report, "services", &["requests", "total"]), "requests");
+    near(
+        numbers(&report, "services", &["requests", "total"]),
+        "requests",
+    );
     near(numbers(&report, "services", &["cpu_s"]), "cpu");
     assert_eq!(report["losses"]["requests"], 0, "{report}");
     let environment = &report["planner"]["environment"];
