@@ -332,8 +332,12 @@ impl Agent {
             }
             News::Utilization(utilization) => self.take_utilization(&utilization),
             News::Telemetry(telemetry) => {
-                self.sinks.show(|live| live.add_telemetry(&telemetry));
-                self.sinks.metrics.record_gpu_telemetry(*telemetry);
+                let is_its = |meter: &Meter| {
+                    meter.component == Component::Gpu && meter.device == telemetry.device
+                };
+                let mut meters = self.meters.iter();
+                let meter = meters.find(|(_, meter)| is_its(meter)).map(|(id, _)| *id);
+                self.sinks.telemetry(meter, *telemetry);
             }
             News::CriticalErrors(errors) => {
                 let CriticalErrors { device, counts } = errors;

@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 
 pub use model::{
     Base, Bound, Company, EnergyParts, Explained, Explanation, Moments, Position, ServiceWaits,
-    TokensOf,
+    TokensOf, WaitsSource,
 };
 
 use company::Gathering;
@@ -25,6 +25,7 @@ use crate::clock::Timestamp;
 use crate::export::labels::clean;
 use crate::ledger::{Booked, Component, Floor, Meter, MeterId, ServiceId};
 use crate::recording::{Recorded, RecordedRequest, RecordingError};
+use crate::waits::Reason;
 
 /// Takes these requests of a recording apart.
 ///
@@ -98,7 +99,13 @@ fn waits(
 ) -> Result<Option<ServiceWaits>, RecordingError> {
     let service = request.booked.request.service;
     let window = window(request);
-    let mut waits = ServiceWaits::default();
+    if let Some(waits) = seconds(recorded, service, window)? {
+        return Ok(Some(waits));
+    }
+    let mut waits = ServiceWaits {
+        source: WaitsSource::Stacks,
+        ..ServiceWaits::default()
+    };
     let has_waits = recorded.has_waits()?;
     if has_waits {
         let mut reasons = BTreeMap::new();
@@ -119,6 +126,37 @@ fn waits(
         waits.on_cpu_s = Some(samples as f64 / hertz);
     }
     Ok((waits.off_cpu_s.is_some() || waits.on_cpu_s.is_some()).then_some(waits))
+}
+
+/// The same from the rows of each second, if there are any of that time.
+fn seconds(
+    recorded: &Recorded,
+    service: ServiceId,
+    window: (Timestamp, Timestamp),
+) -> Result<Option<ServiceWaits>, RecordingError> {
+    let mut sums: Option<ServiceWaits> = None;
+    recorded.host_in(service, window, |host, part| {
+        let sums = sums.get_or_insert_default();
+        let share = |nanos: u64| nanos as f64 * part * 1e-9;
+        if let Some(on_cpu) = host.on_cpu {
+            *sums.on_cpu_s.get_or_insert(0.0) += share(on_cpu);
+        }
+        if let Some(waits) = &host.waits {
+            *sums.run_queue_s.get_or_insert(0.0) += share(waits.run_queue);
+            let blocked = sums.off_cpu_s.get_or_insert_default();
+            // To be put off is to be in the run queue.
+            let reasons = Reason::ALL
+                .iter()
+                .filter(|reason| **reason != Reason::Preempted);
+            for reason in reasons {
+                let nanos = waits.off_cpu(*reason);
+                if nanos > 0 {
+                    *blocked.entry(reason.name().to_owned()).or_default() += share(nanos);
+                }
+            }
+        }
+    })?;
+    Ok(sums)
 }
 
 /// From its start to its end, or to what was seen of it last.

@@ -7,6 +7,7 @@
 
 mod facts;
 mod hindsight;
+mod host;
 mod read;
 mod rows;
 mod schema;
@@ -18,6 +19,7 @@ pub(crate) mod tests;
 use std::path::{Path, PathBuf};
 
 pub use hindsight::{Hindsight, Saving};
+pub use host::RecordedHost;
 pub use read::Recorded;
 pub use write::Recording;
 pub(crate) use write::{check_replaceable, remove, replace};

@@ -67,6 +67,8 @@ pub(super) fn describe(board: &Board, sinks: &mut Sinks) {
     let name = board.name.as_deref().unwrap_or("");
     let driver = board.driver.as_deref().unwrap_or("");
     sinks.metrics.record_gpu(&board.uuid, name, driver);
+    sinks.fact(&format!("gpu {}", board.uuid), name);
+    sinks.fact("gpu_driver", driver);
     if let Some(name) = &board.name {
         sinks.show(|live| live.describe_gpu(&board.uuid, name));
     }

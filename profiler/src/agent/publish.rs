@@ -23,18 +23,19 @@ impl Agent {
             }
         }
         self.publish_waits(now);
-        let metrics = &mut self.sinks.metrics;
         if let Some(probes) = &mut self.probes {
             // One that nobody asked for is not down.
             let wanted = |program: &ProgramHealth| program.verdict != Verdict::Off;
             for program in probes.health().into_iter().filter(wanted) {
-                metrics.record_probe(
-                    program.program,
-                    program.tier.name(),
-                    program.verdict == Verdict::Ok,
-                );
+                let (tier, is_up) = (program.tier.name(), program.verdict == Verdict::Ok);
+                self.sinks
+                    .metrics
+                    .record_probe(program.program, tier, is_up);
+                let fact = if is_up { tier } else { "down" };
+                self.sinks.fact(&format!("probe {}", program.program), fact);
                 if let Some(seconds) = program.seconds {
                     let nanos = (seconds * 1e9) as u64;
+                    let metrics = &mut self.sinks.metrics;
                     metrics.record_probe_cost(program.program, program.runs, nanos);
                 }
             }

@@ -1,8 +1,11 @@
 //! Where booked values go: `/metrics`, the recording, the last minutes, the summary, the live view. Each sees the
 //! same values in the same order.
 
+mod host;
+
 use std::collections::HashMap;
 
+use self::host::Host;
 use super::hindsight::LastMinutes;
 use crate::activity::{CudaCalls, HardwareCounts};
 use crate::clock::Timestamp;
@@ -34,6 +37,9 @@ pub(super) struct Sinks {
     pub(super) hindsight: Option<LastMinutes>,
     /// As they were told last.
     floors: HashMap<MeterId, Option<Floor>>,
+    /// As they were told last.
+    facts: HashMap<String, String>,
+    host: Host,
 }
 
 impl Sinks {
@@ -51,6 +57,8 @@ impl Sinks {
             records: true,
             hindsight,
             floors: HashMap::new(),
+            facts: HashMap::new(),
+            host: Host::new(),
         }
     }
 
@@ -83,6 +91,7 @@ impl Sinks {
     pub(super) fn forget_service(&mut self, id: ServiceId) {
         self.metrics.forget_service(id);
         self.show(|live| live.forget_service(id));
+        self.gather(|host| host.forget_service(id));
         if let Some(minutes) = &mut self.hindsight {
             minutes.forget_service(id);
         }
@@ -144,6 +153,7 @@ impl Sinks {
         self.metrics.record_cpu(cpu);
         self.sum_up(|summary| summary.add_cpu(cpu));
         self.show(|live| live.add_cpu(cpu));
+        self.gather(|host| host.add_cpu(cpu));
     }
 
     /// More calls of a class.
@@ -181,12 +191,14 @@ impl Sinks {
         self.metrics.record_waits(service, waits);
         self.sum_up(|summary| summary.add_waits(service, waits));
         self.show(|live| live.add_run_queue(service, waits.run_queue));
+        self.gather(|host| host.add_waits(service, waits));
     }
 
     pub(super) fn starved(&mut self, service: ServiceId, reason: &'static str, nanos: u64) {
         self.metrics.record_starved(service, reason, nanos);
         self.sum_up(|summary| summary.add_starved(service, reason, nanos));
         self.show(|live| live.add_starved(service, nanos));
+        self.gather(|host| host.add_starved(service, reason, nanos));
     }
 
     pub(super) fn book(&mut self, booked: &Booked) {
@@ -200,6 +212,7 @@ impl Sinks {
     /// Makes what was booked visible to readers: who follows the recording, scrapes, who looks on. In this order:
     /// what was shown anywhere outlives the agent.
     pub(super) fn publish(&mut self, now: Timestamp, before_shown: Option<BeforeShown>) {
+        self.write_host(now);
         self.write(Recording::commit);
         if let Some(minutes) = &mut self.hindsight {
             minutes.commit(now);
@@ -228,6 +241,8 @@ impl Sinks {
     pub(super) fn losses(&mut self, events: u64, requests: u64) {
         self.sum_up(|summary| summary.set_losses(events, requests));
         self.show(|live| live.set_losses(events, requests));
+        self.fact("events_lost", &events.to_string());
+        self.fact("requests_lost", &requests.to_string());
     }
 
     /// Tells the summary, where one is kept.

@@ -1,6 +1,7 @@
 //! How an agent starts: what is found, attached and refused, and what is said about it.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
@@ -178,6 +179,9 @@ impl Agent {
         let summary = summary.then(|| Summary::new(simulated));
         let live = live.then(|| top::Model::new(simulated));
         let mut sinks = Sinks::new(recording, hindsight.map(LastMinutes::new), summary, live);
+        if let Ok(release) = fs::read_to_string("/proc/sys/kernel/osrelease") {
+            sinks.fact("kernel", release.trim());
+        }
         sinks.metrics.set_series_budget(config.series_budget);
         sinks.metrics.set_aliases(config.aliases);
         sinks.sum_up(|summary| summary.expect_activity(config.cuda, config.pmc));

@@ -146,10 +146,25 @@ pub struct Base {
 /// What threads did, seconds summed over them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ServiceWaits {
-    /// On a CPU, by samples of stacks.
+    /// What it is from.
+    pub source: WaitsSource,
+    /// On a CPU.
     pub on_cpu_s: Option<f64>,
+    /// Runnable, and not on one.
+    pub run_queue_s: Option<f64>,
     /// Blocked, by reason.
     pub off_cpu_s: Option<BTreeMap<String, f64>>,
     /// Shorter waits are not in it.
     pub least_s: Option<f64>,
+}
+
+/// What threads' times are from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitsSource {
+    /// The rows of each second, in proportion to what of them lies in the request's time.
+    #[default]
+    Seconds,
+    /// Samples of stacks and single waits: recordings of earlier versions have no rows of seconds.
+    Stacks,
 }

@@ -181,6 +181,39 @@ fn company_position_base_and_waits_are_those_of_its_time() {
 }
 
 #[test]
+fn rows_of_seconds_tell_a_requests_part_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    recording(&path);
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "INSERT INTO services VALUES (2, 'tgi', NULL);
+            INSERT INTO host VALUES
+                (1, 0, 2000000000, 1000000000, 500000000, 100000000, 0, 0, 2000000000, 0, 0, 0, 3, 4),
+                (2, 0, 9000000000, 9000000000, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+                (1, 2000000000, 4000000000, 50000000, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+        )
+        .unwrap();
+    let recorded = Recorded::open(&path).unwrap();
+    let requests = recorded.requests_of_id("1").unwrap();
+    let explanation = explain(&recorded, &requests).unwrap();
+    let text = explanation.to_text();
+    let waits = explanation.requests[0].service_threads.clone().unwrap();
+    // From 1 s on: half of the first row, and the third one whole.
+    assert_eq!(
+        (waits.on_cpu_s, waits.run_queue_s),
+        (Some(0.55), Some(0.25))
+    );
+    assert_eq!(waits.off_cpu_s.unwrap(), [("futex".to_owned(), 1.0)].into());
+    assert_eq!(waits.source, WaitsSource::Seconds);
+    assert!(
+        text.contains("0.5500 s  on CPU                  # each second in proportion"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_request_reads_like_this() {
     let (_, text) = explained("1");
     assert_eq!(text, include_str!("tests/request.txt"));

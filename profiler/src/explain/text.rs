@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::model::{EnergyParts, Explained, Explanation};
+use super::model::{EnergyParts, Explained, Explanation, WaitsSource};
 use crate::report::figures::{UNKNOWN, count, figure, known, percent};
 use crate::report::prose::paragraph;
 use crate::report::table::row;
@@ -194,26 +194,15 @@ fn write_threads(out: &mut String, request: &Explained) -> fmt::Result {
         "\n All threads of the service in that time, not this request's alone\n"
     )?;
     let waits = request.service_threads.clone().unwrap_or_default();
-    let remark = match waits.on_cpu_s {
-        Some(_) => "by samples",
-        None => "record with --stacks",
+    let remark = match (waits.on_cpu_s, waits.source) {
+        (Some(_), WaitsSource::Seconds) => "each second in proportion",
+        (Some(_), WaitsSource::Stacks) => "by samples",
+        (None, _) => "",
     };
     row(out, &known(waits.on_cpu_s), "s", "on CPU", remark)?;
-    row(
-        out,
-        UNKNOWN,
-        "s",
-        "in run queue",
-        "`stat` and /metrics have it",
-    )?;
+    row(out, &known(waits.run_queue_s), "s", "in run queue", "")?;
     match &waits.off_cpu_s {
-        None => row(
-            out,
-            UNKNOWN,
-            "s",
-            "off CPU, by reason",
-            "record with --off-cpu",
-        ),
+        None => row(out, UNKNOWN, "s", "off CPU, by reason", ""),
         Some(reasons) => {
             let remark = match waits.least_s {
                 Some(least) => format!("waits of {} ms or more", figure(least * 1e3)),

@@ -21,6 +21,16 @@ use crate::ledger::{Booked, EngineInfo, Floor, Meter, MeterId, ServiceId};
 /// Saved files that may lie beside it: whoever may ask for them does not fill the disk.
 const MOST_SAVED: usize = 32;
 
+/// Facts that hold of one file, and of another one not: what it is, and losses since the agent's start.
+const OF_THE_FILE: [&str; 6] = [
+    "schema",
+    "version",
+    "source",
+    "simulated",
+    "events_lost",
+    "requests_lost",
+];
+
 /// Keeps the last minutes.
 #[derive(Debug)]
 pub struct Hindsight {
@@ -44,6 +54,7 @@ struct Known {
     floors: BTreeMap<MeterId, Option<Floor>>,
     services: BTreeMap<ServiceId, (String, Option<String>)>,
     engines: BTreeMap<ServiceId, EngineInfo>,
+    facts: BTreeMap<String, String>,
 }
 
 impl Hindsight {
@@ -91,6 +102,9 @@ impl Hindsight {
         }
         for engine in known.engines.values() {
             recording.engine(engine)?;
+        }
+        for (key, value) in &known.facts {
+            recording.fact(key, value)?;
         }
         recording.commit()?;
         self.current = Some(recording);
@@ -157,6 +171,15 @@ impl Hindsight {
     pub fn engine(&mut self, info: &EngineInfo) -> Result<(), RecordingError> {
         self.known.engines.insert(info.service, info.clone());
         self.write(|recording| recording.engine(info))
+    }
+
+    /// Tells a fact as it is known now.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn fact(&mut self, key: &str, value: &str) -> Result<(), RecordingError> {
+        self.known.facts.insert(key.to_owned(), value.to_owned());
+        self.write(|recording| recording.fact(key, value))
     }
 
     /// A service ended long ago: files to come need not name it.
@@ -273,6 +296,26 @@ fn copy(part: &Recorded, from: Timestamp, saved: &mut Recording) -> Result<u64, 
     part.services(|id, name, model| put(saved, &|saved| saved.service(id, name, model)))?;
     part.engines(|id, engine, version| {
         put(saved, &|saved| saved.engine_named(id, engine, version));
+    })?;
+    part.facts(|key, value| {
+        if !OF_THE_FILE.contains(&key) {
+            put(saved, &|saved| saved.fact(key, value));
+        }
+    })?;
+    part.host(|host| {
+        if host.to > from {
+            put(saved, &|saved| saved.host(&host));
+        }
+    })?;
+    part.starved(|service, at, reason, nanos| {
+        if at > from {
+            put(saved, &|saved| saved.starved(service, at, reason, nanos));
+        }
+    })?;
+    part.throttled(|meter, at, reason, nanos| {
+        if at > from {
+            put(saved, &|saved| saved.throttled(meter, at, reason, nanos));
+        }
     })?;
     part.tokens(|delta| {
         if delta.to > from {

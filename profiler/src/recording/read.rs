@@ -492,15 +492,15 @@ impl Recorded {
     }
 }
 
-fn known(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
+pub(super) fn known(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
     Ok(row.get::<_, Option<i64>>(column)?.map(counter))
 }
 
-fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+pub(super) fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
     Ok(counter(row.get(column)?))
 }
 
-fn time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
+pub(super) fn time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
     count(row, column).map(Timestamp)
 }
 

@@ -161,6 +161,34 @@ CREATE TABLE off_cpu (
     reason TEXT NOT NULL,
     stack INTEGER NOT NULL REFERENCES stacks
 );
+CREATE TABLE host (
+    service INTEGER NOT NULL REFERENCES services,
+    from_ns INTEGER NOT NULL,
+    to_ns INTEGER NOT NULL,
+    on_cpu_ns INTEGER,
+    run_queue_ns INTEGER,
+    preempted_ns INTEGER,
+    sleep_ns INTEGER,
+    disk_ns INTEGER,
+    futex_ns INTEGER,
+    poll_ns INTEGER,
+    socket_ns INTEGER,
+    other_ns INTEGER,
+    voluntary INTEGER,
+    involuntary INTEGER
+);
+CREATE TABLE starved (
+    service INTEGER NOT NULL REFERENCES services,
+    at_ns INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    starved_ns INTEGER NOT NULL
+);
+CREATE TABLE throttled (
+    meter INTEGER NOT NULL REFERENCES meters,
+    at_ns INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    throttled_ns INTEGER NOT NULL
+);
 CREATE INDEX samples_at ON samples (service, at_ns);
 ";
 

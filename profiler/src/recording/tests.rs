@@ -12,6 +12,7 @@ use crate::ledger::{
     ServiceId, ServiceShare, Source, TokenCount, TokenDelta, TokenSource, TraceId,
 };
 use crate::units::{Microjoules, Watts};
+use crate::waits::Waits;
 
 pub(super) fn booked_request() -> BookedRequest {
     BookedRequest {
@@ -642,6 +643,75 @@ fn write_one(path: &Path) {
     recording.book(&Booked::Interval(interval())).unwrap();
     recording.book(&Booked::Request(booked_request())).unwrap();
     recording.close().unwrap();
+}
+
+#[test]
+fn what_the_host_did_is_read_back_and_older_files_have_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pj");
+    let mut recording = Recording::create(&path, "run", false).unwrap();
+    let mut waits = Waits {
+        run_queue: 5,
+        voluntary: 6,
+        involuntary: 7,
+        ..Waits::default()
+    };
+    for (nanos, reason) in (10..).zip(Reason::ALL) {
+        waits.add_off_cpu(reason, nanos);
+    }
+    let host = RecordedHost {
+        service: ServiceId(1),
+        from: Timestamp(100),
+        to: Timestamp(200),
+        on_cpu: Some(4),
+        waits: Some(waits),
+    };
+    let bare = RecordedHost {
+        on_cpu: None,
+        waits: None,
+        ..host.clone()
+    };
+    recording.host(&host).unwrap();
+    recording.host(&bare).unwrap();
+    recording
+        .starved(ServiceId(1), Timestamp(200), "run_queue", 8)
+        .unwrap();
+    recording
+        .throttled(MeterId(3), Timestamp(200), "sw_power_cap", 9)
+        .unwrap();
+    recording.close().unwrap();
+
+    let told = |path: &Path| {
+        let recorded = Recorded::open(path).unwrap();
+        let mut rows = Vec::new();
+        recorded.host(|host| rows.push(host)).unwrap();
+        let mut others = Vec::new();
+        recorded
+            .starved(|service, at, reason, nanos| {
+                others.push(format!("{service:?} {at:?} {reason} {nanos}"))
+            })
+            .unwrap();
+        recorded
+            .throttled(|meter, at, reason, nanos| {
+                others.push(format!("{meter:?} {at:?} {reason} {nanos}"))
+            })
+            .unwrap();
+        (rows, others)
+    };
+    let (rows, others) = told(&path);
+    assert_eq!(rows, [host, bare]);
+    assert_eq!(
+        others,
+        [
+            "ServiceId(1) Timestamp(200) run_queue 8",
+            "MeterId(3) Timestamp(200) sw_power_cap 9"
+        ]
+    );
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("DROP TABLE host; DROP TABLE starved; DROP TABLE throttled")
+        .unwrap();
+    assert_eq!(told(&path), (Vec::new(), Vec::new()));
 }
 
 #[test]

@@ -429,7 +429,11 @@ impl Recording {
             .map_err(|(_, error)| RecordingError::sqlite(&path)(error))
     }
 
-    fn insert(&mut self, sql: &'static str, values: &[&dyn ToSql]) -> Result<(), RecordingError> {
+    pub(super) fn insert(
+        &mut self,
+        sql: &'static str,
+        values: &[&dyn ToSql],
+    ) -> Result<(), RecordingError> {
         let insert = || -> rusqlite::Result<()> {
             if self.uncommitted == 0 {
                 self.connection.execute_batch("BEGIN")?;

@@ -49,6 +49,8 @@ pub struct Planner {
     active: Aggregate,
     per_request: Quantiles,
     host_waits: BTreeMap<String, f64>,
+    /// Seconds by device and reason.
+    throttled: BTreeMap<String, BTreeMap<String, f64>>,
     environment: BTreeMap<String, String>,
 }
 
@@ -86,6 +88,7 @@ impl Planner {
             active: Aggregate::default(),
             per_request: Quantiles::default(),
             host_waits: BTreeMap::new(),
+            throttled: BTreeMap::new(),
             environment: BTreeMap::new(),
         }
     }
@@ -131,6 +134,14 @@ impl Planner {
     /// Time that threads waited for a reason.
     pub fn add_host_wait(&mut self, reason: &str, nanos: u64) {
         *self.host_waits.entry(clean(reason)).or_default() += nanos as f64 / 1e9;
+    }
+
+    /// Time for which a GPU's clocks were held down for a reason.
+    pub fn add_throttled(&mut self, id: MeterId, reason: &str, nanos: u64) {
+        if let Some(meter) = self.meters.get(&id) {
+            let of = self.throttled.entry(meter.device.clone()).or_default();
+            *of.entry(clean(reason)).or_default() += nanos as f64 / 1e9;
+        }
     }
 
     /// Takes what the ledger booked.
@@ -258,6 +269,7 @@ impl Planner {
             savings,
             totals,
             host_waits_s: self.host_waits,
+            throttled_s: self.throttled,
             environment: self.environment,
         }
     }

@@ -27,6 +27,11 @@ pub fn read(file: &Path, full: FullEnergy, inputs: &Inputs) -> Result<Report, Re
     let mut planner = planner(&recorded)?;
     // Before the requests: whether a request's tokens are counted is known from the start.
     recorded.tokens(|delta| summary.add_tokens(&delta))?;
+    recorded.host(|host| summary.add_host(&host))?;
+    recorded.starved(|service, _, reason, nanos| summary.add_starved(service, reason, nanos))?;
+    if let Some((events, requests)) = losses(&recorded)? {
+        summary.set_losses(events, requests);
+    }
     tell_all(&recorded, file, |booked| {
         summary.add(booked);
         if let Some(planner) = &mut planner {
@@ -135,6 +140,17 @@ impl Rows {
     }
 }
 
+/// Events and request records that were lost, where the file tells it.
+fn losses(recorded: &Recorded) -> Result<Option<(u64, u64)>, RecordingError> {
+    let (mut events, mut requests) = (None, None);
+    recorded.facts(|key, value| match key {
+        "events_lost" => events = value.parse().ok(),
+        "requests_lost" => requests = value.parse().ok(),
+        _ => {}
+    })?;
+    Ok(events.zip(requests))
+}
+
 /// Where there are intervals.
 fn planner(recorded: &Recorded) -> Result<Option<Planner>, RecordingError> {
     let Some((from, to)) = recorded.window()? else {
@@ -146,5 +162,6 @@ fn planner(recorded: &Recorded) -> Result<Option<Planner>, RecordingError> {
     recorded.engines(|id, engine, version| planner.describe_engine(id, engine, version))?;
     recorded.facts(|name, value| planner.add_fact(name, value))?;
     recorded.waits_by_reason(|_, reason, nanos| planner.add_host_wait(reason, nanos))?;
+    recorded.throttled(|meter, _, reason, nanos| planner.add_throttled(meter, reason, nanos))?;
     Ok(Some(planner))
 }

@@ -23,6 +23,7 @@ use crate::ledger::{
     Aggregate, Booked, BookedInterval, BookedRequest, Component, CpuTime, EngineInfo, Floor,
     FloorSource, Meter, MeterId, Outcome, Owner, ServiceId, Source, TokenDelta,
 };
+use crate::recording::RecordedHost;
 use crate::units::Microjoules;
 use crate::waits::{ThreadTimes, Waits};
 
@@ -184,13 +185,24 @@ impl Summary {
         self.service(counts.service).activity.add_hardware(counts);
     }
 
+    /// What a recording holds of a service's threads.
+    pub fn add_host(&mut self, host: &RecordedHost) {
+        let service = self.service(host.service);
+        if let Some(on_cpu) = host.on_cpu {
+            *service.cpu_nanos.get_or_insert_default() += on_cpu;
+        }
+        if let Some(waits) = &host.waits {
+            service.waits.add(waits);
+        }
+    }
+
     /// What a service's threads waited for since this was told last.
     pub fn add_waits(&mut self, id: ServiceId, waits: &Waits) {
         self.service(id).waits.add(waits);
     }
 
     /// `nanos` more in which a service's GPU starved for a reason.
-    pub fn add_starved(&mut self, id: ServiceId, reason: &'static str, nanos: u64) {
+    pub fn add_starved(&mut self, id: ServiceId, reason: &str, nanos: u64) {
         self.service(id).waits.add_starved(reason, nanos);
     }
 

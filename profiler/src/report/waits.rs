@@ -10,7 +10,7 @@ use crate::waits::{Reason, ThreadTimes, Waits};
 pub(super) struct WaitSums {
     waits: Option<Waits>,
     /// Nanoseconds by reason.
-    starved: Option<BTreeMap<&'static str, u64>>,
+    starved: Option<BTreeMap<String, u64>>,
     threads: Option<Vec<ThreadReport>>,
 }
 
@@ -20,7 +20,8 @@ impl WaitSums {
         let starved = self.starved.as_ref();
         Self {
             waits: self.waits.as_ref().map(|_| Waits::default()),
-            starved: starved.map(|starved| starved.keys().map(|reason| (*reason, 0)).collect()),
+            starved: starved
+                .map(|starved| starved.keys().map(|reason| (reason.clone(), 0)).collect()),
             threads: None,
         }
     }
@@ -29,9 +30,14 @@ impl WaitSums {
         self.waits.get_or_insert_default().add(waits);
     }
 
-    pub(super) fn add_starved(&mut self, reason: &'static str, nanos: u64) {
+    pub(super) fn add_starved(&mut self, reason: &str, nanos: u64) {
         let starved = self.starved.get_or_insert_default();
-        *starved.entry(reason).or_default() += nanos;
+        match starved.get_mut(reason) {
+            Some(sum) => *sum += nanos,
+            None => {
+                starved.insert(reason.to_owned(), nanos);
+            }
+        }
     }
 
     pub(super) fn add_thread(&mut self, name: &str, times: ThreadTimes) {
@@ -68,7 +74,7 @@ impl WaitSums {
         }
         report.gpu_starved_s = self.starved.as_ref().map(|starved| {
             let told = starved.iter();
-            told.map(|(reason, nanos)| ((*reason).to_owned(), seconds(*nanos)))
+            told.map(|(reason, nanos)| (reason.clone(), seconds(*nanos)))
                 .collect()
         });
         report.threads.clone_from(&self.threads);

@@ -80,6 +80,7 @@ impl Recorder {
         Shown {
             joules: sum("perjoule_meter_energy_joules_total{"),
             requests: sum("perjoule_requests_total{"),
+            cpu: sum("perjoule_cpu_seconds_total{"),
         }
     }
 
@@ -101,6 +102,8 @@ impl Drop for Recorder {
 struct Shown {
     joules: f64,
     requests: f64,
+    /// Seconds that services were on a CPU.
+    cpu: f64,
 }
 
 /// The report of a recording, as JSON.
@@ -230,6 +233,62 @@ fn a_command_alone_is_what_is_recorded_and_the_time_ends_what_has_no_end() {
     let wrong = perjoule(&["record", "--duration", "soon"]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     assert!(wrong.log.contains("10s, 5m or 1h"), "{wrong:?}");
+}
+
+#[test]
+fn the_report_in_its_forms_the_ledger_and_metrics_have_the_same_totals() {
+    if !is_root("record") {
+        return;
+    }
+    let stack = Stack::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a.pj");
+    let name = file.display().to_string();
+    let arguments = ["record", "--all", "-o", &name];
+    let mut recorder = Recorder::start(stack.perjoule(), &folder.path().join("log"), &arguments);
+    sleep(2 * SECOND);
+    stack.load_whole(5.0, 4);
+    sleep(4 * SECOND);
+    let shown = recorder.shown();
+    // Nothing is told any more.
+    recorder.child.kill().expect("it runs");
+    recorder.child.wait().expect("it ends");
+
+    let report = check(&file, shown);
+    let near = |told: f64, what: &str| {
+        let shown = match what {
+            "joules" => shown.joules,
+            "requests" => shown.requests,
+            _ => shown.cpu,
+        };
+        assert!(
+            (told / shown - 1.0).abs() < 1e-6,
+            "{what}: {told}, /metrics {shown}"
+        );
+    };
+    near(numbers(&report, "meters", &["energy_j"]), "joules");
+    near(
+        numbers(&report, "services", &["requests", "total"]),
+        "requests",
+    );
+    near(numbers(&report, "services", &["cpu_s"]), "cpu");
+    assert_eq!(report["losses"]["requests"], 0, "{report}");
+    let environment = &report["planner"]["environment"];
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    assert_eq!(environment["kernel"], kernel.trim(), "{environment}");
+    assert!(environment["gpu_driver"].is_string(), "{environment}");
+
+    let plain = Connection::open(&file).expect("a file");
+    let booked: i64 = plain
+        .query_row("SELECT sum(energy_uj) FROM intervals", [], |row| row.get(0))
+        .expect("a sum");
+    near(booked as f64 * 1e-6, "joules");
+    let csv = perjoule(&["report", &name, "--format", "csv"]).out;
+    let told = csv.lines().find_map(|line| {
+        let (_, value) = line.split_once(",measured_energy,")?;
+        value.split(',').next()?.parse().ok()
+    });
+    near(told.unwrap_or_else(|| panic!("{csv}")), "joules");
 }
 
 #[test]

@@ -215,11 +215,30 @@ pub(super) fn headroom(plan: &Plan) -> Section {
 }
 
 pub(super) fn starvation(report: &Report, plan: &Plan) -> Section {
-    let mut blocks = vec![Block::Text(
-        "A recording does not hold why GPUs throttled, nor how long they starved for their host: `perjoule run` counts both \
-         (perjoule_gpu_throttle_seconds_total, perjoule_gpu_starved_seconds_total). What it holds of waiting follows."
-            .to_owned(),
-    )];
+    let mut blocks = Vec::new();
+    let held = plan.throttled_s.iter().flat_map(|(device, reasons)| {
+        let held = reasons.iter().filter(|(_, seconds)| **seconds > 0.0);
+        held.map(move |(reason, seconds)| Row {
+            subject: format!("{device} {reason}"),
+            cells: vec![Value::Number(Some(*seconds))],
+        })
+    });
+    let held: Vec<Row> = held.collect();
+    if plan.throttled_s.is_empty() {
+        let why = "What held GPUs' clocks down was not recorded.";
+        blocks.push(Block::Text(why.to_owned()));
+    } else if held.is_empty() {
+        let none = "Nothing held the GPUs' clocks down: no power limit, no heat, nobody's setting.";
+        blocks.push(Block::Text(none.to_owned()));
+    } else {
+        blocks.push(Block::Table(Table {
+            caption: "What held GPUs' clocks down",
+            subject: "GPU and reason",
+            columns: vec![Column::new("throttled", "time", "s")],
+            rows: held,
+            long: false,
+        }));
+    }
     let waits = plan
         .services
         .iter()

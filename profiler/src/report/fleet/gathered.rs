@@ -164,6 +164,7 @@ impl Gathered {
             },
             load_curve: Vec::new(),
             host_waits_s: BTreeMap::new(),
+            throttled_s: BTreeMap::new(),
             coverage: Vec::new(),
             savings: measured.all.map_or_else(Vec::new, |measured| {
                 savings::rank(found(&whole.sums).into_iter().flatten(), measured, amount)

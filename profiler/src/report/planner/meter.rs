@@ -20,7 +20,7 @@ const OTHER_WORK: u64 = 10;
 #[derive(Debug)]
 pub(super) struct MeterPlan {
     pub(super) component: Component,
-    device: String,
+    pub(super) device: String,
     pub(super) limit: Option<f64>,
     gain_error_ratio: f64,
     pub(super) intervals: u64,

@@ -23,6 +23,9 @@ pub struct Plan {
     pub load_curve: Vec<LoadPoint>,
     /// Seconds that threads waited by reason, of all services; empty where that was not recorded.
     pub host_waits_s: BTreeMap<String, f64>,
+    /// Seconds for which a GPU's clocks were held down, by device and reason; empty where that was not recorded.
+    #[serde(default)]
+    pub throttled_s: BTreeMap<String, BTreeMap<String, f64>>,
     pub coverage: Vec<Coverage>,
     /// The biggest first, at most three.
     pub savings: Vec<Saving>,

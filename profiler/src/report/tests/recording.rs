@@ -400,3 +400,44 @@ fn without_an_idle_floor_there_is_no_idle_share() {
     let report = read(&file, FullEnergy::default(), &Inputs::default()).unwrap();
     assert_eq!(report.planner.unwrap().shares.gpu_idle, None);
 }
+
+#[test]
+fn what_the_host_did_what_held_clocks_down_and_what_was_lost_is_in_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.pj");
+    ten_minutes(&file, Some);
+    let before = read(&file, FullEnergy::default(), &Inputs::default()).unwrap();
+    assert_eq!(before.losses.requests, None);
+    assert!(before.planner.unwrap().throttled_s.is_empty());
+    assert_eq!(before.services[0].cpu_s, None);
+
+    let writer = Connection::open(&file).unwrap();
+    writer
+        .execute_batch(
+            "INSERT INTO host VALUES
+                (0, 0, 1, 2000000000, 500000000, 0, 0, 0, 3000000000, 0, 0, 0, 8, 9),
+                (0, 1, 2, 1000000000, 500000000, 0, 0, 0, 0, 0, 0, 0, 1, 1);
+            INSERT INTO starved VALUES (0, 1, 'run_queue', 0), (0, 1, 'futex', 250000000);
+            INSERT INTO throttled VALUES (0, 1, 'sw_power_cap', 1500000000), (0, 2, 'sw_power_cap', 500000000),
+                (0, 1, 'hw_thermal', 0);
+            INSERT INTO meta VALUES ('events_lost', '3'), ('requests_lost', '2'), ('kernel', '6.1.0')",
+        )
+        .unwrap();
+    drop(writer);
+    let report = read(&file, FullEnergy::default(), &Inputs::default()).unwrap();
+    let service = &report.services[0];
+    assert_eq!((service.cpu_s, service.run_queue_s), (Some(3.0), Some(1.0)));
+    assert_eq!(service.off_cpu_s.as_ref().unwrap()["futex"], 3.0);
+    let starved = service.gpu_starved_s.clone().unwrap();
+    assert_eq!((starved["run_queue"], starved["futex"]), (0.0, 0.25));
+    assert_eq!(
+        (report.losses.events, report.losses.requests),
+        (Some(3), Some(2))
+    );
+    let plan = report.planner.as_ref().unwrap();
+    assert_eq!(plan.throttled_s["GPU-0"]["sw_power_cap"], 2.0);
+    assert_eq!(plan.environment["kernel"], "6.1.0");
+    let page = report.to_markdown("a.pj");
+    assert!(page.contains(r"| GPU-0 sw\_power\_cap | 2.000 |"), "{page}");
+    assert!(!page.contains("thermal"), "{page}");
+}
