@@ -60,12 +60,12 @@ fn words(before: &VersionPlan, now: &VersionPlan) -> String {
             }
         ),
         _ => {
-            "What a request took cannot be compared: of one of them no energy is known.".to_owned()
+            "What a request took cannot be compared: the energy of one of the two is not known, or 0.".to_owned()
         }
     };
     let token = match now.j_per_output_token_change {
         Some(change) => format!("An output token took {}.", by(change)),
-        None => "What an output token took cannot be compared: the tokens of too many requests are not known.".to_owned(),
+        None => "What an output token took cannot be compared: tokens or energy of one of the two are not known, or 0.".to_owned(),
     };
     let tokens = |kind: &str, of: fn(&VersionPlan) -> Option<f64>| {
         let pair = of(before).zip(of(now));

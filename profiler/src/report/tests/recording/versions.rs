@@ -274,7 +274,7 @@ fn what_is_not_known_of_a_version_is_not_compared() {
     near(now.j_per_request_change, 0.2);
     let page = report.to_markdown("a.pj");
     assert!(
-        page.contains("the tokens of too many requests are not known"),
+        page.contains("What an output token took cannot be compared: tokens or energy of one of the two are not known"),
         "{page}"
     );
 
