@@ -25,7 +25,7 @@ pub use write::Recording;
 pub(crate) use write::{check_replaceable, remove, replace};
 
 use crate::clock::Timestamp;
-use crate::ledger::{BookedRequest, ServiceId};
+use crate::ledger::{BookedRequest, EngineInfo, ServiceId};
 use crate::waits::Reason;
 
 /// A request as it stands in a recording.
@@ -37,6 +37,21 @@ pub struct RecordedRequest {
     pub name: Option<String>,
     /// False where nobody saw the chunks of its response.
     pub chunks_seen: bool,
+}
+
+/// What serves, as its metrics said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedEngine {
+    /// Whose.
+    pub service: ServiceId,
+    /// When that was told; 0 in files of earlier versions.
+    pub at: Timestamp,
+    /// Its name.
+    pub engine: String,
+    /// Its version, if its metrics say so.
+    pub version: Option<String>,
+    /// The model's name, unless there are several.
+    pub model: Option<String>,
 }
 
 /// A stack's number in recordings: the same stack has the same one, in other recordings too.
@@ -69,6 +84,19 @@ pub struct RecordedWait {
     pub reason: Reason,
     /// Where.
     pub stack: StackId,
+}
+
+impl RecordedEngine {
+    /// As it was told.
+    pub fn new(info: &EngineInfo, at: Timestamp) -> Self {
+        Self {
+            service: info.service,
+            at,
+            engine: info.engine.to_owned(),
+            version: info.version.clone(),
+            model: info.model.clone(),
+        }
+    }
 }
 
 impl From<BookedRequest> for RecordedRequest {

@@ -16,7 +16,7 @@ use crate::ledger::{
 use crate::probes::stacks::{StackCounts, Wanted};
 use crate::probes::syscalls::ClassCalls;
 use crate::recording::{
-    Hindsight, RecordedSample, RecordedWait, Recording, RecordingError, StackId,
+    Hindsight, RecordedEngine, RecordedSample, RecordedWait, Recording, RecordingError, StackId,
 };
 use crate::report::Summary;
 use crate::top;
@@ -97,12 +97,13 @@ impl Sinks {
         }
     }
 
-    pub(super) fn describe_engine(&mut self, info: &EngineInfo) {
+    pub(super) fn describe_engine(&mut self, info: &EngineInfo, at: Timestamp) {
         self.metrics.describe_engine(info);
         self.sum_up(|summary| summary.describe_engine(info));
         self.show(|live| live.describe_engine(info));
-        self.write(|recording| recording.engine(info));
-        self.keep(|hindsight| hindsight.engine(info));
+        let told = RecordedEngine::new(info, at);
+        self.write(|recording| recording.engine(&told));
+        self.keep(|hindsight| hindsight.engine(&told));
     }
 
     pub(super) fn count_tokens(&mut self, delta: &TokenDelta) {

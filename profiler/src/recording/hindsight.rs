@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::write::remove;
-use super::{Recorded, Recording, RecordingError, check_replaceable, replace};
+use super::{Recorded, RecordedEngine, Recording, RecordingError, check_replaceable, replace};
 use crate::clock::Timestamp;
-use crate::ledger::{Booked, EngineInfo, Floor, Meter, MeterId, ServiceId};
+use crate::ledger::{Booked, Floor, Meter, MeterId, ServiceId};
 
 /// Saved files that may lie beside it: whoever may ask for them does not fill the disk.
 const MOST_SAVED: usize = 32;
@@ -53,7 +53,7 @@ struct Known {
     meters: BTreeMap<MeterId, Meter>,
     floors: BTreeMap<MeterId, Option<Floor>>,
     services: BTreeMap<ServiceId, (String, Option<String>)>,
-    engines: BTreeMap<ServiceId, EngineInfo>,
+    engines: BTreeMap<ServiceId, RecordedEngine>,
     facts: BTreeMap<String, String>,
 }
 
@@ -168,9 +168,9 @@ impl Hindsight {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn engine(&mut self, info: &EngineInfo) -> Result<(), RecordingError> {
-        self.known.engines.insert(info.service, info.clone());
-        self.write(|recording| recording.engine(info))
+    pub fn engine(&mut self, told: &RecordedEngine) -> Result<(), RecordingError> {
+        self.known.engines.insert(told.service, told.clone());
+        self.write(|recording| recording.engine(told))
     }
 
     /// Tells a fact as it is known now.
@@ -294,9 +294,7 @@ fn copy(part: &Recorded, from: Timestamp, saved: &mut Recording) -> Result<u64, 
     part.meters(|id, meter| put(saved, &|saved| saved.meter(id, &meter)))?;
     part.floors(|id, floor| put(saved, &|saved| saved.floor(id, floor)))?;
     part.services(|id, name, model| put(saved, &|saved| saved.service(id, name, model)))?;
-    part.engines(|id, engine, version| {
-        put(saved, &|saved| saved.engine_named(id, engine, version));
-    })?;
+    part.engines(|told| put(saved, &|saved| saved.engine(&told)))?;
     part.facts(|key, value| {
         if !OF_THE_FILE.contains(&key) {
             put(saved, &|saved| saved.fact(key, value));

@@ -123,6 +123,7 @@ CREATE TABLE interval_services (
 ) WITHOUT ROWID;
 CREATE TABLE engines (
     service INTEGER NOT NULL REFERENCES services,
+    at_ns INTEGER NOT NULL,
     engine TEXT NOT NULL,
     version TEXT,
     model TEXT

@@ -184,7 +184,8 @@ fn every_value_that_is_written_is_read_back() {
         version: None,
         model: Some("llama".into()),
     };
-    recording.engine(&info).unwrap();
+    let told = RecordedEngine::new(&info, Timestamp(987_654_321_000_000_001));
+    recording.engine(&told).unwrap();
     let learned = Some(Floor {
         watts: Watts(84.5),
         source: FloorSource::Learned,
@@ -230,6 +231,9 @@ fn every_value_that_is_written_is_read_back() {
         (2, "other".into(), None),
     ];
     assert_eq!(services, models);
+    let mut engines = Vec::new();
+    recorded.engines(|told| engines.push(told)).unwrap();
+    assert_eq!(engines, [told]);
     let mut tokens = Vec::new();
     recorded.tokens(|delta| tokens.push(delta)).unwrap();
     assert_eq!(tokens, [delta]);

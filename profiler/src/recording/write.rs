@@ -10,11 +10,13 @@ use rusqlite::{Connection, ToSql, params};
 
 use super::rows::Kind;
 use super::schema::{APPLICATION_ID, SCHEMA, TABLES, between, integer, millionths};
-use super::{RecordedRequest, RecordedSample, RecordedWait, RecordingError, StackId};
+use super::{
+    RecordedEngine, RecordedRequest, RecordedSample, RecordedWait, RecordingError, StackId,
+};
 use crate::clock::Timestamp;
 use crate::ledger::{
-    Booked, BookedInterval, EngineInfo, Floor, FloorSource, GpuPhases, Input, Meter, MeterId,
-    Outcome, RequestId, ServiceId, TokenDelta,
+    Booked, BookedInterval, Floor, FloorSource, GpuPhases, Input, Meter, MeterId, Outcome,
+    RequestId, ServiceId, TokenDelta,
 };
 use crate::units::Microjoules;
 
@@ -35,7 +37,9 @@ const REQUEST: &str = "INSERT INTO request_rows VALUES (NULL, ?1, ?2, ?3, ?4, ?5
 const INTERVAL: &str = "INSERT INTO intervals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
     ?11, ?12, ?13, ?14)";
 const SHARE: &str = "INSERT INTO interval_services VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-const ENGINE: &str = "INSERT INTO engines VALUES (?1, ?2, ?3, ?4)";
+const ENGINE: &str = "INSERT INTO engines SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (
+    SELECT 1 FROM (SELECT * FROM engines WHERE service = ?1 ORDER BY rowid DESC LIMIT 1)
+    WHERE engine = ?3 AND version IS ?4 AND model IS ?5)";
 const TOKENS: &str = "INSERT INTO tokens VALUES (?1, ?2, ?3, ?4, ?5)";
 const HOLE: &str = "INSERT INTO holes VALUES (?1, ?2, ?3, ?4)";
 const TRACE: &str = "INSERT OR REPLACE INTO traces VALUES (?1, ?2)";
@@ -147,27 +151,21 @@ impl Recording {
         self.insert(SERVICE, params![id.0, name, model])
     }
 
-    /// Tells what serves.
+    /// Tells what serves; the same told again is no news, and no row.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn engine(&mut self, info: &EngineInfo) -> Result<(), RecordingError> {
-        let service = info.service.0;
+    pub fn engine(&mut self, told: &RecordedEngine) -> Result<(), RecordingError> {
         self.insert(
             ENGINE,
-            params![service, info.engine, info.version, info.model],
+            params![
+                told.service.0,
+                integer(told.at.0),
+                told.engine,
+                told.version,
+                told.model,
+            ],
         )
-    }
-
-    /// The same of another recording's, whose model is its service's.
-    pub(super) fn engine_named(
-        &mut self,
-        service: ServiceId,
-        engine: &str,
-        version: Option<&str>,
-    ) -> Result<(), RecordingError> {
-        let model: Option<&str> = None;
-        self.insert(ENGINE, params![service.0, engine, version, model])
     }
 
     /// Writes what an engine counted.

@@ -7,6 +7,7 @@ mod fleet;
 mod grounds;
 mod services;
 mod trend;
+mod versions;
 
 use super::chart::Chart;
 use super::figures::{UNKNOWN, count, figure, percent};
@@ -127,6 +128,7 @@ impl Document {
             Some(fleet) => sections.extend(fleet::groups(report, fleet)),
             None => {
                 sections.push(services::services(report));
+                sections.extend(report.planner.iter().filter_map(versions::versions));
                 sections.push(devices::meters(report));
             }
         }

@@ -8,6 +8,7 @@ pub(super) mod model;
 pub(super) mod savings;
 mod time;
 pub(super) mod trend;
+mod versions;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use load::Load;
 use meter::MeterPlan;
 use model::{Amount, Carbon, Plan, Power, PowerOf, ServicePlan, Totals};
 use trend::Parts;
+use versions::{Told, Version};
 
 use super::full::FullEnergy;
 use super::inputs::Inputs;
@@ -28,6 +30,7 @@ use crate::ledger::{
     Aggregate, Booked, BookedInterval, BookedRequest, Component, GpuPhases, Meter, MeterId,
     Outcome, ServiceId,
 };
+use crate::recording::RecordedEngine;
 use crate::units::Microjoules;
 
 /// Of so many requests the tokens must be known.
@@ -38,8 +41,7 @@ pub(super) const TOKENS_KNOWN: f64 = 0.99;
 pub struct Planner {
     window: (Timestamp, Timestamp),
     meters: BTreeMap<MeterId, MeterPlan>,
-    /// Places in `services`.
-    places: Ids<ServiceId, usize>,
+    members: Ids<ServiceId, Member>,
     services: Vec<ServiceSums>,
     parts: Parts,
     load: Load,
@@ -54,10 +56,20 @@ pub struct Planner {
     environment: BTreeMap<String, String>,
 }
 
+/// One of those whose name is a service's.
+#[derive(Debug)]
+struct Member {
+    /// Place in `services`.
+    place: usize,
+    model: Option<String>,
+    told: Told,
+}
+
 #[derive(Debug, Default)]
 struct ServiceSums {
     name: String,
     engines: Vec<String>,
+    versions: Vec<Version>,
     in_flight: u128,
     input: Mean,
     output: Mean,
@@ -78,7 +90,7 @@ impl Planner {
         Self {
             window: (from, to),
             meters: BTreeMap::new(),
-            places: Ids::default(),
+            members: Ids::default(),
             services: Vec::new(),
             parts: Parts::new(from, to),
             load: Load::new(from, to),
@@ -99,8 +111,8 @@ impl Planner {
         self.meters.insert(id, plan);
     }
 
-    /// Tells a service's name; services of one name are summed.
-    pub fn describe_service(&mut self, id: ServiceId, name: &str) {
+    /// Tells a service's name and model; services of one name are summed.
+    pub fn describe_service(&mut self, id: ServiceId, name: &str, model: Option<&str>) {
         let name = clean(name);
         let known = self
             .services
@@ -113,15 +125,27 @@ impl Planner {
             });
             self.services.len() - 1
         });
-        self.places.insert(id, place);
+        let member = Member {
+            place,
+            model: model.map(clean),
+            told: Told::default(),
+        };
+        self.members.insert(id, member);
     }
 
-    /// What serves.
-    pub fn describe_engine(&mut self, id: ServiceId, engine: &str, version: Option<&str>) {
-        let engine = clean(format!("{engine} {}", version.unwrap_or_default()).trim());
-        if let Some(service) = self.service(id)
-            && !service.engines.contains(&engine)
-        {
+    /// What serves since when; of each service in order.
+    pub fn describe_engine(&mut self, told: &RecordedEngine) {
+        let version = told.version.as_deref().unwrap_or_default();
+        let engine = clean(format!("{} {version}", told.engine).trim());
+        let Some((member, service)) = self.member(told.service) else {
+            return;
+        };
+        // Some name their model with their first request only.
+        let model = told.model.as_deref().map(clean);
+        let model = model.or_else(|| member.model.clone());
+        let version = service.version(&engine, model);
+        member.told.tell(told.at, version);
+        if !service.engines.contains(&engine) {
             service.engines.push(engine);
         }
     }
@@ -183,9 +207,15 @@ impl Planner {
                 self.per_request.add(active.0);
             }
         }
-        let Some(service) = self.service(request.service) else {
+        let Some((member, service)) = self.member(request.service) else {
             return;
         };
+        if service.versions.len() > 1
+            && let Some(version) = member.told.at(request.start)
+            && let Some(version) = service.versions.get_mut(version)
+        {
+            version.add(booked);
+        }
         service.in_flight += u128::from(end.since(start));
         service.input.add(tokens.and_then(|tokens| tokens.input));
         service.output.add(output);
@@ -214,7 +244,7 @@ impl Planner {
         }
         for share in &interval.services {
             if let Some(phases) = share.phases
-                && let Some(service) = self.service(share.service)
+                && let Some((_, service)) = self.member(share.service)
             {
                 let sum = service.phases.get_or_insert_default();
                 sum.prefill += phases.prefill;
@@ -224,12 +254,13 @@ impl Planner {
         }
     }
 
-    fn service(&mut self, id: ServiceId) -> Option<&mut ServiceSums> {
-        if !self.places.contains_key(&id) {
-            self.describe_service(id, "");
+    fn member(&mut self, id: ServiceId) -> Option<(&mut Member, &mut ServiceSums)> {
+        if !self.members.contains_key(&id) {
+            self.describe_service(id, "", None);
         }
-        let place = *self.places.get(&id)?;
-        self.services.get_mut(place)
+        let member = self.members.get_mut(&id)?;
+        let service = self.services.get_mut(member.place)?;
+        Some((member, service))
     }
 
     /// The plan beside the report of the same recording; `today`: the day on which inputs were given.
@@ -259,6 +290,7 @@ impl Planner {
             requests,
             trend: self.parts.trend(meters.count() as u64),
             services: self.service_plans(&totals, amount),
+            versions: self.version_plans(),
             power,
             load_curve,
             coverage: self

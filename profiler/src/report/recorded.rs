@@ -158,8 +158,8 @@ fn planner(recorded: &Recorded) -> Result<Option<Planner>, RecordingError> {
     };
     let mut planner = Planner::new(from, to);
     recorded.meters(|id, meter| planner.describe_meter(id, &meter))?;
-    recorded.services(|id, name, _| planner.describe_service(id, name))?;
-    recorded.engines(|id, engine, version| planner.describe_engine(id, engine, version))?;
+    recorded.services(|id, name, model| planner.describe_service(id, name, model))?;
+    recorded.engines(|told| planner.describe_engine(&told))?;
     recorded.facts(|name, value| planner.add_fact(name, value))?;
     recorded.waits_by_reason(|_, reason, nanos| planner.add_host_wait(reason, nanos))?;
     recorded.throttled(|meter, _, reason, nanos| planner.add_throttled(meter, reason, nanos))?;

@@ -145,7 +145,7 @@ impl Engines {
                         info.engine,
                         info.model.as_deref().unwrap_or("unknown")
                     );
-                    sinks.describe_engine(&info);
+                    sinks.describe_engine(&info, Timestamp::now());
                     // From the start, so that the first loss is seen as an increase.
                     sinks.metrics.record_dropped(RESET, self.resets);
                 }

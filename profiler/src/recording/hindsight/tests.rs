@@ -115,6 +115,29 @@ fn the_last_window_of_both_files_is_saved_as_one_recording_that_adds_up() {
 }
 
 #[test]
+fn what_was_saved_says_since_when_each_engine_serves_and_says_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut hindsight = described(&folder.path().join("hindsight.pj"));
+    let engine = |at: u64, version: &str| RecordedEngine {
+        service: ServiceId(1),
+        at: Timestamp(at * SECOND),
+        engine: "vllm".to_owned(),
+        version: Some(version.to_owned()),
+        model: Some("m".to_owned()),
+    };
+    hindsight.engine(&engine(101, "0.11")).unwrap();
+    keep(&mut hindsight, 101..106);
+    hindsight.engine(&engine(106, "0.12")).unwrap();
+    // The other file's turn comes at 110 s; it is told again what serves.
+    keep(&mut hindsight, 106..115);
+    let saving = hindsight.save(Timestamp(114 * SECOND)).unwrap();
+    let recorded = Recorded::open(&saving.write().unwrap()).unwrap();
+    let mut engines = Vec::new();
+    recorded.engines(|told| engines.push(told)).unwrap();
+    assert_eq!(engines, [engine(101, "0.11"), engine(106, "0.12")]);
+}
+
+#[test]
 fn two_files_hold_two_windows_at_most_and_one_at_least() {
     let folder = tempfile::tempdir().unwrap();
     let mut hindsight = described(&folder.path().join("hindsight.pj"));

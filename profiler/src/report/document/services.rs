@@ -74,7 +74,7 @@ fn bound(service: &ServiceReport) -> String {
 }
 
 /// A table that fits a sheet of paper: its columns from `at` on are another one.
-fn in_two(mut table: Table, at: usize, caption: &'static str) -> [Block; 2] {
+pub(super) fn in_two(mut table: Table, at: usize, caption: &'static str) -> [Block; 2] {
     let split = |row: &mut Row| Row {
         subject: row.subject.clone(),
         cells: row.cells.split_off(at),

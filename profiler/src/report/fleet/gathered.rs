@@ -157,6 +157,7 @@ impl Gathered {
             shares: shares(&whole.sums, measured),
             trend: self.trend(&whole),
             services: Vec::new(),
+            versions: Vec::new(),
             power: Power {
                 gpus: Vec::new(),
                 all: None,

@@ -19,6 +19,9 @@ pub struct Plan {
     pub carbon: Carbon,
     pub trend: Trend,
     pub services: Vec<ServicePlan>,
+    /// Of services of which several versions served; in order, service by service.
+    #[serde(default)]
+    pub versions: Vec<VersionPlan>,
     pub power: Power,
     pub load_curve: Vec<LoadPoint>,
     /// Seconds that threads waited by reason, of all services; empty where that was not recorded.
@@ -182,6 +185,30 @@ pub struct ServicePlan {
     pub prefill_j: Option<f64>,
     pub decode_j: Option<f64>,
     pub wait_j: Option<f64>,
+}
+
+/// The requests that one version of a service served; changes are against the version before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VersionPlan {
+    pub service: String,
+    pub model: Option<String>,
+    /// With its version.
+    pub engine: String,
+    /// When its first request began, since the period's start.
+    pub from_s: f64,
+    pub requests: u64,
+    pub active_j: Option<f64>,
+    /// Of `active_j`, and so of `j_per_request`.
+    pub error_ratio: Option<f64>,
+    pub j_per_request: Option<f64>,
+    /// Null unless the output tokens of all but a hundredth of the requests are known.
+    pub j_per_output_token: Option<f64>,
+    /// Of the requests of which they are known.
+    pub mean_input_tokens: Option<f64>,
+    pub mean_output_tokens: Option<f64>,
+    /// 0.1 is 10 % more.
+    pub j_per_request_change: Option<f64>,
+    pub j_per_output_token_change: Option<f64>,
 }
 
 /// Power against limits.

@@ -9,10 +9,11 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::*;
-use crate::recording::Recording;
+use crate::recording::{RecordedEngine, Recording};
 
 mod forms;
 mod savings;
+mod versions;
 
 const START: u64 = 1_000;
 
@@ -57,6 +58,17 @@ fn served(id: u64, from: u64, to: u64, tokens: u64, gpu: u64, cpu: u64) -> Booke
     booked
 }
 
+/// A version of what serves that is told in this second.
+fn vllm(service: u32, version: &str, second: u64) -> RecordedEngine {
+    RecordedEngine {
+        service: ServiceId(service),
+        at: at(second),
+        engine: "vllm".to_owned(),
+        version: Some(version.to_owned()),
+        model: None,
+    }
+}
+
 /// Writes the ten minutes; `change` may change or drop what is booked.
 fn ten_minutes(file: &Path, change: impl Fn(Booked) -> Option<Booked>) {
     let mut recording = Recording::create(file, "run", true).unwrap();
@@ -81,15 +93,7 @@ fn ten_minutes(file: &Path, change: impl Fn(Booked) -> Option<Booked>) {
     recording
         .service(ServiceId(0), "chat", Some("llama"))
         .unwrap();
-    recording
-        .engine(&EngineInfo {
-            service: ServiceId(0),
-            engine: "vllm",
-            counts: Counts::Step,
-            version: Some("0.11.0".to_owned()),
-            model: None,
-        })
-        .unwrap();
+    recording.engine(&vllm(0, "0.11.0", 0)).unwrap();
     let mut book = |booked: Booked| {
         if let Some(booked) = change(booked) {
             recording.book(&booked).unwrap();

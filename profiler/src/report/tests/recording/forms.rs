@@ -23,7 +23,7 @@ fn lines(csv: &str) -> BTreeMap<(String, String, String), (String, String)> {
     lines
 }
 
-fn line(csv: &str, section: &str, subject: &str, figure: &str) -> Option<f64> {
+pub(super) fn line(csv: &str, section: &str, subject: &str, figure: &str) -> Option<f64> {
     let key = (section.to_owned(), subject.to_owned(), figure.to_owned());
     lines(csv)
         .get(&key)
