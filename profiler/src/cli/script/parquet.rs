@@ -224,8 +224,8 @@ mod tests {
             tokens_out: None,
             energy_uj: Energy {
                 gpu,
-                cpu: None,
-                dram: None,
+                cpu: gpu.map(|gpu| gpu + 1),
+                dram: gpu.map(|gpu| gpu + 2),
             },
             class: "A",
             error_ratio: None,
@@ -272,7 +272,11 @@ mod tests {
             let row = row.unwrap();
             assert_eq!(*row.get_string(0).unwrap(), number.to_string());
             let known = (number % 7 != 1).then_some(number as i64);
-            assert_eq!(row.get_long(gpu).ok(), known, "{number}");
+            // GPU, CPU and DRAM stand side by side.
+            for part in 0..3 {
+                let told = row.get_long(gpu + part).ok();
+                assert_eq!(told, known.map(|gpu| gpu + part as i64), "{number}");
+            }
         }
         assert_eq!(expected.next(), None);
     }
