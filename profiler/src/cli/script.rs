@@ -1,5 +1,7 @@
 //! `perjoule script`: a recording's requests, raw, or its energy by stack, for other tools.
 
+mod parquet;
+
 use std::collections::HashMap;
 use std::io::{self, BufWriter, IsTerminal as _};
 use std::ops::ControlFlow;
@@ -21,6 +23,7 @@ use crate::report::plain;
 const EXAMPLES: &str = "\
 Examples:
   perjoule script night.pj > requests.jsonl
+  perjoule script night.pj --format parquet > requests.parquet
   perjoule script night.pj --format svg > energy.svg
   perjoule script night.pj --format svg --off-cpu > waiting.svg
   perjoule script night.pj --format pprof --component gpu > gpu.pb.gz";
@@ -44,6 +47,8 @@ enum Format {
     Jsonl,
     /// The same as comma-separated values, with a header
     Csv,
+    /// The same as a Parquet file: columns with types, for DuckDB, pandas, Polars or Spark
+    Parquet,
     /// A stack a line with its energy in microjoules, as flame graph tools read it
     Folded,
     /// An energy flame graph
@@ -73,7 +78,8 @@ struct Line<'a> {
     error_ratio: Option<f64>,
 }
 
-/// A [`Line`]'s, in order: as CSV has no objects, the parts of its energy are named as in the recording.
+/// A [`Line`]'s, in order: as CSV and Parquet have no objects here, the parts of its energy are named as in
+/// the recording.
 const COLUMNS: [&str; 16] = [
     "id",
     "service",
@@ -102,15 +108,22 @@ struct Energy {
 
 /// Prints the requests on stdout.
 pub(super) fn run(options: Options) -> Result<ExitCode> {
+    let is_binary = matches!(options.format, Format::Parquet | Format::Pprof);
+    if is_binary && io::stdout().is_terminal() {
+        let message = anyhow!(
+            "--format parquet and pprof write no text, and stdout is a terminal; add `> FILE`"
+        );
+        return Ok(usage(message.as_ref(), EXIT_USAGE));
+    }
     // Where the lines themselves are seen, they are the sign of life.
     let _progress = match io::stdout().is_terminal() {
         true => Progress::default(),
         false => Progress::of(&[(&options.file, 1)]),
     };
-    let out = BufWriter::new(io::stdout().lock());
+    let out = BufWriter::new(io::stdout());
     let by_stack = |form, out| profile::print(form, &options.file, &options.profile, out);
     let written = match options.format {
-        Format::Jsonl | Format::Csv if options.profile.is_given() => {
+        Format::Jsonl | Format::Csv | Format::Parquet if options.profile.is_given() => {
             let message = anyhow!(
                 "--component, --against and --off-cpu need --format folded, svg, pprof or firefox"
             );
@@ -118,6 +131,7 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
         }
         Format::Jsonl => write_jsonl(&Recorded::open(&options.file)?, out)?,
         Format::Csv => write_csv(&Recorded::open(&options.file)?, out)?,
+        Format::Parquet => parquet::write(&Recorded::open(&options.file)?, out)?,
         Format::Folded => by_stack(Form::Folded, out)?,
         Format::Svg => by_stack(Form::Svg, out)?,
         Format::Pprof => by_stack(Form::Pprof, out)?,
