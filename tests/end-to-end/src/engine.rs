@@ -138,7 +138,7 @@ impl Engine {
             _data: data,
         };
         let started = Instant::now();
-        let answers = |address| get(address, "/-/healthy").is_some_and(|answer| answer.0);
+        let answers = |address| get(address, "/-/ready").is_some_and(|answer| answer.0);
         while !answers(address) || !answers(rules) {
             assert!(
                 started.elapsed() < Duration::from_secs(60),

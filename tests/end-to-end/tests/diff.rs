@@ -14,9 +14,9 @@ use serde_json::Value;
 const QUIET: Duration = Duration::from_millis(2_500);
 /// Intervals wait up to 2 s for late facts.
 const BOOKING: Duration = Duration::from_secs(5);
-/// The same requests at the same times in every run: some 150. On a machine of two CPUs, engine included, each run
+/// The same requests at the same times in every run: some 100. On a machine of two CPUs, engine included, each run
 /// batches them a little differently.
-const LOAD: &str = "--rate 5 --seconds 30 --median-out 110 --sigma-out 0.6";
+const LOAD: &str = "--rate 5 --seconds 20 --median-out 110 --sigma-out 0.6";
 /// All that the GPU draws is so much more.
 const DEARER: &str = "gain = 1.2";
 

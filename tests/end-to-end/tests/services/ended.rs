@@ -20,7 +20,7 @@ const BUDGET: usize = 2_000;
 /// Servers of containers that live at once; a GPU has room for 64 processes.
 const ALIVE: usize = 40;
 /// So long containers come and go.
-const CHURN: Duration = Duration::from_secs(60);
+const CHURN: Duration = Duration::from_secs(36);
 /// What an agent may grow by once a third of them has come.
 const GROWTH_MB: f64 = 3.0;
 
