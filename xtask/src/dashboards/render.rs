@@ -124,7 +124,9 @@ impl Pictures {
         perjoule
             .args(["report", "--format", "html", "--country", "DE"])
             .args(["--price", "0.21", "--currency", "EUR"])
-            .arg(work.join(RECORDING))
+            // Its title is the path as it was given.
+            .arg(RECORDING)
+            .current_dir(work)
             .stdout(fs::File::create(&report).context("cannot make the report")?);
         run_command(&mut perjoule)?;
         let asked = self.browser.draw_report(&report, work)?;
