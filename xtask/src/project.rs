@@ -33,6 +33,17 @@ pub(crate) fn cargo() -> Command {
         .current_dir(root())
         .env("CARGO_TARGET_DIR", target(""))
         .env_remove("RUSTC");
+    // What cargo told this program of its own package: build scripts that ask for it (ring's) would be run
+    // again, and all that stands on them built again, whenever cargo is called by hand.
+    for (name, _) in env::vars_os() {
+        let own = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if own
+            .iter()
+            .any(|own| name.as_encoded_bytes().starts_with(own.as_bytes()))
+        {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 

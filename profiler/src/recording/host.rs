@@ -113,12 +113,19 @@ impl Recorded {
         (from, to): (Timestamp, Timestamp),
         mut each: impl FnMut(&RecordedHost, f64),
     ) -> Result<(), RecordingError> {
-        self.host(|host| {
+        if !self.has("host", "to_ns")? {
+            return Ok(());
+        }
+        let sql = "SELECT * FROM host WHERE service = ?1 AND to_ns > ?2 AND from_ns < ?3 ORDER BY rowid";
+        let values = params![service.0, integer(from.0), integer(to.0)];
+        self.chosen(sql, values, |row| {
+            let host = host(row)?;
             let (since, until) = (host.from.max(from), host.to.min(to));
-            if host.service == service && since < until {
-                let whole = host.to.since(host.from) as f64;
+            let whole = host.to.since(host.from) as f64;
+            if since < until {
                 each(&host, until.since(since) as f64 / whole);
             }
+            Ok(())
         })
     }
 

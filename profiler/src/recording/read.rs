@@ -6,7 +6,7 @@ use std::ops::{ControlFlow, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::FromSql;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Params, Row, params};
 
 use super::rows::{
     Columns, INTERVAL, KIND, Kind, OWN, PHASES, SHARE, interval, kind, request, share,
@@ -287,7 +287,7 @@ impl Recorded {
         let phases = self.phases("requests")?;
         let sql = format!("SELECT {of_kind}, {OWN}, {phases} FROM requests {which}");
         let mut flow = ControlFlow::Continue(());
-        self.walk(&sql, |row| {
+        self.walk(&sql, [], |row| {
             let mut columns = Columns::of(row);
             let kind = match &kinds {
                 Some(kinds) => columns.among(kinds)?,
@@ -374,16 +374,11 @@ impl Recorded {
         let sql =
             "SELECT at_ns, stack FROM samples WHERE service = ?1 AND at_ns > ?2 AND at_ns <= ?3
             AND (?4 IS NULL OR package IS NULL OR package = ?4) ORDER BY at_ns";
-        let mut read = || -> rusqlite::Result<()> {
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let values = params![service.0, integer(from.0), integer(to.0), package];
-            let mut rows = statement.query(values)?;
-            while let Some(row) = rows.next()? {
-                each(time(row, "at_ns")?, StackId(row.get("stack")?));
-            }
+        let values = params![service.0, integer(from.0), integer(to.0), package];
+        self.chosen(sql, values, |row| {
+            each(time(row, "at_ns")?, StackId(row.get("stack")?));
             Ok(())
-        };
-        read().map_err(RecordingError::sqlite(&self.path))
+        })
     }
 
     /// True if the file has stacks of waits.
@@ -468,19 +463,30 @@ impl Recorded {
     pub(super) fn rows(
         &self,
         sql: &str,
+        each: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), RecordingError> {
+        self.chosen(sql, [], each)
+    }
+
+    /// The rows of an expression with `?1`, `?2` and so on.
+    pub(super) fn chosen(
+        &self,
+        sql: &str,
+        values: impl Params,
         mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), RecordingError> {
-        self.walk(sql, |row| each(row).map(|()| true))
+        self.walk(sql, values, |row| each(row).map(|()| true))
     }
 
     fn walk(
         &self,
         sql: &str,
+        values: impl Params,
         mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<bool>,
     ) -> Result<(), RecordingError> {
-        let mut walk = || -> rusqlite::Result<()> {
-            let mut statement = self.connection.prepare(sql)?;
-            let mut rows = statement.query([])?;
+        let walk = || -> rusqlite::Result<()> {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query(values)?;
             while let Some(row) = rows.next()? {
                 if !each(row)? {
                     break;

@@ -124,11 +124,18 @@ impl Document {
             sections.push(answers::savings(plan));
             sections.push(trend::trend(plan));
         }
+        let plan = report.planner.as_ref();
+        let changes = plan.and_then(|plan| versions::versions(plan, report.fleet.is_some()));
         match &report.fleet {
-            Some(fleet) => sections.extend(fleet::groups(report, fleet)),
+            Some(fleet) => {
+                let [clusters, models, gpu_types, nodes] = fleet::groups(report, fleet);
+                sections.extend([clusters, models]);
+                sections.extend(changes);
+                sections.extend([gpu_types, nodes]);
+            }
             None => {
                 sections.push(services::services(report));
-                sections.extend(report.planner.iter().filter_map(versions::versions));
+                sections.extend(changes);
                 sections.push(devices::meters(report));
             }
         }
@@ -186,6 +193,26 @@ impl Column {
             label,
             unit: unit.to_owned(),
         }
+    }
+}
+
+impl Table {
+    /// Without the columns of which nothing is known; a table without any is none.
+    pub(super) fn known(mut self) -> Option<Self> {
+        let known = |rows: &[Row], column: usize| {
+            let cells = rows.iter().filter_map(|row| row.cells.get(column));
+            cells.into_iter().any(Value::is_known)
+        };
+        let keep: Vec<bool> = (0..self.columns.len())
+            .map(|column| known(&self.rows, column))
+            .collect();
+        let mut kept = keep.iter();
+        self.columns.retain(|_| kept.next() == Some(&true));
+        for row in &mut self.rows {
+            let mut kept = keep.iter();
+            row.cells.retain(|_| kept.next() == Some(&true));
+        }
+        (!self.columns.is_empty()).then_some(self)
     }
 }
 

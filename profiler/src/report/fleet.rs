@@ -13,6 +13,7 @@ mod source;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use thiserror::Error;
 
@@ -99,7 +100,7 @@ pub fn read_fleet(
         for (place, part) in period.parts().enumerate() {
             let asked = question::of(part.seconds(), source.matchers());
             let answer = client.instant(&asked, part.to).await?;
-            gathered.take(place, answer)?;
+            gathered.take((place, part), answer)?;
         }
         Ok::<(), FleetError>(())
     });

@@ -8,7 +8,7 @@ pub(super) mod model;
 pub(super) mod savings;
 mod time;
 pub(super) mod trend;
-mod versions;
+pub(super) mod versions;
 
 use std::collections::BTreeMap;
 

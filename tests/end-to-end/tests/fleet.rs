@@ -116,11 +116,11 @@ fn recorded(nodes: usize) -> Vec<Series> {
         for model in 0..MODELS {
             for part in parts {
                 let labels = format!(
-                    "cluster=\"{}\",model=\"org/model-{model}b\"{part}",
+                    "cluster=\"{}\",model=\"org/model-{model}b\",engine=\"vllm\",version=\"0.{model}.0\"{part}",
                     cluster(model)
                 );
                 add(
-                    &format!("model:perjoule_{name}:increase5m"),
+                    &format!("version:perjoule_{name}:increase5m"),
                     labels,
                     0,
                     5_000.0,

@@ -121,16 +121,11 @@ impl Recorded {
             WHERE service = ?1 AND at_ns > ?2 AND at_ns - waited_ns < ?3
             GROUP BY reason ORDER BY waited DESC";
         let values = params![service.0, from.0.cast_signed(), to.0.cast_signed()];
-        let mut read = || -> rusqlite::Result<()> {
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let mut rows = statement.query(values)?;
-            while let Some(row) = rows.next()? {
-                let reason: String = row.get("reason")?;
-                each(&reason, count(row, "waited")?);
-            }
+        self.chosen(sql, values, |row| {
+            let reason: String = row.get("reason")?;
+            each(&reason, count(row, "waited")?);
             Ok(())
-        };
-        read().map_err(RecordingError::sqlite(&self.path))
+        })
     }
 
     /// Selects requests for [`Self::found`].

@@ -131,30 +131,25 @@ fn served() -> Vec<Shown> {
     ]
 }
 
-/// Columns of which nothing is known are left out; a table without any is none.
 fn table(
     caption: &'static str,
     subject: &'static str,
     groups: &[Group],
     columns: Vec<Shown>,
 ) -> Option<Block> {
-    let known = columns
-        .into_iter()
-        .filter(|(_, value)| groups.iter().any(|group| value(group).is_known()));
-    let (columns, values): (Vec<_>, Vec<_>) = known.unzip();
+    let (columns, values): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
     let row = |group: &Group| Row {
         subject: group.name.clone(),
         cells: values.iter().map(|value| value(group)).collect(),
     };
-    (!columns.is_empty()).then(|| {
-        Block::Table(Table {
-            caption,
-            subject,
-            columns,
-            rows: groups.iter().map(row).collect(),
-            long: false,
-        })
-    })
+    let table = Table {
+        caption,
+        subject,
+        columns,
+        rows: groups.iter().map(row).collect(),
+        long: false,
+    };
+    table.known().map(Block::Table)
 }
 
 pub(super) fn coverage(fleet: &Fleet) -> Section {

@@ -52,12 +52,15 @@ pub(super) fn services(report: &Report) -> Section {
             marks: Marks::Bars(bars),
         }));
     }
-    blocks.extend(in_two(
-        energy_table(report, &ranked),
-        9,
-        "Its parts, money and carbon",
-    ));
-    blocks.extend(in_two(served_table(report, &ranked), 7, "Tokens and times"));
+    let tables = [
+        in_two(
+            energy_table(report, &ranked),
+            9,
+            "Its parts, money and carbon",
+        ),
+        in_two(served_table(report, &ranked), 7, "Tokens and times"),
+    ];
+    blocks.extend(tables.into_iter().flatten().map(Block::Table));
     Section {
         id: "services",
         title: "Services",
@@ -74,7 +77,7 @@ fn bound(service: &ServiceReport) -> String {
 }
 
 /// A table that fits a sheet of paper: its columns from `at` on are another one.
-pub(super) fn in_two(mut table: Table, at: usize, caption: &'static str) -> [Block; 2] {
+pub(super) fn in_two(mut table: Table, at: usize, caption: &'static str) -> [Table; 2] {
     let split = |row: &mut Row| Row {
         subject: row.subject.clone(),
         cells: row.cells.split_off(at),
@@ -86,7 +89,7 @@ pub(super) fn in_two(mut table: Table, at: usize, caption: &'static str) -> [Blo
         rows: table.rows.iter_mut().map(split).collect(),
         long: table.long,
     };
-    [Block::Table(table), Block::Table(second)]
+    [table, second]
 }
 
 type Ranked<'a> = [(&'a ServiceReport, Option<&'a ServicePlan>)];

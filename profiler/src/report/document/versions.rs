@@ -4,35 +4,49 @@ use super::services::in_two;
 use super::{Block, Column, Row, Section, Table, Value};
 use crate::report::figures::{figure, percent};
 use crate::report::planner::model::{Plan, VersionPlan};
+use crate::report::planner::versions::before;
 
 /// Changes that are told in words; the table has all.
 const TOLD: usize = 20;
 
-/// Nothing where no service had a second version.
-pub(super) fn versions(plan: &Plan) -> Option<Section> {
+/// How requests come to versions: in a recording, and in a fleet.
+const OF_SERVICES: &str = "A version is the model and the engine with its version, as its metrics tell them. A request counts for \
+                           the one that was told last before it began: in the seconds until a new one is seen, for the one before. \
+                           The bounds are the measurement's.";
+const OF_MODELS: &str = "A version of a model is the engine with its version that serves it, as its metrics tell them; several may \
+                         serve at once. What five minutes added counts for the one at their end, and the time is the start of the \
+                         part of the period in which it served first. Recorded series have no bounds.";
+const NOT_WHY: &str = "This is what was measured, not why: what clients asked for, and how many asked at once, may have changed \
+                       with the version. Whether a change is more than chance, under the same load, perjoule diff tells of two \
+                       recordings.";
+
+/// Nothing where no service, or in a fleet no model, had a second version.
+pub(super) fn versions(plan: &Plan, fleet: bool) -> Option<Section> {
     let versions = &plan.versions;
     if versions.is_empty() {
         return None;
     }
+    let (title, subject, what) = if fleet {
+        ("Versions of models", "model", OF_MODELS)
+    } else {
+        ("Versions of services", "service", OF_SERVICES)
+    };
     let changes = versions
-        .windows(2)
-        .filter_map(|pair| match pair {
-            [before, now] if before.service == now.service => Some(words(before, now)),
-            _ => None,
-        })
+        .iter()
+        .filter_map(|now| Some(words(before(versions, &now.service, now.from_s)?, now)))
         .take(TOLD);
-    let mut blocks = vec![Block::Text(
-        "A version is the model and the engine with its version, as its metrics tell them. A request counts for the one that was \
-         told last before it began: in the seconds until a new one is seen, for the one before. This is what was measured, not \
-         why: what clients asked for, and how many asked at once, may have changed with the version. The bounds are the \
-         measurement's. Whether a change is more than chance, under the same load, perjoule diff tells of two recordings."
-            .to_owned(),
-    )];
+    let mut blocks = vec![Block::Text(format!("{what} {NOT_WHY}"))];
     blocks.extend(changes.map(Block::Text));
-    blocks.extend(in_two(table(versions), 8, "Its tokens"));
+    let tables = in_two(table(versions, subject), 8, "Its tokens");
+    blocks.extend(
+        tables
+            .into_iter()
+            .filter_map(Table::known)
+            .map(Block::Table),
+    );
     Some(Section {
         id: "versions",
-        title: "Versions of services",
+        title,
         blocks,
     })
 }
@@ -40,8 +54,11 @@ pub(super) fn versions(plan: &Plan) -> Option<Section> {
 /// What changed, for people who write no code.
 fn words(before: &VersionPlan, now: &VersionPlan) -> String {
     let each = |version: &VersionPlan| {
-        let joules = version.j_per_request.zip(version.error_ratio);
-        joules.map(|(joules, error)| format!("{} J ± {}", figure(joules), percent(error)))
+        let joules = version.j_per_request.map(figure)?;
+        let bound = version.error_ratio;
+        Some(bound.map_or(format!("{joules} J"), |bound| {
+            format!("{joules} J ± {}", percent(bound))
+        }))
     };
     let head = format!(
         "{}: {} came after {}.",
@@ -51,12 +68,12 @@ fn words(before: &VersionPlan, now: &VersionPlan) -> String {
     );
     let request = match (each(before), each(now), now.j_per_request_change) {
         (Some(earlier), Some(later), Some(change)) => format!(
-            "A request took {later}, before that {earlier}: {}, {}.",
+            "A request took {later}, before that {earlier}: {}{}.",
             by(change),
-            if beyond_bounds(before, now) {
-                "more than the bounds of both explain"
-            } else {
-                "which may be nothing, for their bounds overlap"
+            match beyond_bounds(before, now) {
+                Some(true) => ", more than the bounds of both explain",
+                Some(false) => ", which may be nothing, for their bounds overlap",
+                None => "",
             }
         ),
         _ => {
@@ -96,15 +113,15 @@ fn by(change: f64) -> String {
     }
 }
 
-/// The most that the bounds of both explain is less than the change.
-fn beyond_bounds(before: &VersionPlan, now: &VersionPlan) -> bool {
+/// The most that the bounds of both explain is less than the change, where there are bounds.
+fn beyond_bounds(before: &VersionPlan, now: &VersionPlan) -> Option<bool> {
     let bounded = |version: &VersionPlan| {
         let joules = version.j_per_request?;
         Some((joules, joules * version.error_ratio?))
     };
     bounded(before)
         .zip(bounded(now))
-        .is_some_and(|((before, low), (now, high))| (now - before).abs() > low + high)
+        .map(|((before, low), (now, high))| (now - before).abs() > low + high)
 }
 
 fn name(version: &VersionPlan) -> String {
@@ -114,7 +131,7 @@ fn name(version: &VersionPlan) -> String {
     }
 }
 
-fn table<'a>(versions: &'a [VersionPlan]) -> Table {
+fn table<'a>(versions: &'a [VersionPlan], subject: &'static str) -> Table {
     let mut latest = ("", 0);
     let row = |version: &'a VersionPlan| {
         let (service, number) = latest;
@@ -146,7 +163,7 @@ fn table<'a>(versions: &'a [VersionPlan]) -> Table {
     let joules = |key, label| Column::new(key, label, "J");
     Table {
         caption: "What a request took with each version",
-        subject: "service",
+        subject,
         columns: vec![
             plain("engine", "engine and version"),
             plain("model", "model"),

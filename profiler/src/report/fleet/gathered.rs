@@ -9,6 +9,7 @@ use super::period::{self, Period};
 use super::question::{self, Subject};
 use super::source::FleetSource;
 use super::sums::{Quantity, Sums};
+use super::versions::{self, Served};
 use crate::export::labels::clean;
 use crate::ledger::Component;
 use crate::report::figures::figure;
@@ -31,6 +32,8 @@ const SPARE: f64 = 2.0;
 pub(super) struct Gathered {
     period: Period,
     subjects: BTreeMap<Subject, Sums>,
+    /// When the first part began in which a version served.
+    served_from: BTreeMap<Subject, i64>,
     /// Of all nodes, by part of the period.
     parts: Vec<Sums>,
     seen: BTreeSet<String>,
@@ -49,14 +52,19 @@ impl Gathered {
         Self {
             period,
             subjects: BTreeMap::new(),
+            served_from: BTreeMap::new(),
             parts: vec![Sums::default(); period.parts().count()],
             seen: BTreeSet::new(),
             warnings: BTreeSet::new(),
         }
     }
 
-    /// The answer for the part at this place.
-    pub(super) fn take(&mut self, place: usize, answer: Answer) -> Result<(), FleetError> {
+    /// The answer for the part at this place; in order.
+    pub(super) fn take(
+        &mut self,
+        (place, of): (usize, Period),
+        answer: Answer,
+    ) -> Result<(), FleetError> {
         self.warnings.extend(answer.warnings);
         for row in answer.rows {
             let (series, understood) = question::understood(&row.labels);
@@ -68,6 +76,12 @@ impl Gathered {
             };
             if let (Subject::Node { .. }, Some(part)) = (&subject, self.parts.get_mut(place)) {
                 part.add(quantity, row.value);
+            }
+            if matches!(subject, Subject::Version { .. })
+                && quantity == Quantity::Requests
+                && row.value > 0.0
+            {
+                self.served_from.entry(subject.clone()).or_insert(of.from);
             }
             self.subjects
                 .entry(subject)
@@ -157,7 +171,7 @@ impl Gathered {
             shares: shares(&whole.sums, measured),
             trend: self.trend(&whole),
             services: Vec::new(),
-            versions: Vec::new(),
+            versions: versions::plans(self.served()),
             power: Power {
                 gpus: Vec::new(),
                 all: None,
@@ -194,13 +208,29 @@ impl Gathered {
         }
     }
 
+    /// The versions that served requests.
+    fn served(&self) -> impl Iterator<Item = Served<'_>> {
+        self.subjects.iter().filter_map(|(subject, sums)| {
+            let Subject::Version { model, engine } = subject else {
+                return None;
+            };
+            let from = self.served_from.get(subject)?;
+            Some(Served {
+                model,
+                engine,
+                from_s: (from - self.period.from) as f64,
+                sums,
+            })
+        })
+    }
+
     fn requests(&self, whole: &Whole) -> RequestFigures {
         let sums = &whole.sums;
         let active = sums.get(Quantity::Account("requests"));
         let counted = sums.ratio(Quantity::TokenJoules, Quantity::Account("requests"));
-        let models = self.subjects.iter();
-        let models = models.filter(|(subject, _)| matches!(subject, Subject::Model(_)));
-        let all_tokens = models.fold(Sums::default(), |mut all, (_, sums)| {
+        let versions = self.subjects.iter();
+        let versions = versions.filter(|(subject, _)| matches!(subject, Subject::Version { .. }));
+        let all_tokens = versions.fold(Sums::default(), |mut all, (_, sums)| {
             all.merge(sums);
             all
         });
@@ -291,7 +321,8 @@ impl Gathered {
         let by_node = by_node.map(|(name, sums)| group(name, sums.energy(), None, sums));
         let by_node: Vec<Group> = by_node.collect();
         let mut clusters: BTreeMap<String, (u64, Sums)> = BTreeMap::new();
-        let (mut models, mut gpu_types) = (Vec::new(), Vec::new());
+        let mut models: BTreeMap<String, Sums> = BTreeMap::new();
+        let mut gpu_types = Vec::new();
         for (subject, sums) in &self.subjects {
             match subject {
                 Subject::Node { cluster, .. } => {
@@ -299,11 +330,9 @@ impl Gathered {
                     of.0 += 1;
                     of.1.merge(sums);
                 }
-                Subject::Model(model) => {
-                    let parts = ["requests", "overhead"].map(Quantity::Account);
-                    let energy = parts.iter().filter_map(|part| sums.get(*part));
-                    let energy = energy.reduce(|sum, part| sum + part);
-                    models.push(group(named(model, "not known"), energy, None, sums));
+                Subject::Version { model, .. } => {
+                    let of = models.entry(named(model, "not known")).or_default();
+                    of.merge(sums);
                 }
                 Subject::GpuType(name) => {
                     gpu_types.push(group(named(name, "not known"), sums.energy(), None, sums));
@@ -313,13 +342,19 @@ impl Gathered {
         let clusters = clusters.into_iter();
         let clusters =
             clusters.map(|(name, (nodes, sums))| group(name, sums.energy(), Some(nodes), &sums));
+        let models = models.into_iter().map(|(name, sums)| {
+            let parts = ["requests", "overhead"].map(Quantity::Account);
+            let energy = parts.iter().filter_map(|part| sums.get(*part));
+            let energy = energy.reduce(|sum, part| sum + part);
+            group(name, energy, None, &sums)
+        });
         Fleet {
             from: period::shown(self.period.from),
             to: period::shown(self.period.to),
             nodes: whole.nodes as u64,
             coverage_ratio: whole.coverage(&whole.sums, whole.nodes).unwrap_or(0.0),
             clusters: ranked(clusters.collect()),
-            models: ranked(models),
+            models: ranked(models.collect()),
             gpu_types: ranked(gpu_types),
             by_node: ranked(by_node),
             missing: question::missing(|series| self.seen.contains(series)),
@@ -356,7 +391,7 @@ impl Whole {
 }
 
 /// A name from a label; empty where there is no such label.
-fn named(label: &str, without: &str) -> String {
+pub(super) fn named(label: &str, without: &str) -> String {
     if label.is_empty() {
         without.to_owned()
     } else {

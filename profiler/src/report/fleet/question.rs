@@ -5,12 +5,15 @@ use std::fmt::Write as _;
 
 use super::source::Matcher;
 use super::sums::Quantity;
+use crate::export::labels::clean;
 use crate::ledger::{Accounts, Component};
 
 /// Without it there is no report; its samples say how much of the time was recorded.
 pub(super) const ENERGY: &str = "instance:perjoule_energy_joules:increase5m";
 const REQUESTS: &str = "instance:perjoule_requests:increase5m";
 
+/// The labels of a version.
+const VERSION: &str = "model, engine, version";
 /// The label that says which series a row is of.
 const SERIES: &str = "series";
 /// Rows with the number of samples of [`ENERGY`].
@@ -55,12 +58,15 @@ const RECORDED: [Series; 16] = [
         "job, instance",
     ),
     series("instance:perjoule_token_joules:increase5m", "job, instance"),
-    series("model:perjoule_service_joules:increase5m", "model, part"),
-    series("model:perjoule_requests:increase5m", "model"),
-    series("model:perjoule_output_tokens:increase5m", "model"),
-    series("model:perjoule_token_joules:increase5m", "model"),
-    series("model:perjoule_all_tokens:increase5m", "model"),
-    series("model:perjoule_all_token_joules:increase5m", "model"),
+    series(
+        "version:perjoule_service_joules:increase5m",
+        "model, engine, version, part",
+    ),
+    series("version:perjoule_requests:increase5m", VERSION),
+    series("version:perjoule_output_tokens:increase5m", VERSION),
+    series("version:perjoule_token_joules:increase5m", VERSION),
+    series("version:perjoule_all_tokens:increase5m", VERSION),
+    series("version:perjoule_all_token_joules:increase5m", VERSION),
     series("gpu_type:perjoule_energy_joules:increase5m", "name"),
     series(
         "gpu_type:perjoule_account_joules:increase5m",
@@ -84,7 +90,7 @@ pub(super) fn of(seconds: i64, matchers: &[Matcher]) -> String {
         );
     };
     add("count_over_time", ENERGY, "job, instance", SAMPLES);
-    // Models and types of GPUs are no part of a node.
+    // Versions and types of GPUs are no part of a node.
     let nodes_alone = matchers.iter().any(Matcher::is_of_nodes);
     for series in &RECORDED {
         if !nodes_alone || series.by.contains("instance") {
@@ -111,7 +117,11 @@ pub(super) enum Subject {
         job: String,
         instance: String,
     },
-    Model(String),
+    Version {
+        model: String,
+        /// With its version.
+        engine: String,
+    },
     GpuType(String),
 }
 
@@ -160,7 +170,10 @@ pub(super) fn understood(
         })
     };
     let subject = match series.split(':').next() {
-        Some("model") => Subject::Model(label("model")),
+        Some("version") => Subject::Version {
+            model: label("model"),
+            engine: clean(&format!("{} {}", label("engine"), label("version"))),
+        },
         Some("gpu_type") => Subject::GpuType(label("name")),
         _ => Subject::Node {
             cluster: label("cluster"),

@@ -143,7 +143,7 @@ fn nodes_that_are_picked_leave_out_what_is_of_no_node() {
     assert!(
         fleet
             .missing
-            .contains(&"model:perjoule_requests:increase5m".to_owned())
+            .contains(&"version:perjoule_requests:increase5m".to_owned())
     );
 }
 
@@ -298,8 +298,11 @@ fn what_is_recorded_too_often_or_by_other_rules_is_refused() {
     let told = error(foreign.answers());
     assert!(told.contains(name) && told.contains("coffee"), "{told}");
     let mut nan = Database::of_two_nodes();
-    nan.rows
-        .push(series("model:perjoule_requests:increase5m", &[], f64::NAN));
+    nan.rows.push(series(
+        "version:perjoule_requests:increase5m",
+        &[],
+        f64::NAN,
+    ));
     assert!(error(nan.answers()).contains("NaN"));
 }
 
@@ -369,6 +372,45 @@ fn totals_are_sums_over_nodes_and_time_and_replicas_count_once() {
     );
     assert_eq!(accounts.count(), 60 * Accounts::NAMES.len());
     assert_eq!(plan.trend.change, None, "a node came in the second half");
+}
+
+#[test]
+fn a_model_served_by_a_second_version_says_what_changed() {
+    let one = report_of(&Server::start(Database::of_two_nodes().answers()), &[]).unwrap();
+    assert!(one.planner.as_ref().unwrap().versions.is_empty());
+    assert!(!one.to_markdown("x").contains("Versions of"));
+    let report = report_of(&Server::start(Database::of_two_versions().answers()), &[]).unwrap();
+    let fleet = report.fleet.as_ref().unwrap();
+    // A model is all of its versions.
+    assert_eq!(fleet.models.len(), 1);
+    assert_eq!(fleet.models[0].requests, Some(8_640 * 3 + 4_320 * 2));
+    let [before, now] = &report.planner.as_ref().unwrap().versions[..] else {
+        panic!("{:?}", report.planner);
+    };
+    assert_eq!(
+        (before.service.as_str(), before.engine.as_str()),
+        ("org/model-8b", "vllm 0.11.0")
+    );
+    assert_eq!(
+        (now.engine.as_str(), now.from_s),
+        ("vllm 0.12.0", 15.0 * 86_400.0)
+    );
+    assert_eq!((now.requests, now.j_per_request), (8_640, Some(240.0)));
+    assert_eq!(now.mean_output_tokens, Some(100.0));
+    assert_eq!((before.j_per_request_change, now.error_ratio), (None, None));
+    for change in [now.j_per_request_change, now.j_per_output_token_change] {
+        assert!((change.unwrap() - 0.2).abs() < 1e-12, "{change:?}");
+    }
+    let told = "org/model-8b: vllm 0.12.0 came after vllm 0.11.0. A request took 240.0 J, before that 200.0 J: 20.0 % more. An output \
+                token took 20.0 % more.";
+    for text in [report.to_html("x"), report.to_markdown("x")] {
+        assert!(text.contains(told) && text.contains("Versions of models"));
+    }
+    let csv = report.to_csv().unwrap();
+    let versions = || csv.lines().filter(|line| line.starts_with("versions,"));
+    let change = "versions,org/model-8b: version 2,j_per_request_change,0.";
+    assert!(versions().any(|line| line.starts_with(change)), "{csv}");
+    assert!(!versions().any(|line| line.contains("mean_input_tokens")));
 }
 
 #[test]

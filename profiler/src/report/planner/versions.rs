@@ -61,8 +61,10 @@ impl Version {
         }
     }
 
-    /// `before`: the same of the version before.
-    fn plan(&self, service: &str, from: Timestamp, before: Option<&VersionPlan>) -> VersionPlan {
+    /// `plans`: the same of the versions before.
+    fn plan(&self, service: &str, from: Timestamp, plans: &[VersionPlan]) -> VersionPlan {
+        let from_s = self.first.map_or(0.0, |first| first.seconds_since(from));
+        let before = before(plans, service, from_s);
         let error_ratio = self.active.error_ratio();
         // Beyond a bound of 100 % a sum is no figure.
         let joules = |energy: Option<Microjoules>| {
@@ -79,15 +81,11 @@ impl Version {
         let j_per_request = each(active, self.charged);
         let j_per_output_token =
             each(joules(self.output_energy), self.output.sum).filter(|_| tokens_known);
-        let change = |now: Option<f64>, of: fn(&VersionPlan) -> Option<f64>| {
-            let change = now? / before.and_then(of)? - 1.0;
-            change.is_finite().then_some(change)
-        };
         VersionPlan {
             service: service.to_owned(),
             model: self.model.clone(),
             engine: self.engine.clone(),
-            from_s: self.first.map_or(0.0, |first| first.seconds_since(from)),
+            from_s,
             requests: self.requests,
             active_j: active,
             error_ratio,
@@ -95,12 +93,29 @@ impl Version {
             j_per_output_token,
             mean_input_tokens: self.input.value(),
             mean_output_tokens: self.output.value(),
-            j_per_request_change: change(j_per_request, |before| before.j_per_request),
-            j_per_output_token_change: change(j_per_output_token, |before| {
-                before.j_per_output_token
-            }),
+            j_per_request_change: change(j_per_request, before.and_then(|plan| plan.j_per_request)),
+            j_per_output_token_change: change(
+                j_per_output_token,
+                before.and_then(|plan| plan.j_per_output_token),
+            ),
         }
     }
+}
+
+/// The version before one that came at `from_s`: of the same service, the last that came earlier. `plans` are in order.
+pub(in crate::report) fn before<'a>(
+    plans: &'a [VersionPlan],
+    service: &str,
+    from_s: f64,
+) -> Option<&'a VersionPlan> {
+    let mut earlier = plans.iter().rev();
+    earlier.find(|plan| plan.service == service && plan.from_s < from_s)
+}
+
+/// 0.1 is 10 % more than before.
+pub(in crate::report) fn change(now: Option<f64>, before: Option<f64>) -> Option<f64> {
+    let change = now? / before? - 1.0;
+    change.is_finite().then_some(change)
 }
 
 impl ServiceSums {
@@ -148,8 +163,7 @@ impl Planner {
         let mut plans: Vec<VersionPlan> = Vec::new();
         for (service, served) in services {
             for version in served {
-                let before = plans.last().filter(|plan| plan.service == service.name);
-                let plan = version.plan(&service.name, self.window.0, before);
+                let plan = version.plan(&service.name, self.window.0, &plans);
                 plans.push(plan);
             }
         }

@@ -94,21 +94,21 @@ impl Database {
         let gpu = ("name", "NVIDIA H100 80GB HBM3");
         rows.extend([
             add(
-                "model:perjoule_service_joules:increase5m",
+                "version:perjoule_service_joules:increase5m",
                 &[model, ("part", "requests")],
                 600.0,
             ),
             add(
-                "model:perjoule_service_joules:increase5m",
+                "version:perjoule_service_joules:increase5m",
                 &[model, ("part", "overhead")],
                 40.0,
             ),
-            add("model:perjoule_requests:increase5m", &[model], 3.0),
-            add("model:perjoule_output_tokens:increase5m", &[model], 300.0),
-            add("model:perjoule_token_joules:increase5m", &[model], 600.0),
-            add("model:perjoule_all_tokens:increase5m", &[model], 1_200.0),
+            add("version:perjoule_requests:increase5m", &[model], 3.0),
+            add("version:perjoule_output_tokens:increase5m", &[model], 300.0),
+            add("version:perjoule_token_joules:increase5m", &[model], 600.0),
+            add("version:perjoule_all_tokens:increase5m", &[model], 1_200.0),
             add(
-                "model:perjoule_all_token_joules:increase5m",
+                "version:perjoule_all_token_joules:increase5m",
                 &[model],
                 600.0,
             ),
@@ -126,6 +126,43 @@ impl Database {
             add("gpu_type:perjoule_gpus:count", &[gpu], 16.0),
         ]);
         Self { every: 300, rows }
+    }
+
+    /// The model is served by one version since ever, and by another one too since the middle of the month.
+    pub(super) fn of_two_versions() -> Self {
+        let mut database = Self::of_two_nodes();
+        let of_nodes = |row: &Recorded| !row.name.starts_with("version:");
+        database.rows.retain(of_nodes);
+        for (version, since, requests, each) in [
+            ("0.11.0", 0, 3.0, 200.0),
+            ("0.12.0", END - 15 * 86_400, 2.0, 240.0),
+        ] {
+            for (name, part, value) in [
+                (
+                    "service_joules",
+                    Some(("part", "requests")),
+                    requests * each,
+                ),
+                ("service_joules", Some(("part", "overhead")), 40.0),
+                ("requests", None, requests),
+                ("output_tokens", None, requests * 100.0),
+                ("token_joules", None, requests * each),
+            ] {
+                let mut labels = vec![
+                    ("cluster", "a"),
+                    ("model", "org/model-8b"),
+                    ("engine", "vllm"),
+                    ("version", version),
+                ];
+                labels.extend(part);
+                let name = format!("version:perjoule_{name}:increase5m");
+                database.rows.push(Recorded {
+                    since,
+                    ..series(&name, &labels, value)
+                });
+            }
+        }
+        database
     }
 
     /// The rows of an expression as the report writes it.
