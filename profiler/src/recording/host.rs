@@ -116,7 +116,8 @@ impl Recorded {
         if !self.has("host", "to_ns")? {
             return Ok(());
         }
-        let sql = "SELECT * FROM host WHERE service = ?1 AND to_ns > ?2 AND from_ns < ?3 ORDER BY rowid";
+        let sql =
+            "SELECT * FROM host WHERE service = ?1 AND to_ns > ?2 AND from_ns < ?3 ORDER BY rowid";
         let values = params![service.0, integer(from.0), integer(to.0)];
         self.chosen(sql, values, |row| {
             let host = host(row)?;
