@@ -428,7 +428,9 @@ fn the_last_seconds_are_saved_after_the_event_as_a_recording_that_every_verb_rea
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("h.pj").display().to_string();
     let log = folder.path().join("log");
-    let arguments = ["run", "--hindsight", "5s", "--hindsight-file", &file];
+    let minutes = ["run", "--hindsight", "5s", "--hindsight-file", &file];
+    let stacks = ["--stacks", "99", "--off-cpu", "--cpu-budget", "none"];
+    let arguments = [&minutes[..], &stacks[..]].concat();
     let mut recorder = Recorder::start(stack.perjoule(), &log, &arguments);
     sleep(13 * SECOND);
     let refused = http::get(recorder.port, "/hindsight/save");
@@ -457,6 +459,16 @@ fn the_last_seconds_are_saved_after_the_event_as_a_recording_that_every_verb_rea
     assert_eq!(lines.out.lines().count() as f64, requests, "{lines:?}");
     let explained = perjoule(&["explain", &name, "--costliest", "1"]);
     assert!(explained.status.success(), "{explained:?}");
+    for (form, is_energy) in [(&[][..], true), (&["--off-cpu"][..], false)] {
+        let folded = perjoule(&[&["script", &name, "--format", "folded"], form].concat());
+        let named = |line: &&str| line.starts_with("inference-sim;") && !line.contains(";[");
+        let stacks: Vec<&str> = match is_energy {
+            true => folded.out.lines().filter(named).collect(),
+            false => folded.out.lines().collect(),
+        };
+        assert!(!stacks.is_empty(), "{folded:?}");
+        assert!(!folded.out.contains("[unknown]"), "{folded:?}");
+    }
 
     // By signal, a second or more later: another file.
     sleep(2 * SECOND);
@@ -486,12 +498,19 @@ fn the_last_seconds_are_saved_after_the_event_as_a_recording_that_every_verb_rea
 }
 
 #[test]
-fn minutes_without_a_place_and_a_place_without_minutes_are_named() {
+fn minutes_without_a_place_a_place_without_minutes_and_stacks_that_nothing_keeps_are_named() {
     for (arguments, fix) in [
-        (["run", "--hindsight", "10m"], "--hindsight-file"),
-        (["run", "--hindsight-file", "/tmp/h.pj"], "--hindsight 10m"),
+        (&["run", "--hindsight", "10m"][..], "--hindsight-file"),
+        // Stacks are kept there: it is the place that is missing.
+        (
+            &["run", "--hindsight", "10m", "--stacks"],
+            "--hindsight-file",
+        ),
+        (&["run", "--hindsight-file", "/tmp/h.pj"], "--hindsight 10m"),
+        (&["run", "--stacks"], "--hindsight 10m"),
+        (&["run", "--off-cpu"], "--record FILE"),
     ] {
-        let ended = perjoule(&arguments);
+        let ended = perjoule(arguments);
         assert_eq!(ended.status.code(), Some(64), "{ended:?}");
         assert!(ended.log.contains(fix), "{ended:?}");
         assert_eq!(ended.log.lines().count(), 1, "{ended:?}");
