@@ -151,6 +151,33 @@ fn check(file: &Path, shown: Shown) -> Value {
     report
 }
 
+/// Stacks have names, and are drawn: where the CPU's energy went, and where threads waited.
+fn check_stacks(file: &Path) {
+    let plain = Connection::open(file).expect("a file");
+    let nameless: i64 = plain
+        .query_row(
+            "SELECT count(*) FROM (SELECT stack FROM samples UNION ALL SELECT stack FROM off_cpu)
+                WHERE stack NOT IN (SELECT stack FROM stacks)",
+            [],
+            |row| row.get(0),
+        )
+        .expect("a count");
+    assert_eq!(nameless, 0, "texts of stacks are missing");
+    let name = file.display().to_string();
+    let drawn = |form: &[&str]| {
+        let ended = perjoule(&[&["script", &name, "--format"], form].concat());
+        assert!(ended.status.success(), "{ended:?}");
+        ended.out
+    };
+    assert!(drawn(&["svg"]).trim_end().ends_with("</svg>"));
+    assert!(!drawn(&["pprof"]).is_empty());
+    let energy = drawn(&["folded"]);
+    let sampled = |line: &str| line.starts_with("inference-sim;") && !line.contains(";[");
+    assert!(energy.lines().any(sampled), "{energy}");
+    let waits = drawn(&["folded", "--off-cpu"]);
+    assert!(waits.starts_with("inference-sim;"), "{waits}");
+}
+
 fn ended(command: &mut Command) -> Ended {
     let output = command
         .stdin(Stdio::null())
@@ -459,16 +486,7 @@ fn the_last_seconds_are_saved_after_the_event_as_a_recording_that_every_verb_rea
     assert_eq!(lines.out.lines().count() as f64, requests, "{lines:?}");
     let explained = perjoule(&["explain", &name, "--costliest", "1"]);
     assert!(explained.status.success(), "{explained:?}");
-    for (form, is_energy) in [(&[][..], true), (&["--off-cpu"][..], false)] {
-        let folded = perjoule(&[&["script", &name, "--format", "folded"], form].concat());
-        let named = |line: &&str| line.starts_with("inference-sim;") && !line.contains(";[");
-        let stacks: Vec<&str> = match is_energy {
-            true => folded.out.lines().filter(named).collect(),
-            false => folded.out.lines().collect(),
-        };
-        assert!(!stacks.is_empty(), "{folded:?}");
-        assert!(!folded.out.contains("[unknown]"), "{folded:?}");
-    }
+    check_stacks(&saved);
 
     // By signal, a second or more later: another file.
     sleep(2 * SECOND);

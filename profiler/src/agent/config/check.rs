@@ -57,7 +57,7 @@ pub fn check(file: Option<&Path>, env: &[(String, String)]) -> Vec<Problem> {
             let set = env.iter().find(|(known, _)| known == name);
             set.map(|(_, value)| value.clone())
         };
-        match Config::load(file, &lookup, PartialConfig::default()) {
+        match Config::load(file, lookup, PartialConfig::default()) {
             Ok(config) => {
                 let has_place = lookup("STATE_DIRECTORY").is_some();
                 check_whole(&config, has_place, &mut problems);
