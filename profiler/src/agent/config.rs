@@ -80,9 +80,9 @@ pub struct Config {
     pub cuda: bool,
     /// Count services' cycles, instructions and cache misses by the CPUs' own counters.
     pub pmc: bool,
-    /// Sample the stacks of services so many times a second on each CPU; for a recording.
+    /// Sample the stacks of services so many times a second on each CPU; for a recording or the last minutes.
     pub stacks: Option<u32>,
-    /// Take the stacks of services' waits that last so many milliseconds; for a recording.
+    /// Take the stacks of services' waits that last so many milliseconds; likewise.
     pub off_cpu: Option<u32>,
     /// The kind of hook that sees requests; `None`: the first that works.
     pub request_tier: Option<Tier>,
@@ -202,9 +202,10 @@ pub enum ConfigError {
         /// What to do.
         next: String,
     },
-    /// Stacks are of no use without a recording.
+    /// Stacks are of no use where nothing keeps them.
     #[error(
-        "stacks are taken for a recording; add --record FILE, or leave --stacks and --off-cpu out"
+        "stacks are taken for a recording or the last minutes; add --record FILE (run: or --hindsight 10m), or \
+         leave --stacks and --off-cpu out"
     )]
     StacksUnrecorded,
     /// The last minutes are to be kept, and nobody says where.

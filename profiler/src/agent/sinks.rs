@@ -121,17 +121,20 @@ impl Sinks {
 
     pub(super) fn stack(&mut self, stack: StackId, frames: &str) {
         self.write(|recording| recording.stack(stack, frames));
+        self.keep(|hindsight| hindsight.write(|recording| recording.stack(stack, frames)));
     }
 
     pub(super) fn stack_sample(&mut self, sample: &RecordedSample) {
         self.write(|recording| recording.sample(sample));
+        self.keep(|hindsight| hindsight.write(|recording| recording.sample(sample)));
     }
 
     pub(super) fn stack_wait(&mut self, wait: &RecordedWait) {
         self.write(|recording| recording.wait(wait));
+        self.keep(|hindsight| hindsight.write(|recording| recording.wait(wait)));
     }
 
-    /// Tells the recording how stacks were taken, and how many are missing.
+    /// Tells how stacks were taken, and how many are missing.
     pub(super) fn stack_counts(&mut self, wanted: Wanted, counts: StackCounts) {
         let least = wanted.off_cpu.map(|least| least.as_nanos() as u64);
         let on_cpu = wanted.on_cpu.map(u64::from);
@@ -145,7 +148,7 @@ impl Sinks {
             ("off_cpu_lost", least.and(Some(counts.waits_lost))),
         ] {
             if let Some(value) = value {
-                self.write(|recording| recording.fact(key, &value.to_string()));
+                self.fact(key, &value.to_string());
             }
         }
     }

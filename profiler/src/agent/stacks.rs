@@ -1,4 +1,4 @@
-//! Sampled stacks on their way from the ring to the recording. To find names takes files and time, so a
+//! Sampled stacks on their way from the ring to what is on disk. To find names takes files and time, so a
 //! thread of its own does it.
 
 use std::collections::HashSet;
@@ -24,8 +24,6 @@ const PERIOD: Duration = Duration::from_millis(250);
 const BATCH: usize = 1_024;
 /// Where the kernel's scheduler begins.
 const SCHEDULER: [&str; 3] = ["schedule_[k]", "__schedule_[k]", "schedule_idle_[k]"];
-/// Stacks that are known to be in the recording; beyond, they are told again.
-const MOST_KNOWN: usize = 100_000;
 /// So long the agent waits at its end for the names of the last samples.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -37,7 +35,8 @@ struct Named {
     owner: u8,
     package: u32,
     stack: StackId,
-    /// The stack's text, if it was not told before.
+    /// The stack's text, with the first sample of it among those that were named together: files take turns
+    /// between such, and each is to hold the texts of its own samples.
     text: Option<String>,
 }
 
@@ -135,7 +134,6 @@ fn write(named: Vec<Named>, service: impl Fn(u8) -> Option<ServiceId>, sinks: &m
 #[derive(Debug, Default)]
 struct Naming {
     symbols: Symbols,
-    told: HashSet<StackId>,
     /// By CPU.
     packages: Vec<Option<u32>>,
 }
@@ -151,9 +149,7 @@ impl Naming {
             })
             .collect();
         let texts = self.symbols.name(&addresses);
-        if self.told.len() > MOST_KNOWN {
-            self.told.clear();
-        }
+        let mut told = HashSet::new();
         let named = samples.iter().zip(texts).map(|(sample, text)| {
             let text = match sample.waited {
                 Some((reason, _)) => where_it_waits(&text, reason),
@@ -166,7 +162,7 @@ impl Naming {
                 owner: sample.owner,
                 package: package(&mut self.packages, sample.cpu),
                 stack,
-                text: self.told.insert(stack).then_some(text),
+                text: told.insert(stack).then_some(text),
             }
         });
         named.collect()
@@ -213,6 +209,25 @@ fn package(known: &mut Vec<Option<u32>>, cpu: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn samples_that_are_named_together_tell_each_text_once_and_the_next_ones_tell_it_again() {
+        let sample = || Sampled {
+            at: Timestamp(1),
+            waited: None,
+            pid: std::process::id(),
+            cpu: 0,
+            owner: 0,
+            kernel: Vec::new(),
+            user: Vec::new(),
+        };
+        let mut naming = Naming::default();
+        for _ in 0..2 {
+            let named = naming.name(&[sample(), sample()]);
+            let told: Vec<bool> = named.iter().map(|named| named.text.is_some()).collect();
+            assert_eq!(told, [true, false]);
+        }
+    }
 
     #[test]
     fn a_wait_stands_on_what_waits_and_not_on_the_scheduler() {

@@ -54,15 +54,16 @@ pub(super) fn run(file: Option<PathBuf>, options: Options) -> Result<ExitCode> {
         )?;
         writeln!(text, "{:<34}  fix: {}", "", problem.next)?;
     }
-    if problems.is_empty() {
+    let worst = problems.iter().map(|problem| problem.status).max();
+    let worst = worst.unwrap_or(Status::Pass);
+    if worst == Status::Pass {
         match &file {
             Some(file) => writeln!(text, "{}: all is understood", file.display())?,
             None => writeln!(text, "no file; the defaults and the variables apply")?,
         }
     }
     print(&text)?;
-    let worst = problems.iter().map(|problem| problem.status).max();
-    Ok(ExitCode::from(worst.unwrap_or(Status::Pass).exit_code()))
+    Ok(ExitCode::from(worst.exit_code()))
 }
 
 /// Those that are text; the agent reads no others.

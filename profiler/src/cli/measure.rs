@@ -79,7 +79,7 @@ impl Measure<'_> {
     /// Names settings that make no sense, before anything is started; what to exit with then.
     pub(super) fn refused(&self) -> Option<ExitCode> {
         let recording = self.recording.is_some();
-        let config = match self.target.config(self.file, self.verbose, recording) {
+        let config = match self.target.config(self.file, self.verbose, |_| recording) {
             Ok(config) => config,
             Err(error) => return Some(usage(&error, EXIT_USAGE)),
         };
@@ -128,7 +128,7 @@ pub(super) fn measure(
         held = hold;
     }
     let ends_with_target = command.is_empty() && target.names_only_processes();
-    let config = target.config(file, verbose, recording.is_some())?;
+    let config = target.config(file, verbose, |_| recording.is_some())?;
     logging::start(&config, true);
     let door = if listen.is_empty() {
         None

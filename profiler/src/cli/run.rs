@@ -162,8 +162,10 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
 
 fn settings(options: &Options, file: Option<&Path>, verbose: u8) -> Result<Config, ConfigError> {
     let is_recorded = options.record.record.is_some();
-    let mut config = options.target.config(file, verbose, is_recorded)?;
-    config.hindsight = options.hindsight.or(config.hindsight);
+    let hindsight = |config: &Config| options.hindsight.or(config.hindsight);
+    let keeps_stacks = |config: &Config| is_recorded || hindsight(config).is_some();
+    let mut config = options.target.config(file, verbose, keeps_stacks)?;
+    config.hindsight = hindsight(&config);
     config.aliases = options.aliases.unwrap_or(config.aliases);
     config.cpu_budget.get_or_insert(SERVICE_CPU_BUDGET);
     Ok(config)

@@ -66,12 +66,12 @@ pub(super) struct Target {
     #[arg(long)]
     pmc: bool,
     /// Sample the stacks of the services this often a second on each CPU [default: 49], for `perjoule
-    /// script --format svg`; of a recording alone
+    /// script --format svg`; for a recording or `run --hindsight`
     #[arg(long, value_name = "HZ", num_args = 0..=1, default_missing_value = "49",
         value_parser = clap::value_parser!(u32).range(1..=999))]
     stacks: Option<u32>,
     /// Take the stacks where threads of the services wait for this many milliseconds or longer
-    /// [default: 1], for `perjoule script --off-cpu`; of a recording alone
+    /// [default: 1], for `perjoule script --off-cpu`; for a recording or `run --hindsight`
     #[arg(long, value_name = "MS", num_args = 0..=1, default_missing_value = "1",
         value_parser = clap::value_parser!(u32).range(1..=60_000))]
     off_cpu: Option<u32>,
@@ -124,12 +124,12 @@ impl Target {
         self.pid.push(pid);
     }
 
-    /// These flags over the environment over the file. `is_recorded`: a recording is written.
+    /// These flags over the environment over the file. `keeps_stacks`: true if something on disk does.
     pub(super) fn config(
         &self,
         file: Option<&Path>,
         verbose: u8,
-        is_recorded: bool,
+        keeps_stacks: impl FnOnce(&Config) -> bool,
     ) -> Result<Config, ConfigError> {
         let list = |empty: bool| (!empty).then_some(());
         let idle_watts = self.idle_watts.iter().cloned().reduce(IdleWatts::and);
@@ -163,7 +163,7 @@ impl Target {
             ..PartialConfig::default()
         };
         let config = load(file, flags)?;
-        if config.wanted_stacks().any() && !is_recorded {
+        if config.wanted_stacks().any() && !keeps_stacks(&config) {
             return Err(ConfigError::StacksUnrecorded);
         }
         if config.off_cpu.is_some() && config.waits == Detail::Nothing {

@@ -56,7 +56,7 @@ pub(super) fn run(file: Option<&Path>, verbose: u8, options: Options) -> Result<
         record: Record { record },
         interval,
     } = options;
-    let config = match target.config(file, verbose, record.is_some()) {
+    let config = match target.config(file, verbose, |_| record.is_some()) {
         Ok(config) => config,
         Err(error) => return Ok(usage(&error, EXIT_USAGE)),
     };

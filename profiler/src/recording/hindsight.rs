@@ -21,14 +21,19 @@ use crate::ledger::{Booked, Floor, Meter, MeterId, ServiceId};
 /// Saved files that may lie beside it: whoever may ask for them does not fill the disk.
 const MOST_SAVED: usize = 32;
 
-/// Facts that hold of one file, and of another one not: what it is, and losses since the agent's start.
-const OF_THE_FILE: [&str; 6] = [
+/// Facts that hold of one file, and of another one not: what it is, and counts since the agent's start.
+const OF_THE_FILE: [&str; 11] = [
     "schema",
     "version",
     "source",
     "simulated",
     "events_lost",
     "requests_lost",
+    "stacks_taken",
+    "stacks_lost",
+    "stacks_cut",
+    "off_cpu_waits",
+    "off_cpu_lost",
 ];
 
 /// Keeps the last minutes.
@@ -320,6 +325,11 @@ fn copy(part: &Recorded, from: Timestamp, saved: &mut Recording) -> Result<u64, 
             put(saved, &|saved| saved.tokens(&delta));
         }
     })?;
+    part.stacks_since(from, |id, frames| {
+        put(saved, &|saved| saved.stack(id, frames))
+    })?;
+    part.samples_since(from, |sample| put(saved, &|saved| saved.sample(sample)))?;
+    part.waits_since(from, |wait| put(saved, &|saved| saved.wait(wait)))?;
     let mut book = |booked: Booked| {
         let to = match &booked {
             Booked::Interval(interval) => interval.to,

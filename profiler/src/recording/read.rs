@@ -1,18 +1,19 @@
 //! Reads a recording back, row by row: memory does not grow with the file.
 
 mod lookup;
+mod stacks;
 
 use std::ops::{ControlFlow, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::FromSql;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Params, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Params, Row};
 
 use super::rows::{
     Columns, INTERVAL, KIND, Kind, OWN, PHASES, SHARE, interval, kind, request, share,
 };
-use super::schema::{APPLICATION_ID, SCHEMA, counter, integer, named};
-use super::{RecordedRequest, RecordingError, StackId};
+use super::schema::{APPLICATION_ID, SCHEMA, counter, named};
+use super::{RecordedRequest, RecordingError};
 use crate::clock::Timestamp;
 use crate::ids::Ids;
 use crate::ledger::{Booked, Floor, FloorSource, Meter, MeterId, ServiceId, TokenDelta};
@@ -335,100 +336,6 @@ impl Recorded {
             .map_err(RecordingError::sqlite(&self.path))
     }
 
-    /// All stacks: names of their frames, the outermost first, one a line.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn stacks(&self, mut each: impl FnMut(StackId, &str)) -> Result<(), RecordingError> {
-        if !self.has("stacks", "frames")? {
-            return Ok(());
-        }
-        self.rows("SELECT stack, frames FROM stacks", |row| {
-            let frames: String = row.get("frames")?;
-            each(StackId(row.get("stack")?), &frames);
-            Ok(())
-        })
-    }
-
-    /// True if the file has samples of stacks.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn has_samples(&self) -> Result<bool, RecordingError> {
-        Ok(self.has("samples", "at_ns")?
-            && self.count("SELECT EXISTS (SELECT 1 FROM samples)")? > 0)
-    }
-
-    /// A service's samples in (from, to], in order; in one package, if it is named. Only where
-    /// [`Self::has_samples`].
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn samples(
-        &self,
-        service: ServiceId,
-        (from, to): (Timestamp, Timestamp),
-        package: Option<u32>,
-        mut each: impl FnMut(Timestamp, StackId),
-    ) -> Result<(), RecordingError> {
-        let sql =
-            "SELECT at_ns, stack FROM samples WHERE service = ?1 AND at_ns > ?2 AND at_ns <= ?3
-            AND (?4 IS NULL OR package IS NULL OR package = ?4) ORDER BY at_ns";
-        let values = params![service.0, integer(from.0), integer(to.0), package];
-        self.chosen(sql, values, |row| {
-            each(time(row, "at_ns")?, StackId(row.get("stack")?));
-            Ok(())
-        })
-    }
-
-    /// True if the file has stacks of waits.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn has_waits(&self) -> Result<bool, RecordingError> {
-        Ok(self.has("off_cpu", "at_ns")?
-            && self.count("SELECT EXISTS (SELECT 1 FROM off_cpu)")? > 0)
-    }
-
-    /// Nanoseconds that threads of each service waited in each stack.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn waits(
-        &self,
-        mut each: impl FnMut(ServiceId, StackId, u64),
-    ) -> Result<(), RecordingError> {
-        if !self.has("off_cpu", "at_ns")? {
-            return Ok(());
-        }
-        let sql =
-            "SELECT service, stack, sum(waited_ns) AS waited FROM off_cpu GROUP BY service, stack";
-        self.rows(sql, |row| {
-            let (service, stack) = (ServiceId(row.get("service")?), StackId(row.get("stack")?));
-            each(service, stack, count(row, "waited")?);
-            Ok(())
-        })
-    }
-
-    /// How often each service was seen in each stack.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn sample_counts(
-        &self,
-        mut each: impl FnMut(ServiceId, StackId, u64),
-    ) -> Result<(), RecordingError> {
-        if !self.has("samples", "at_ns")? {
-            return Ok(());
-        }
-        let sql = "SELECT service, stack, count(*) AS seen FROM samples GROUP BY service, stack";
-        self.rows(sql, |row| {
-            let (service, stack) = (ServiceId(row.get("service")?), StackId(row.get("stack")?));
-            each(service, stack, count(row, "seen")?);
-            Ok(())
-        })
-    }
-
     pub(super) fn has(&self, table: &str, column: &str) -> Result<bool, RecordingError> {
         let sql = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
         let found: i64 = self
@@ -516,8 +423,10 @@ fn name<T: for<'de> serde::Deserialize<'de>>(
     column: &'static str,
 ) -> rusqlite::Result<T> {
     let text = String::column_result(row.get_ref(column)?)?;
-    named(&text).ok_or_else(|| {
-        let unknown = format!("{column} `{text}` is not known");
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, unknown.into())
-    })
+    named(&text).ok_or_else(|| not_known(column, &text))
+}
+
+fn not_known(column: &str, text: &str) -> rusqlite::Error {
+    let why = format!("{column} `{text}` is not known");
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, why.into())
 }

@@ -1,6 +1,6 @@
 //! Writes a recording.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
@@ -26,6 +26,9 @@ const BATCH: u32 = 20_000;
 /// Kinds of requests that are remembered: where services come and go for months, those that were
 /// forgotten get another number.
 const KINDS: usize = 4_096;
+
+/// Stacks that are remembered to be in the file; beyond, it is looked up whether they are.
+const KNOWN_STACKS: usize = 100_000;
 
 const METER: &str = "INSERT OR REPLACE INTO meters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 const FLOOR: &str = "INSERT OR REPLACE INTO floors VALUES (?1, ?2, ?3)";
@@ -59,6 +62,8 @@ pub struct Recording {
     intervals: i64,
     kinds: HashMap<Kind, u32>,
     latest_kind: u32,
+    /// Some that are in the file.
+    stacks: HashSet<StackId>,
 }
 
 impl Recording {
@@ -76,6 +81,7 @@ impl Recording {
             intervals: 0,
             kinds: HashMap::new(),
             latest_kind: 0,
+            stacks: HashSet::new(),
         };
         recording.begin(source, simulated)?;
         Ok(recording)
@@ -210,6 +216,12 @@ impl Recording {
     /// # Errors
     /// If the file cannot be written.
     pub fn stack(&mut self, stack: StackId, frames: &str) -> Result<(), RecordingError> {
+        if self.stacks.len() >= KNOWN_STACKS {
+            self.stacks.clear();
+        }
+        if !self.stacks.insert(stack) {
+            return Ok(());
+        }
         self.insert(STACK, params![stack.0, frames])
     }
 

@@ -151,6 +151,33 @@ fn check(file: &Path, shown: Shown) -> Value {
     report
 }
 
+/// Stacks have names, and are drawn: where the CPU's energy went, and where threads waited.
+fn check_stacks(file: &Path) {
+    let plain = Connection::open(file).expect("a file");
+    let nameless: i64 = plain
+        .query_row(
+            "SELECT count(*) FROM (SELECT stack FROM samples UNION ALL SELECT stack FROM off_cpu)
+                WHERE stack NOT IN (SELECT stack FROM stacks)",
+            [],
+            |row| row.get(0),
+        )
+        .expect("a count");
+    assert_eq!(nameless, 0, "texts of stacks are missing");
+    let name = file.display().to_string();
+    let drawn = |form: &[&str]| {
+        let ended = perjoule(&[&["script", &name, "--format"], form].concat());
+        assert!(ended.status.success(), "{ended:?}");
+        ended.out
+    };
+    assert!(drawn(&["svg"]).trim_end().ends_with("</svg>"));
+    assert!(!drawn(&["pprof"]).is_empty());
+    let energy = drawn(&["folded"]);
+    let sampled = |line: &str| line.starts_with("inference-sim;") && !line.contains(";[");
+    assert!(energy.lines().any(sampled), "{energy}");
+    let waits = drawn(&["folded", "--off-cpu"]);
+    assert!(waits.starts_with("inference-sim;"), "{waits}");
+}
+
 fn ended(command: &mut Command) -> Ended {
     let output = command
         .stdin(Stdio::null())
@@ -428,7 +455,9 @@ fn the_last_seconds_are_saved_after_the_event_as_a_recording_that_every_verb_rea
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("h.pj").display().to_string();
     let log = folder.path().join("log");
-    let arguments = ["run", "--hindsight", "5s", "--hindsight-file", &file];
+    let minutes = ["run", "--hindsight", "5s", "--hindsight-file", &file];
+    let stacks = ["--stacks", "99", "--off-cpu", "--cpu-budget", "none"];
+    let arguments = [&minutes[..], &stacks[..]].concat();
     let mut recorder = Recorder::start(stack.perjoule(), &log, &arguments);
     sleep(13 * SECOND);
     let refused = http::get(recorder.port, "/hindsight/save");
@@ -457,6 +486,7 @@ fn the_last_seconds_are_saved_after_the_event_as_a_recording_that_every_verb_rea
     assert_eq!(lines.out.lines().count() as f64, requests, "{lines:?}");
     let explained = perjoule(&["explain", &name, "--costliest", "1"]);
     assert!(explained.status.success(), "{explained:?}");
+    check_stacks(&saved);
 
     // By signal, a second or more later: another file.
     sleep(2 * SECOND);
@@ -486,12 +516,19 @@ fn the_last_seconds_are_saved_after_the_event_as_a_recording_that_every_verb_rea
 }
 
 #[test]
-fn minutes_without_a_place_and_a_place_without_minutes_are_named() {
+fn minutes_without_a_place_a_place_without_minutes_and_stacks_that_nothing_keeps_are_named() {
     for (arguments, fix) in [
-        (["run", "--hindsight", "10m"], "--hindsight-file"),
-        (["run", "--hindsight-file", "/tmp/h.pj"], "--hindsight 10m"),
+        (&["run", "--hindsight", "10m"][..], "--hindsight-file"),
+        // Stacks are kept there: it is the place that is missing.
+        (
+            &["run", "--hindsight", "10m", "--stacks"],
+            "--hindsight-file",
+        ),
+        (&["run", "--hindsight-file", "/tmp/h.pj"], "--hindsight 10m"),
+        (&["run", "--stacks"], "--hindsight 10m"),
+        (&["run", "--off-cpu"], "--record FILE"),
     ] {
-        let ended = perjoule(&arguments);
+        let ended = perjoule(arguments);
         assert_eq!(ended.status.code(), Some(64), "{ended:?}");
         assert!(ended.log.contains(fix), "{ended:?}");
         assert_eq!(ended.log.lines().count(), 1, "{ended:?}");

@@ -24,7 +24,8 @@ const OTHERS: [&str; 1] = ["PERJOULE_CONFIG"];
 /// Something that is wrong, or that will surprise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `Fail`: the agent would not start. `Warn`: it would, and do something else than is meant.
+    /// `Fail`: the agent would not start. `Warn`: it would, and do something else than is meant. `Pass`: this
+    /// depends on how it is started.
     pub status: Status,
     /// The key or the variable; the file, if it is no key's.
     pub key: String,
@@ -57,7 +58,10 @@ pub fn check(file: Option<&Path>, env: &[(String, String)]) -> Vec<Problem> {
             set.map(|(_, value)| value.clone())
         };
         match Config::load(file, lookup, PartialConfig::default()) {
-            Ok(config) => check_whole(&config, &mut problems),
+            Ok(config) => {
+                let has_place = lookup("STATE_DIRECTORY").is_some();
+                check_whole(&config, has_place, &mut problems);
+            }
             Err(error) => problems.push(of_error("configuration".to_owned(), error)),
         }
     }
@@ -166,8 +170,9 @@ fn check_variables(env: &[(String, String)], problems: &mut Vec<Problem>) {
     }
 }
 
-/// What is understood and yet wrong: values that contradict each other or lead nowhere.
-fn check_whole(config: &Config, problems: &mut Vec<Problem>) {
+/// What is understood and yet wrong: values that contradict each other or lead nowhere. `has_place`: a state
+/// directory is set.
+fn check_whole(config: &Config, has_place: bool, problems: &mut Vec<Problem>) {
     let mut add = |status, key: &str, cause: String, next: &str| {
         problems.push(Problem {
             status,
@@ -186,14 +191,18 @@ fn check_whole(config: &Config, problems: &mut Vec<Problem>) {
         );
     }
     let stacks = [("stacks", config.stacks), ("off_cpu", config.off_cpu)];
-    for (key, _) in stacks.iter().filter(|(_, wanted)| wanted.is_some()) {
-        let cause = "stacks are taken for a recording".to_owned();
-        add(
-            Status::Warn,
-            key,
-            cause,
-            "start the agent with --record FILE",
-        );
+    let lost = |wanted: Option<u32>| wanted.is_some() && config.hindsight.is_none();
+    for (key, _) in stacks.into_iter().filter(|(_, wanted)| lost(*wanted)) {
+        let cause = "stacks are taken for a recording or the last minutes".to_owned();
+        let next = "set hindsight, or start the agent with --record FILE";
+        add(Status::Warn, key, cause, next);
+    }
+    // A shell does not know what a unit sets: it would be a false alarm where the agent is a service.
+    if config.hindsight.is_some() && !has_place {
+        let cause = "the last minutes need a place, and STATE_DIRECTORY is not set here".to_owned();
+        let next = "none, if the agent's unit sets it, as the packaged one does; else start the agent with \
+                    --hindsight-file FILE";
+        add(Status::Pass, "hindsight", cause, next);
     }
     if let Some(Err(error)) = config.web_config_file.as_deref().map(Web::open) {
         let next = "correct it; docs/web-config.md tells the fields";
@@ -330,8 +339,27 @@ mod tests {
         let problems = checked("off_cpu = 5\nwaits = \"off\"\n", &[]);
         let status: Vec<Status> = problems.iter().map(|problem| problem.status).collect();
         assert_eq!(status, [Status::Fail, Status::Warn], "{problems:?}");
+        let problems = checked("off_cpu = 5\n", &[]);
+        assert_eq!(problems[0].status, Status::Warn);
+        assert!(problems[0].next.contains("--record FILE"), "{problems:?}");
         let problems = checked("nvml_library = \"/nonexistent/libnvidia-ml.so.1\"\n", &[]);
         assert_eq!(told(&problems)[0].0, "nvml_library");
         assert_eq!(checked("nvml_library = \"libnvidia-ml.so.1\"\n", &[]), []);
+    }
+
+    #[test]
+    fn last_minutes_keep_stacks_and_their_place_is_asked_for_where_no_state_directory_is_known() {
+        let text = "hindsight = \"10m\"\nstacks = 49\noff_cpu = 1\n";
+        let place = ("STATE_DIRECTORY", "/var/lib/perjoule");
+        assert_eq!(checked(text, &[place]), []);
+        let problems = checked(text, &[]);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].key, "hindsight");
+        // The packaged unit has one, of which a shell knows nothing.
+        assert_eq!(problems[0].status, Status::Pass);
+        assert!(
+            problems[0].next.contains("--hindsight-file"),
+            "{problems:?}"
+        );
     }
 }

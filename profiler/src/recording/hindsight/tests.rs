@@ -3,6 +3,8 @@ use std::thread::sleep;
 use super::super::tests::{booked_request, interval, meter, requests};
 use super::*;
 use crate::ledger::{BookedInterval, BookedRequest, End, RequestId, TraceId};
+use crate::recording::{RecordedSample, RecordedWait, StackId};
+use crate::waits::Reason;
 
 const SECOND: u64 = 1_000_000_000;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -135,6 +137,90 @@ fn what_was_saved_says_since_when_each_engine_serves_and_says_it_once() {
     let mut engines = Vec::new();
     recorded.engines(|told| engines.push(told)).unwrap();
     assert_eq!(engines, [engine(101, "0.11"), engine(106, "0.12")]);
+}
+
+#[test]
+fn stacks_of_the_window_are_saved_with_their_names_across_a_turn_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut hindsight = described(&folder.path().join("hindsight.pj"));
+    let counts = [
+        "stacks_taken",
+        "stacks_lost",
+        "stacks_cut",
+        "off_cpu_waits",
+        "off_cpu_lost",
+    ];
+    let settings = ["stacks_hertz", "off_cpu_least_ns"];
+    for key in counts.iter().chain(&settings) {
+        hindsight.fact(key, "49").unwrap();
+    }
+    let sample = |at, stack| RecordedSample {
+        service: ServiceId(1),
+        at: Timestamp(at * SECOND),
+        package: Some(1),
+        stack: StackId(stack),
+    };
+    let wait = |at, stack| RecordedWait {
+        service: ServiceId(1),
+        at: Timestamp(at * SECOND),
+        nanos: 3 * SECOND,
+        reason: Reason::Futex,
+        stack: StackId(stack),
+    };
+    let (often, early, blocked, early_blocked) = (-5, 6, 7, 8);
+    let write = |hindsight: &mut Hindsight, stack: i64, wait: Option<RecordedWait>, at| {
+        let write = |recording: &mut Recording| {
+            recording.stack(StackId(stack), &format!("p\nmain\n{stack}"))?;
+            match &wait {
+                Some(wait) => recording.wait(wait),
+                None => recording.sample(&sample(at, stack)),
+            }
+        };
+        hindsight.write(write).unwrap();
+    };
+    // Turns come at 110, 120, 130 and 140 s; the window begins at 134 s.
+    for at in 101..145 {
+        write(&mut hindsight, often, None, at);
+        match at {
+            132 => write(&mut hindsight, early, None, at),
+            133 => write(
+                &mut hindsight,
+                early_blocked,
+                Some(wait(at, early_blocked)),
+                at,
+            ),
+            136 => write(&mut hindsight, blocked, Some(wait(at, blocked)), at),
+            _ => {}
+        }
+        keep(&mut hindsight, at..at + 1);
+    }
+    let saving = hindsight.save(Timestamp(144 * SECOND)).unwrap();
+    let recorded = Recorded::open(&saving.write().unwrap()).unwrap();
+
+    let mut stacks = Vec::new();
+    let text = |stack: i64| (StackId(stack), format!("p\nmain\n{stack}"));
+    recorded
+        .stacks(|id, frames| stacks.push((id, frames.to_owned())))
+        .unwrap();
+    stacks.sort();
+    assert_eq!(stacks, [text(often), text(blocked)]);
+    let (mut samples, mut waits) = (Vec::new(), Vec::new());
+    recorded
+        .samples_since(Timestamp(0), |sample| samples.push(*sample))
+        .unwrap();
+    let expected: Vec<RecordedSample> = (135..145).map(|at| sample(at, often)).collect();
+    assert_eq!(samples, expected);
+    recorded
+        .waits_since(Timestamp(0), |wait| waits.push(*wait))
+        .unwrap();
+    assert_eq!(waits, [wait(136, blocked)]);
+    // Counts are the agent's since its start, and not the window's.
+    for key in counts {
+        assert_eq!(recorded.fact(key).unwrap(), None, "{key}");
+    }
+    for key in settings {
+        assert_eq!(recorded.fact(key).unwrap().as_deref(), Some("49"), "{key}");
+    }
 }
 
 #[test]
