@@ -1,14 +1,21 @@
 //! Every command in README.md, docs/*.md and the examples of `--help`: each `perjoule` line is understood by the
 //! program's own command line; those that read files are run, on a recording that is kept for it; a block with any
 //! other command says in its info string what that needs (```` ```sh needs=root,network ````). Commands in the
-//! running text have verbs and flags that there are.
+//! running text have verbs and flags that there are. Blocks that need root alone, or a package alone, are run by
+//! `docs` of `tests/end-to-end`.
+
+#[path = "docs_commands/pages.rs"]
+mod pages;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 
 use clap::Command as Definition;
+
+use self::pages::{Line, blocks, pages};
 
 /// What a block may need that this test does not have.
 const NEEDS: &[&str] = &["root", "gpu", "cluster", "network", "package", "container"];
@@ -16,21 +23,6 @@ const NEEDS: &[&str] = &["root", "gpu", "cluster", "network", "package", "contai
 const READING: &[&str] = &["report", "diff", "explain", "script", "replay", "config"];
 /// What stands for a name in a command that is not meant as it stands.
 const PLACEHOLDERS: &[&str] = &["A", "B", "F", "FILE", "ID", "N"];
-
-/// One command line of a page, continued lines joined.
-#[derive(Debug)]
-struct Line {
-    place: String,
-    words: Vec<String>,
-    text: String,
-}
-
-#[derive(Debug)]
-struct Block {
-    place: String,
-    needs: Vec<String>,
-    lines: Vec<Line>,
-}
 
 #[test]
 fn every_command_of_the_documentation_is_run_or_says_what_it_needs() {
@@ -155,83 +147,6 @@ fn definition() -> Definition {
     program
 }
 
-/// README.md and docs/*.md: names and texts.
-fn pages() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut files = vec![root.join("README.md")];
-    let docs = fs::read_dir(root.join("docs")).expect("docs");
-    let docs = docs.map(|entry| entry.expect("an entry").path());
-    files.extend(docs.filter(|path| path.extension().is_some_and(|kind| kind == "md")));
-    files.sort();
-    let read = |path: PathBuf| {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        (name, fs::read_to_string(path).expect("a page"))
-    };
-    files.into_iter().map(read).collect()
-}
-
-/// The blocks of commands: `sh` has one a line, `console` behind `$`, between what they print.
-fn blocks((name, text): &(String, String)) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let mut lines = (1..).zip(text.lines());
-    while let Some((number, line)) = lines.next() {
-        let Some(info) = line.trim_start().strip_prefix("```") else {
-            continue;
-        };
-        let mut block = Block {
-            place: format!("{name}, line {number}"),
-            needs: Vec::new(),
-            lines: Vec::new(),
-        };
-        let (language, rest) = info.split_once(' ').unwrap_or((info, ""));
-        let needs = rest.split(' ').find_map(|part| part.strip_prefix("needs="));
-        block.needs.extend(
-            needs
-                .into_iter()
-                .flat_map(|needs| needs.split(','))
-                .map(str::to_owned),
-        );
-        let mut begun = String::new();
-        for (number, line) in lines
-            .by_ref()
-            .take_while(|(_, line)| !line.trim_start().starts_with("```"))
-        {
-            let line = match language {
-                "sh" | "bash" => line,
-                "console" if !begun.is_empty() => line,
-                "console" => line.strip_prefix("$ ").unwrap_or_default(),
-                _ => "",
-            };
-            begun += line;
-            let ends = !begun.ends_with('\\');
-            let words = shlex::split(begun.trim_end_matches('\\')).filter(|_| ends);
-            match words {
-                Some(words) => {
-                    let text = std::mem::take(&mut begun);
-                    let place = format!("{name}, line {number}");
-                    if !words.is_empty() {
-                        block.lines.push(Line { place, words, text });
-                    }
-                }
-                // It goes on in the next line.
-                None if ends => begun.push('\n'),
-                None => begun = begun.trim_end_matches('\\').to_owned() + " ",
-            }
-        }
-        assert!(
-            begun.is_empty(),
-            "{}: a command that does not end",
-            block.place
-        );
-        blocks.push(block);
-    }
-    blocks
-}
-
 fn examples(help: &str) -> Vec<String> {
     help.lines()
         .skip_while(|line| *line != "Examples:")
@@ -285,7 +200,9 @@ fn understood(program: &Definition, words: &[String]) -> Result<(), String> {
 
 /// True if all of it is perjoule reading files of the folder it is in, by names that are meant as they stand.
 fn reads_files_only(words: &[String], found: &[Vec<String>]) -> bool {
-    let all = simple(words).all(|words| words[0] == "perjoule") && !found.is_empty();
+    let ours =
+        |words: &[String]| ["perjoule", "target/release/perjoule"].contains(&words[0].as_str());
+    let all = simple(words).all(ours) && !found.is_empty();
     let reads = |words: &Vec<String>| {
         let mut words = words.iter();
         words.any(|word| READING.contains(&word.as_str()))
@@ -334,7 +251,11 @@ fn execute(line: &Line) -> Result<(), String> {
         rename_services(folder.path(), name);
     }
     let program = Path::new(env!("CARGO_BIN_EXE_perjoule"));
-    let programs = program.parent().expect("a folder").display();
+    let programs = program.parent().expect("a folder");
+    let built = folder.path().join("target");
+    fs::create_dir_all(&built).expect("a folder");
+    symlink(programs, built.join("release")).expect("a link");
+    let programs = programs.display();
     let path = std::env::var("PATH").unwrap_or_default();
     let output = Command::new("sh")
         .args(["-c", &line.text])
@@ -356,8 +277,11 @@ fn execute(line: &Line) -> Result<(), String> {
 /// Writes a file of this name, if it is one that is read; `before`: the word before it.
 fn provide(folder: &Path, before: &str, word: &str) {
     let file = folder.join(word);
-    if [">", "-o"].contains(&before) || word.contains('/') || file.exists() {
+    if [">", "-o"].contains(&before) || word.starts_with('/') || file.exists() {
         return;
+    }
+    if word.ends_with(".pj") {
+        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
     }
     if before == "--power" {
         let rows = (0..200).flat_map(|tenth| {

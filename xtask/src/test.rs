@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("wrk", "wrk"),
     ("strace", "strace"),
+    ("sqlite3", "sqlite3"),
     ("perf", "linux-perf"),
     ("runqlat", "libbpf-tools"),
 ];
@@ -41,6 +42,7 @@ const NEED: &[(&str, &[&str])] = &[
         ],
     ),
     ("victoria-metrics", &["victoria"]),
+    ("sqlite3", &["every_command_that_needs_root"]),
 ];
 
 /// Mean batches of about 3, 8 and 22, and what the errors of the energy per request may be.

@@ -10,6 +10,7 @@ pub mod history;
 pub mod http;
 pub mod kubelet;
 pub mod load;
+pub mod network;
 pub mod python;
 pub mod server;
 pub mod stack;

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use end_to_end::network::in_another_network;
 use profiler::ledger::Outcome;
 use profiler::probes::requests::{Client, Losses};
 
@@ -72,23 +73,6 @@ pub(crate) fn connections(listener: &TcpListener, many: usize) -> Vec<(TcpStream
     (0..many)
         .map(|_| (connect(port), listener.accept().expect("a client").0))
         .collect()
-}
-
-/// Runs `inside` in a network namespace of its own, on a thread of its own.
-fn in_another_network<T: Send>(inside: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let run = || {
-            // SAFETY: only this thread's namespace changes.
-            let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-            assert_eq!(result, 0, "a namespace");
-            let up = Command::new("ip")
-                .args(["link", "set", "lo", "up"])
-                .status();
-            assert!(up.expect("ip is installed").success());
-            inside()
-        };
-        scope.spawn(run).join().expect("it does not panic")
-    })
 }
 
 #[test]
