@@ -114,15 +114,20 @@ fn recorded(nodes: usize) -> Vec<Series> {
         ("all_token_joules", &[""]),
     ] {
         for model in 0..MODELS {
-            for part in parts {
+            // The first model is served by another version too from the middle of the month on.
+            let versions = [("0.8.0", 0), ("0.9.0", SAMPLES / 2)];
+            let versions = versions.iter().take(if model == 0 { 2 } else { 1 });
+            for ((version, absent), part) in
+                versions.flat_map(|version| parts.iter().map(move |part| (*version, part)))
+            {
                 let labels = format!(
-                    "cluster=\"{}\",model=\"org/model-{model}b\",engine=\"vllm\",version=\"0.{model}.0\"{part}",
+                    "cluster=\"{}\",model=\"org/model-{model}b\",engine=\"vllm\",version=\"{version}\"{part}",
                     cluster(model)
                 );
                 add(
                     &format!("version:perjoule_{name}:increase5m"),
                     labels,
-                    0,
+                    absent,
                     5_000.0,
                 );
             }
@@ -232,6 +237,13 @@ fn both_databases_give_the_same_report_of_a_month_in_time() {
     ] {
         assert_eq!(fleet[list].as_array().unwrap().len(), number, "{list}");
     }
+    let versions = json["planner"]["versions"].as_array().unwrap();
+    let told: Vec<String> = versions
+        .iter()
+        .map(|version| format!("{} {}", version["service"], version["engine"]))
+        .collect();
+    let both = ["0.8.0", "0.9.0"].map(|version| format!("\"org/model-0b\" \"vllm {version}\""));
+    assert_eq!(told, both, "{versions:?}");
     let kwh = totals["total"]["energy_kwh"].as_f64().unwrap();
     let told = format!("answers,all,total_kwh,{kwh},kWh");
     assert!(figures(&reports[0]).contains(&told.as_str()), "{told}");
