@@ -10,7 +10,8 @@
 //! the step should be; the observed time bounds it from above, and from below by one decode step
 //! unless the request plainly queued. The speed comes from the lower envelope of observed time
 //! against input: what lies far above it has queued and says nothing. Slopes are taken between
-//! small and large inputs, so that fixed latency and constant overhead bytes cancel.
+//! small and large inputs, so that fixed latency and constant overhead bytes cancel. What a
+//! request says counts by the part of its time that no decode step can have taken.
 //!
 //! Source of the slope: H. Theil 1950, P. K. Sen 1968 (median of pairwise slopes).
 
@@ -57,6 +58,19 @@ struct Sample {
     seconds: f64,
     /// How much of that it may have waited for a decode step to end.
     wait: f64,
+}
+
+impl Sample {
+    /// Seconds per token, if it waited for as long as is likely.
+    fn slope(&self) -> f64 {
+        (self.seconds - self.wait).max(0.0) / self.tokens
+    }
+
+    /// How far its time is its prompt's alone, up to 1: a prompt shorter than the decode step that it
+    /// may have waited for says nothing of the speed.
+    fn weight(&self) -> f64 {
+        (1.0 - 2.0 * self.wait / self.seconds).max(0.0)
+    }
 }
 
 /// A request that was in a prefill step.
@@ -112,7 +126,7 @@ impl Window {
 }
 
 /// Learns one service's prefill speed.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct PrefillSpeed {
     samples: VecDeque<Sample>,
     unfitted: u32,
@@ -295,9 +309,13 @@ impl PrefillSpeed {
     }
 
     fn fit(&mut self) {
-        let ratio = |sample: &Sample| (sample.seconds - sample.wait).max(0.0) / sample.tokens;
-        let mut ratios: Vec<f64> = self.samples.iter().map(ratio).collect();
-        let Some(envelope) = quantile(&mut ratios, 0.25) else {
+        let slopes_of = |samples: &[Sample], share: f64| {
+            let slopes = samples
+                .iter()
+                .map(|sample| (sample.slope(), sample.weight()));
+            weighted_quantile(slopes.collect(), share)
+        };
+        let Some(envelope) = slopes_of(self.samples.make_contiguous(), 0.25) else {
             return;
         };
         let beyond = |sample: &Sample| QUEUED * envelope * sample.tokens + 2.0 * sample.wait;
@@ -322,8 +340,7 @@ impl PrefillSpeed {
         let slope = if slopes.len() >= ENOUGH_FOR_PAIRS / 2 {
             quantile(&mut slopes, 0.5)
         } else {
-            let mut ratios: Vec<f64> = near.iter().map(ratio).collect();
-            quantile(&mut ratios, 0.5)
+            slopes_of(&near, 0.5)
         };
         self.slope = slope.filter(|slope| *slope > 0.0).or(self.slope);
     }
@@ -334,6 +351,18 @@ fn quantile(values: &mut [f64], share: f64) -> Option<f64> {
     let place = (last as f64 * share) as usize;
     let (_, value, _) = values.select_nth_unstable_by(place, f64::total_cmp);
     Some(*value)
+}
+
+/// The least value that this share of all weight does not exceed; `None` without any weight.
+fn weighted_quantile(mut values: Vec<(f64, f64)>, share: f64) -> Option<f64> {
+    values.retain(|(_, weight)| *weight > 0.0);
+    values.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut rest = share * values.iter().map(|(_, weight)| weight).sum::<f64>();
+    let value = values.iter().find(|(_, weight)| {
+        rest -= weight;
+        rest <= 0.0
+    });
+    value.or(values.last()).map(|(value, _)| *value)
 }
 
 #[cfg(test)]
@@ -364,6 +393,25 @@ mod tests {
         }
         let window = serve(&mut speed, &mut at, 1_000, 0.004);
         assert!((window.seconds - 0.2).abs() < 0.01, "{window:?}");
+    }
+
+    #[test]
+    fn prompts_shorter_than_a_decode_step_do_not_speed_up_the_learned_speed() {
+        for (short, rounds) in [(2, 6), (2, 60), (5, 6), (5, 60)] {
+            let mut speed = PrefillSpeed::default();
+            let mut at = Timestamp(1_000_000_000);
+            for round in 0..rounds {
+                let tokens = if round % 6 < short { 20 } else { 2_000 };
+                serve(&mut speed, &mut at, tokens, 0.004);
+                let window = serve(&mut speed.clone(), &mut at, 1_000, 0.004);
+                if round > 4 {
+                    assert!(
+                        (window.seconds - 0.2).abs() < 0.02,
+                        "{short} of 6, after {round}: {window:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! One prompt a prefill step, prefill before decode; a decode step gives every running request a
 //! token. True energy: a prefill step's is its request's, a decode step's is equal among those
 //! that got a token. Variants: a prompt read in parts beside decode steps, prompts that are cached
-//! in part, several tokens a step, several GPUs that all do every step, several engines that take
-//! turns on one GPU.
+//! in part or short, several tokens a step, several GPUs that all do every step, several engines
+//! that take turns on one GPU.
 
 use std::collections::VecDeque;
 
@@ -21,6 +21,8 @@ const HANDOVER: f64 = 0.001;
 const THINKING: f64 = 0.01;
 /// The part of a prompt that is still to be read when its prefix is cached.
 const UNCACHED: f64 = 0.2;
+/// Tokens of a short prompt.
+const SHORT: f64 = 64.0;
 /// Most tokens that one step accepts with speculative decoding, and what the step takes longer.
 const SPECULATED: (usize, f64) = (4, 1.2);
 
@@ -51,6 +53,8 @@ pub struct Load {
     pub prompt_parts: Option<f64>,
     /// The part of requests whose prompt is mostly cached.
     pub cached: f64,
+    /// The part of requests whose prompt is read in less than a decode step.
+    pub short: f64,
     /// A step may give a request several tokens, in one chunk.
     pub speculates: bool,
     /// GPUs that do every step together.
@@ -74,6 +78,7 @@ impl Default for Load {
             tokens_a_chunk: 1,
             prompt_parts: None,
             cached: 0.0,
+            short: 0.0,
             speculates: false,
             gpus: 1,
             engines: 1,
@@ -304,9 +309,11 @@ fn arrivals(load: Load, random: &mut Random) -> Vec<Served> {
 }
 
 fn arrival(start: f64, engine: usize, load: Load, random: &mut Random) -> Served {
-    let input_tokens = (900.0 * (1.0 * random.normal()).exp())
+    let likely = (900.0 * (1.0 * random.normal()).exp())
         .clamp(8.0, 8_000.0)
         .round();
+    let is_short = load.short > 0.0 && random.between(0.0, 1.0) < load.short;
+    let input_tokens = if is_short { SHORT } else { likely };
     let outputs = (140.0 * (0.8 * random.normal()).exp()).clamp(1.0, 1_000.0) as usize;
     let input_bytes = (input_tokens * random.between(4.0, 6.0)) as u64 + 150;
     let streamed = random.between(0.0, 1.0) >= load.unstreamed;
