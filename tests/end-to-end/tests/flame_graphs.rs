@@ -16,7 +16,8 @@ use serde_json::Value;
 
 /// How long the agent sees an idle GPU before the load.
 const QUIET: Duration = Duration::from_millis(2_500);
-const HERTZ: u64 = 99;
+/// Often enough that a service that computes little is seen in every part of a second.
+const HERTZ: u64 = 499;
 /// Prompts are long and answers short, so that both phases take energy.
 const LOAD: &str = "--rate 4 --seconds 6 --median-in 800 --median-out 60 --sigma-out 0.5";
 
